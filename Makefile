@@ -1,0 +1,42 @@
+# make demo   sets up, runs the main job on an embedded corpus (or DATA=folder), ends with a table and a picture
+# make test   sets up, runs the tests
+
+VENV ?= .venv
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+UAMIX_SHARED ?= ../shared
+export UAMIX_SHARED
+
+# make demo DATA=folder TRAIN="fold=1,2,3" TEST="fold=4,5" LABEL=label GROUP=src_file
+DATA ?=
+TRAIN ?=
+TEST ?=
+LABEL ?= label
+GROUP ?=
+OUTPUT ?= demo_output
+
+.PHONY: setup demo test check clean
+
+$(VENV)/.installed: setup.cfg pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/pip install --quiet --constraint constraints.txt torch
+	$(VENV)/bin/pip install --quiet --constraint constraints.txt --editable ".[test]"
+	touch $@
+
+setup: $(VENV)/.installed
+
+demo: setup
+	$(VENV)/bin/python examples/demo.py --output_dir "$(OUTPUT)" $(if $(DATA),--data_dir "$(DATA)") \
+		$(if $(TRAIN),--train_where $(TRAIN)) $(if $(TEST),--test_where $(TEST)) \
+		--label_column "$(LABEL)" $(if $(GROUP),--group_column "$(GROUP)")
+
+# Two OpenMP threads on small tensors are slower than one, and tests run beside each other.
+test: setup
+	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(VENV)/bin/python -m pytest
+
+check: setup
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+
+clean:
+	rm -rf $(VENV) demo_output build *.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -1,0 +1,36 @@
+"""Vectors of recordings, as a NumPy file with their names:
+
+python examples/embed.py --model_name_or_path tuned --data_dir recordings --output_file vectors.npz
+"""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+from transformers import HfArgumentParser
+
+from uamix_hf import AudioEmbedder
+from uamix_hf.data import load_recordings
+
+
+@dataclass
+class EmbeddingArguments:
+    model_name_or_path: str = field(metadata={"help": "Encoder: folder or Hub repository."})
+    data_dir: str = field(metadata={"help": "Folder of sound."})
+    output_file: str = field(
+        metadata={"help": "The .npz file to write: vectors (clips, width) and file_name (clips,)."}
+    )
+    where: list[str] = field(default_factory=list, metadata={"help": "Rows to use: COLUMN=VALUE[,VALUE...]."})
+    batch_size: int = field(default=32, metadata={"help": "Clips embedded at once."})
+
+
+def main() -> None:
+    (args,) = HfArgumentParser(EmbeddingArguments).parse_args_into_dataclasses()
+    recordings = load_recordings(args.data_dir, where=args.where)
+    embedder = AudioEmbedder.from_pretrained(args.model_name_or_path)
+    vectors = embedder.encode(recordings["audio"][:], batch_size=args.batch_size)
+    np.savez(args.output_file, vectors=vectors, file_name=np.array(recordings["file_name"][:]))
+    print(f"Wrote {vectors.shape[0]} vectors of {vectors.shape[1]} numbers to {args.output_file}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,72 @@
+"""What every test may use: the shared fixtures and data, and tiny models."""
+
+import os
+import sys
+from pathlib import Path
+
+# Before torch is imported: two threads on tensors this small are many times slower than one.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import pytest  # noqa: E402
+
+from uamix_hf import AudioMAEConfig  # noqa: E402
+
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT / "tests"))
+SHARED = Path(os.environ.get("UAMIX_SHARED", ROOT / ".." / "shared"))
+if not SHARED.is_absolute():
+    SHARED = ROOT / SHARED
+
+
+def shared_path(name: str) -> Path:
+    path = SHARED / name
+    if not path.exists():
+        message = f"{name} is not under {SHARED}: set UAMIX_SHARED to the folder that holds fixtures/ and data/"
+        if os.environ.get("UAMIX_REQUIRE_SHARED"):
+            pytest.fail(message)
+        pytest.skip(message)
+    return path
+
+
+@pytest.fixture(scope="session")
+def fixtures() -> Path:
+    """Checkpoints in other projects' layouts, with inputs and outputs of their official code."""
+    return shared_path("fixtures")
+
+
+@pytest.fixture(scope="session")
+def esc10() -> Path:
+    """400 real clips with labels, folds and sources."""
+    return shared_path("data/esc10")
+
+
+@pytest.fixture(scope="session")
+def fsdd() -> Path:
+    """2000 spoken digits of four speakers, 8 kHz."""
+    return shared_path("data/fsdd")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def datasets_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Log-mels of tests are cached in a folder of their own, also by the processes that tests start."""
+    import datasets
+
+    folder = str(tmp_path_factory.mktemp("datasets"))
+    os.environ["HF_DATASETS_CACHE"] = folder
+    datasets.config.HF_DATASETS_CACHE = Path(folder)
+
+
+@pytest.fixture
+def tiny_config() -> AudioMAEConfig:
+    """Fast, and odd enough that swapped sizes show: 12 x 8 tokens at most."""
+    return AudioMAEConfig(
+        hidden_size=48,
+        num_hidden_layers=3,
+        num_attention_heads=3,
+        intermediate_size=96,
+        max_length=192,
+        decoder_hidden_size=32,
+        decoder_num_hidden_layers=2,
+        decoder_num_attention_heads=4,
+        decoder_intermediate_size=64,
+    )

@@ -1,0 +1,50 @@
+"""The three examples in a row, as `make demo` runs them, in miniature."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import soundfile
+from PIL import Image
+
+ROOT = Path(__file__).parents[2]
+sys.path.insert(0, str(ROOT / "examples"))
+
+from demo import DemoArguments, choose_rows  # noqa: E402
+
+
+def demo(output: Path, *arguments: object) -> str:
+    command = [sys.executable, "examples/demo.py", "--output_dir", str(output), "--episodes", "20"]
+    command += ["--pretrain_steps", "2", "--head_steps", "1", "--tune_steps", "2", *map(str, arguments)]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment)
+    assert done.returncode == 0, done.stderr[-4000:]
+    return done.stdout
+
+
+def test_demo_on_rendered_events_ends_with_a_table_and_a_picture(tmp_path: Path) -> None:
+    printed = demo(tmp_path, "--clips_per_class", 16)
+    for part in ("1-shot", "5-shot", "pretrained", "uaMix-tuned", "difference", "±", "embeddings.png"):
+        assert part in printed
+    with Image.open(tmp_path / "embeddings.png") as picture:
+        assert min(picture.size) >= 600
+    accuracy = json.loads((tmp_path / "results.json").read_text())["accuracy"]
+    assert all(0 <= score["mean"] <= 1 for scores in accuracy.values() for score in scores.values())
+    assert (tmp_path / "uamix-mae" / "model.safetensors").is_file()
+
+
+def test_demo_takes_a_labelled_folder(esc10: Path, tmp_path: Path) -> None:
+    rows = ["--train_where", "fold=1", "--test_where", "fold=5"]
+    printed = demo(tmp_path, "--data_dir", esc10, "--group_column", "src_file", *rows)
+    assert "80 clips of 10 classes" in printed
+    assert "fold=1, 80 clips, used without labels" in (tmp_path / "uamix-mae" / "README.md").read_text()
+
+
+def test_folds_split_three_to_two_where_nothing_is_said(esc10: Path, tmp_path: Path) -> None:
+    assert choose_rows(DemoArguments(), str(esc10))[:2] == (["fold=1,2,3"], ["fold=4,5"])
+    soundfile.write(tmp_path / "a.wav", np.zeros(800), 16_000)
+    train, test, remark = choose_rows(DemoArguments(), str(tmp_path))
+    assert train == test == [] and "same recordings" in remark

@@ -1,0 +1,209 @@
+"""examples/tune.py through `accelerate launch`, on real recordings, as its users run it."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from hub_server import HubServer
+from safetensors.torch import load_file
+from transformers import AutoFeatureExtractor, AutoModel
+
+from uamix_hf import AudioMAEConfig, AudioMAEFeatureExtractor, AudioMAEForPreTraining, load_audio
+
+ROOT = Path(__file__).parents[2]
+LAUNCH = [sys.executable, "-m", "accelerate.commands.launch", "--num_machines", "1", "--mixed_precision", "no",
+          "--dynamo_backend", "no"]  # fmt: skip
+HEAD_STEPS, STEPS, SAVED = 4, 24, 12
+SMALL = ["--projector_hidden_size", 64, "--projection_size", 32, "--predictor_hidden_size", 64]
+PULL = """
+import sys
+sys.modules["uamix_hf"] = None  # as where the package is not installed
+import numpy as np, torch
+from transformers import AutoFeatureExtractor, AutoModel
+extractor = AutoFeatureExtractor.from_pretrained("user/tuned", trust_remote_code=True)
+model = AutoModel.from_pretrained("user/tuned", trust_remote_code=True)
+inputs = extractor(np.load(sys.argv[1]), sampling_rate=16000, return_tensors="pt")
+with torch.no_grad():
+    np.save(sys.argv[2], model(**inputs).pooler_output.numpy())
+"""
+
+
+def launch(script: str, *arguments: object, environment: dict[str, str] | None = None, processes: int = 1) -> str:
+    """Runs a script under accelerate and returns what it printed."""
+    several = ["--multi_gpu"] if processes > 1 else []  # `--cpu` would run a single process and not say so
+    command = [*LAUNCH, *several, "--num_processes", str(processes), str(script), *map(str, arguments)]
+    done = subprocess.run(
+        command, env=os.environ | {"OMP_NUM_THREADS": "1"} | (environment or {}), capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr[-4000:]
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A pretrained encoder's folder, small enough to tune in seconds."""
+    folder = tmp_path_factory.mktemp("base")
+    torch.manual_seed(0)
+    config = AudioMAEConfig(
+        hidden_size=48, num_hidden_layers=4, num_attention_heads=3, intermediate_size=96, decoder_hidden_size=32,
+        decoder_num_hidden_layers=1, decoder_num_attention_heads=2, decoder_intermediate_size=64,
+    )  # fmt: skip
+    AudioMAEForPreTraining(config).save_pretrained(folder)
+    AudioMAEFeatureExtractor().save_pretrained(folder)
+    (folder / "README.md").write_text("---\nlicense: cc-by-nc-4.0\n---\nA base model.\n")
+    return folder
+
+
+def tune_arguments(base: Path, esc10: Path, output: Path) -> list[object]:
+    return [
+        "--model_name_or_path", base, "--train_dir", esc10, "--where", "fold=1,2", "--output_dir", output, "--use_cpu",
+        "--label_column", "label", "--group_column", "src_file", "--head_steps", HEAD_STEPS, "--max_steps", STEPS,
+        "--freeze_blocks", 0.5, "--per_device_train_batch_size", 32, "--learning_rate", 2e-3, "--logging_steps", 1,
+        "--save_steps", SAVED, "--report_to", "none", *SMALL,
+    ]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def run(base: Path, esc10: Path, tmp_path_factory: pytest.TempPathFactory):
+    """One whole run: tuned on real recordings and pushed. The output folder, what was printed, and the hub."""
+    output = tmp_path_factory.mktemp("run") / "tuned"
+    with HubServer() as hub:
+        environment = hub.environment(tmp_path_factory.mktemp("home"))
+        printed = launch(
+            "examples/tune.py", *tune_arguments(base, esc10, output), "--push_to_hub", "--hub_model_id", "user/tuned",
+            environment=environment,
+        )  # fmt: skip
+        yield output, printed, hub
+
+
+def history(output: Path, step: int = STEPS) -> list[dict]:
+    return json.loads((output / f"checkpoint-{step}" / "trainer_state.json").read_text())["log_history"]
+
+
+def test_loss_falls_and_its_parts_are_logged(run) -> None:
+    output, _, _ = run
+    log = [entry for entry in history(output) if "loss" in entry]
+    assert len(log) == STEPS
+    for name in ("loss_clean", "loss_mixed", "mix_lambda", "neighbour_purity", "embedding_std"):
+        assert all(np.isfinite(entry[name]) for entry in log), name
+    assert np.mean([e["loss_clean"] for e in log[-6:]]) < np.mean([e["loss_clean"] for e in log[:6]]) - 0.1
+    assert all(0.5 <= entry["mix_lambda"] <= 1 for entry in log)
+    checks = [entry["knn_accuracy"] for entry in history(output) if "knn_accuracy" in entry]
+    assert len(checks) == 2 and all(0 <= check <= 1 for check in checks)
+
+
+def test_lower_blocks_are_bit_identical_and_upper_ones_moved(run, base: Path) -> None:
+    before, after = load_file(base / "model.safetensors"), load_file(run[0] / "model.safetensors")
+    for name, tuned in after.items():
+        same = torch.equal(tuned, before[f"audio_mae.{name}"])
+        assert same == name.startswith(("embeddings.", "layers.0.", "layers.1.")), name
+
+
+def test_output_loads_in_a_fresh_process_and_embeds(run, esc10: Path, tmp_path: Path) -> None:
+    code = (
+        "import sys, uamix_hf, numpy as np\nfrom transformers import AutoModel, AutoFeatureExtractor\n"
+        "m = AutoModel.from_pretrained(sys.argv[1]); e = AutoFeatureExtractor.from_pretrained(sys.argv[1])\n"
+        "w = uamix_hf.load_audio(sys.argv[2]); v = m(**e(w, sampling_rate=16000, return_tensors='pt')).pooler_output\n"
+        "assert type(m).__name__ == 'AudioMAEModel' and v.shape == (1, 48) and v.isfinite().all()"
+    )
+    clip = next((esc10 / "audio").iterdir())
+    subprocess.run([sys.executable, "-c", code, str(run[0]), str(clip)], check=True)
+
+
+@pytest.mark.parametrize("stage", ["tune", "head"])
+def test_resuming_equals_never_having_stopped(run, base: Path, esc10: Path, tmp_path: Path, stage: str) -> None:
+    """From a checkpoint of either stage: the same weights, support set, target and optimiser, bit by bit."""
+    whole, resumed = run[0], tmp_path / "resumed"
+    checkpoint = f"checkpoint-{SAVED}" if stage == "tune" else f"head/checkpoint-{HEAD_STEPS}"
+    shutil.copytree(whole / checkpoint, resumed / checkpoint)
+    launch("examples/tune.py", *tune_arguments(base, esc10, resumed), "--resume_from_checkpoint", "true")
+    for name in ("model.safetensors", f"checkpoint-{STEPS}/model.safetensors"):
+        expected, actual = load_file(whole / name), load_file(resumed / name)
+        assert expected.keys() == actual.keys()
+        assert all(torch.equal(value, actual[key]) for key, value in expected.items()), name
+    assert actual["support_queue.ids"].ge(0).all() and "heads.target_projector.0.weight" in actual
+    states = [
+        torch.load(folder / f"checkpoint-{STEPS}" / "optimizer.pt", weights_only=True) for folder in (whole, resumed)
+    ]
+    for key, entry in states[0]["state"].items():
+        assert all(torch.equal(value, states[1]["state"][key][name]) for name, value in entry.items())
+
+
+def test_pushed_repository_is_exactly_encoder_preprocessor_code_and_card(run) -> None:
+    output, printed, hub = run
+    files = hub.files("user/tuned")
+    assert sorted(set(files) - {".gitattributes"}) == [
+        "README.md", "config.json", "configuration_audio_mae.py", "feature_extraction_audio_mae.py",
+        "model.safetensors", "modeling_audio_mae.py", "preprocessor_config.json",
+    ]  # fmt: skip
+    assert files["model.safetensors"] == (output / "model.safetensors").read_bytes()
+    assert "Pushed it" in printed and hub.unhandled == []
+
+
+def test_a_process_without_the_package_pulls_the_pushed_encoder(run, tmp_path: Path) -> None:
+    output, _, hub = run
+    wave = np.random.default_rng(0).normal(0, 0.1, 20_000).astype(np.float32)
+    np.save(tmp_path / "wave.npy", wave)
+    subprocess.run(
+        [sys.executable, "-c", PULL, str(tmp_path / "wave.npy"), str(tmp_path / "vector.npy")],
+        env=os.environ | {"OMP_NUM_THREADS": "1"} | hub.environment(tmp_path / "home"), check=True, cwd=tmp_path,
+    )  # fmt: skip
+    model, extractor = AutoModel.from_pretrained(output), AutoFeatureExtractor.from_pretrained(output)
+    with torch.no_grad():
+        expected = model(**extractor(wave, sampling_rate=16_000, return_tensors="pt")).pooler_output.numpy()
+    np.testing.assert_allclose(np.load(tmp_path / "vector.npy"), expected, atol=1e-6)
+
+
+def test_card_tells_what_was_done(run) -> None:
+    card = (run[0] / "README.md").read_text()
+    parts = ["license: cc-by-nc-4.0", "esc10, fold=1,2, 160 clips", "| mix | t-cutmix |", "| freeze_blocks | 0.5 |"]
+    parts += [f"| updates | {STEPS} |", "| seed | 42 |", "transformers 5.", 'from_pretrained("user/tuned"']
+    for part in parts:
+        assert part in card, part
+    assert str(run[0]) not in card
+
+
+def test_two_processes_keep_identical_support_sets(base: Path, esc10: Path, tmp_path: Path) -> None:
+    arguments = ["--model_name_or_path", base, "--train_dir", esc10, "--where", "fold=1", "--output_dir", tmp_path]
+    arguments += [
+        "--use_cpu",
+        "--head_steps",
+        2,
+        "--max_steps",
+        6,
+        "--per_device_train_batch_size",
+        8,
+        "--queue_size",
+        20,
+    ]
+    arguments += ["--report_to", "none", *SMALL]  # 20 is no multiple of 16: the queue wraps inside a batch
+    launch("tests/examples/two_process_tune.py", *arguments, processes=2)
+    first, second = (torch.load(tmp_path / f"trace-{rank}.pt", weights_only=True) for rank in (0, 1))
+    assert first.pop("world_size") == second.pop("world_size") == 2
+    assert first["ids"].ge(0).all() and first["pointer"].item() == 8 * 2 * 8 % 20
+    assert all(torch.equal(value, second[name]) for name, value in first.items())
+    assert "| processes | 2 |" in (tmp_path / "README.md").read_text()
+    assert (tmp_path / "model.safetensors").is_file()
+
+
+def test_unreadable_files_stop_the_run_or_are_listed(base: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "sounds" / "nested"
+    folder.mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    for i in range(6):
+        soundfile.write(folder / f"{i}.wav", rng.normal(0, 0.1, 8000 + 2000 * i), 16_000)
+    (folder / "broken.wav").write_bytes(b"not sound")
+    arguments = ["--model_name_or_path", base, "--train_dir", tmp_path / "sounds", "--output_dir", tmp_path / "out"]
+    arguments += ["--use_cpu", "--head_steps", 0, "--max_steps", 1, "--report_to", "none", "--mix", "none", *SMALL]
+    with pytest.raises(AssertionError, match="broken.wav: not readable"):
+        launch("examples/tune.py", *arguments)
+    printed = launch("examples/tune.py", *arguments, "--on_error", "skip")
+    assert "1 recordings were left out" in printed and "broken.wav: not readable" in printed
+    assert load_audio(folder / "0.wav").shape == (8000,)

@@ -1,0 +1,377 @@
+"""Audio-MAE's classes: invariances, transformers' conventions, errors. Official outputs: convert/test_audiomae.py."""
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from huggingface_hub.errors import StrictDataclassError
+from torch import nn
+from transformers import AutoModel, AutoModelForAudioClassification, AutoModelForPreTraining, Trainer, TrainingArguments
+
+from uamix_hf import (
+    AudioMAEConfig,
+    AudioMAEFeatureExtractor,
+    AudioMAEForAudioClassification,
+    AudioMAEForPreTraining,
+    AudioMAEModel,
+    InputTooLongError,
+)
+from uamix_hf.modeling_audio_mae import sincos_position_table
+
+CLASSES = [AudioMAEModel, AudioMAEForPreTraining, AudioMAEForAudioClassification]
+
+
+def log_mels(batch: int, frames: int) -> torch.Tensor:
+    return torch.randn(batch, frames, 128, generator=torch.Generator().manual_seed(frames))
+
+
+def mask_of(lengths: list[int], frames: int) -> torch.Tensor:
+    return (torch.arange(frames) < torch.tensor(lengths)[:, None]).long()
+
+
+def scramble(model: nn.Module) -> None:
+    """Weights as after training: fresh ones are too small to show an error."""
+    generator = torch.Generator().manual_seed(1)
+    for parameter in model.parameters():
+        parameter.data += 0.1 * torch.randn(parameter.shape, generator=generator)
+
+
+@pytest.fixture
+def model(tiny_config: AudioMAEConfig) -> AudioMAEModel:
+    torch.manual_seed(0)
+    model = AudioMAEModel(tiny_config)
+    scramble(model)
+    return model.eval()
+
+
+@pytest.mark.parametrize("implementation", ["sdpa", "eager"])
+@pytest.mark.parametrize("pooling", ["mean", "cls", "mean_fc_norm"])
+def test_a_clips_embedding_does_not_depend_on_its_batch(tiny_config, implementation: str, pooling: str) -> None:
+    tiny_config.pooling = pooling
+    model = AudioMAEModel(tiny_config).eval()
+    scramble(model)
+    model.set_attn_implementation(implementation)
+    clips, lengths = log_mels(3, 192), [192, 70, 5]
+    with torch.no_grad():
+        batch = model(clips, mask_of(lengths, 192))
+        for row, length in enumerate(lengths):
+            frames = math.ceil(length / 16) * 16
+            alone = model(clips[row : row + 1, :frames], mask_of([length], frames))
+            torch.testing.assert_close(batch.pooler_output[row], alone.pooler_output[0], atol=1e-5, rtol=1e-5)
+            tokens = alone.last_hidden_state.shape[1]
+            torch.testing.assert_close(
+                batch.last_hidden_state[row, :tokens], alone.last_hidden_state[0], atol=1e-5, rtol=1e-5
+            )
+
+
+def test_clip_alone_and_in_a_batch_embed_alike_from_the_waveform(model: AudioMAEModel) -> None:
+    extractor = AudioMAEFeatureExtractor()
+    waves = [np.random.default_rng(n).normal(0, 0.1, n) for n in (500, 8000, 30000)]
+    with torch.no_grad():
+        batch = model(**extractor(waves, sampling_rate=16000, return_tensors="pt")).pooler_output
+        for row, wave in enumerate(waves):
+            alone = model(**extractor(wave, sampling_rate=16000, return_tensors="pt")).pooler_output[0]
+            torch.testing.assert_close(batch[row], alone, atol=1e-5, rtol=1e-5)
+
+
+def test_eager_equals_sdpa_with_and_without_padding(tiny_config: AudioMAEConfig) -> None:
+    model = AudioMAEForPreTraining(tiny_config).eval()
+    scramble(model)
+    clips, noise = log_mels(2, 128), torch.rand(2, 64)
+    for mask in (None, mask_of([128, 40], 128)):
+        outputs = []
+        for implementation in ("sdpa", "eager"):
+            model.set_attn_implementation(implementation)
+            outputs.append(model(clips, mask, noise=noise).logits)
+        torch.testing.assert_close(outputs[0], outputs[1], atol=1e-5, rtol=1e-5)
+
+
+def test_mask_is_skipped_where_nothing_is_padded(model: AudioMAEModel, monkeypatch) -> None:
+    seen = []
+    hook = model.layers[0].register_forward_pre_hook(lambda module, args: seen.append(args[1]))
+    model(log_mels(2, 64), mask_of([64, 64], 64))
+    model(log_mels(2, 64), mask_of([64, 49], 64))  # the last token has one valid frame, so it counts
+    model(log_mels(2, 64), mask_of([64, 48], 64))
+    hook.remove()
+    assert seen[0] is None and seen[1] is None and seen[2] is not None
+
+
+def test_nothing_is_dropped_unless_asked(model: AudioMAEModel) -> None:
+    model.config.mask_ratio = 0.8
+    output = model.train()(log_mels(2, 192))
+    assert output.last_hidden_state.shape == (2, 1 + 96, 48) and output.mask is None
+    dropped = model(log_mels(2, 192), mask_ratio=0.8)
+    assert dropped.last_hidden_state.shape == (2, 1 + int(96 * (1 - 0.8)), 48)
+    assert dropped.mask.sum(1).tolist() == [77, 77]
+
+
+def test_dropping_keeps_the_tokens_of_least_noise_and_pools_them_alone(model: AudioMAEModel) -> None:
+    clips, noise = log_mels(2, 64), torch.rand(2, 32, generator=torch.Generator().manual_seed(3))
+    output = model(clips, mask_ratio=0.5, noise=noise)
+    kept = noise.argsort(1)[:, :16]
+    assert torch.equal(output.mask, torch.ones(2, 32).scatter(1, kept, 0.0))
+    hidden = output.last_hidden_state[:, 1:]
+    torch.testing.assert_close(output.pooler_output, hidden.mean(1))
+    # Without blocks in between, token order and positions can be read off.
+    _, patches = model.embeddings(clips)
+    seen = []
+    hook = model.layers[0].register_forward_pre_hook(lambda module, args: seen.append(args[0]))
+    model(clips, mask_ratio=0.5, noise=noise)
+    hook.remove()
+    torch.testing.assert_close(seen[0][:, 1:], patches.gather(1, kept[..., None].expand(-1, -1, 48)))
+
+
+@pytest.mark.parametrize("decoder_type", ["global", "local"])
+def test_padding_neither_attends_nor_counts_in_pretraining(tiny_config: AudioMAEConfig, decoder_type: str) -> None:
+    """Each clip of a padded batch is masked and reconstructed as if it were alone."""
+    tiny_config.decoder_type = decoder_type
+    model = AudioMAEForPreTraining(tiny_config).eval()
+    scramble(model)
+    clips, lengths = log_mels(3, 192), [192, 112, 33]
+    noise = torch.rand(3, 96)
+    batch = model(clips, mask_of(lengths, 192), noise=noise)
+    errors, removed = [], []
+    for row, length in enumerate(lengths):
+        frames = math.ceil(length / 16) * 16
+        tokens = frames // 16 * 8
+        alone = model(clips[row : row + 1, :frames], noise=noise[row : row + 1, :tokens])
+        torch.testing.assert_close(batch.logits[row, :tokens], alone.logits[0], atol=2e-5, rtol=1e-4)
+        assert torch.equal(batch.mask[row, :tokens], alone.mask[0]) and batch.mask[row, tokens:].sum() == 0
+        errors.append(alone.loss * alone.mask.sum())
+        removed.append(alone.mask.sum())
+    torch.testing.assert_close(batch.loss, sum(errors) / sum(removed), atol=1e-5, rtol=1e-5)
+    changed = clips.clone()
+    changed[2, 48:] = 1e3
+    torch.testing.assert_close(model(changed, mask_of(lengths, 192), noise=noise).loss, batch.loss)
+
+
+@pytest.mark.parametrize("frames", [16, 48, 80, 192])
+def test_local_decoder_takes_any_number_of_token_columns(tiny_config: AudioMAEConfig, frames: int) -> None:
+    """Windows that are filled up with padding give what windows cut off at the clip's end give."""
+    tiny_config.decoder_type = "local"
+    model = AudioMAEForPreTraining(tiny_config).eval()
+    output = model(log_mels(2, frames))
+    assert output.logits.shape == (2, frames // 2, 256) and output.loss.isfinite()
+
+
+def test_reconstruction_loss_is_the_closed_form(tiny_config: AudioMAEConfig) -> None:
+    clips = log_mels(2, 32)
+    for norm_pix in (True, False):
+        tiny_config.norm_pix_loss = norm_pix
+        model = AudioMAEForPreTraining(tiny_config).eval()
+        output = model(clips)
+        total, count = 0.0, 0
+        for row in range(2):
+            for token in range(16):
+                if output.mask[row, token] == 0:
+                    continue
+                time, mel = divmod(token, 8)
+                patch = clips[row, time * 16 : time * 16 + 16, mel * 16 : mel * 16 + 16].double().flatten().numpy()
+                if norm_pix:
+                    patch = (patch - patch.mean()) / np.sqrt(patch.var(ddof=1) + 1e-6)
+                total += ((output.logits[row, token].detach().double().numpy() - patch) ** 2).mean()
+                count += 1
+        assert output.loss.item() == pytest.approx(total / count, rel=1e-5)
+
+
+def test_position_table_has_audiomaes_quirk(tiny_config: AudioMAEConfig) -> None:
+    """Token (t, f) of a (64, 8) grid: the first half encodes (t mod 8) * 8 + f, the second t // 8 (method.md 1.2)."""
+    width = 32
+    table = sincos_position_table(AudioMAEConfig(), width)[0].double().numpy()
+    assert table.shape == (513, width) and not table[0].any()
+    omega = 10000.0 ** -(np.arange(width // 4) / (width // 4))
+
+    def encode(first: int, second: int) -> np.ndarray:
+        return np.concatenate([g(place * omega) for place in (first, second) for g in (np.sin, np.cos)])
+
+    for t, f in ((0, 0), (1, 3), (7, 7), (8, 0), (63, 7), (20, 5)):
+        np.testing.assert_allclose(table[1 + t * 8 + f], encode((t % 8) * 8 + f, t // 8), atol=1e-6)
+    straight = sincos_position_table(AudioMAEConfig(position_layout="time_freq"), width)[0].double().numpy()
+    for t, f in ((0, 0), (1, 3), (63, 7)):
+        np.testing.assert_allclose(straight[1 + t * 8 + f], encode(f, t), atol=1e-6)
+
+
+def test_shorter_input_takes_the_head_of_the_position_table(model: AudioMAEModel) -> None:
+    clips = log_mels(1, 192)
+    _, whole = model.embeddings(clips)
+    _, short = model.embeddings(clips[:, :48])
+    torch.testing.assert_close(short, whole[:, :24])
+
+
+def test_wrong_shapes_are_errors_that_name_both_values(model: AudioMAEModel) -> None:
+    with pytest.raises(InputTooLongError, match="208 frames.*192.*AudioEmbedder"):
+        model(log_mels(1, 208))
+    with pytest.raises(ValueError, match="50 frames.*patch_size=16"):
+        model(log_mels(1, 50))
+    with pytest.raises(ValueError, match=r"\(1, 64, 80\).*128"):
+        model(torch.zeros(1, 64, 80))
+    with pytest.raises(ValueError, match=r"\(1, 32\).*\(1, 64\)"):
+        model(log_mels(1, 64), torch.ones(1, 32))
+    with pytest.raises(ValueError, match=r"rows \[1\]"):
+        model(log_mels(2, 64), mask_of([64, 0], 64))
+    with pytest.raises(ValueError, match="needs mask_ratio"):
+        model(log_mels(1, 64), noise=torch.rand(1, 32))
+    with pytest.raises(ValueError, match=r"\(1, 5\).*\(1, 32\)"):
+        model(log_mels(1, 64), mask_ratio=0.5, noise=torch.rand(1, 5))
+
+
+@pytest.mark.parametrize("kind", CLASSES)
+@pytest.mark.parametrize("decoder_type", ["global", "local"])
+def test_save_and_load_is_bit_equal(tiny_config, tmp_path: Path, kind: type, decoder_type: str) -> None:
+    tiny_config.decoder_type = decoder_type
+    model = kind(tiny_config).eval()
+    scramble(model)
+    model.save_pretrained(tmp_path)
+    assert (tmp_path / "model.safetensors").is_file() and not list(tmp_path.glob("*.bin"))
+    loaded = kind.from_pretrained(tmp_path).eval()
+    for (name, first), second in zip(model.state_dict().items(), loaded.state_dict().values(), strict=True):
+        assert torch.equal(first, second), name
+    for (name, first), second in zip(model.named_buffers(), dict(loaded.named_buffers()).values(), strict=True):
+        assert torch.equal(first, second), name  # buffers that are not saved must be made anew
+    clips, noise = log_mels(2, 80), torch.rand(2, 40)
+    options = {"noise": noise} if kind is AudioMAEForPreTraining else {}
+    for first, second in zip(model(clips, **options).to_tuple(), loaded(clips, **options).to_tuple(), strict=True):
+        assert torch.equal(first, second)
+
+
+def test_missing_weights_are_initialised_and_none_is_garbage(tiny_config: AudioMAEConfig, tmp_path: Path) -> None:
+    AudioMAEModel(tiny_config).save_pretrained(tmp_path)
+    tiny_config.decoder_type = "local"
+    loaded = AudioMAEForPreTraining.from_pretrained(tmp_path, config=tiny_config)
+    fresh = AudioMAEForPreTraining(tiny_config)
+    assert torch.equal(loaded.decoder.position_embeddings, fresh.decoder.position_embeddings)
+    assert torch.equal(loaded.decoder.layers[0].attention.tau, torch.ones(4))
+    for name, value in [*loaded.named_parameters(), *loaded.named_buffers()]:
+        assert value.device.type == "cpu" and value.isfinite().all() and value.abs().max() < 10, name
+    fan_out, fan_in = loaded.decoder.embed.weight.shape
+    bound = math.sqrt(6 / (fan_in + fan_out))  # Xavier
+    assert 0.9 * bound < loaded.decoder.embed.weight.abs().max() <= bound
+
+
+def test_auto_classes_know_the_package(tiny_config: AudioMAEConfig, tmp_path: Path) -> None:
+    AudioMAEForPreTraining(tiny_config).save_pretrained(tmp_path)
+    assert type(AutoModel.from_pretrained(tmp_path)) is AudioMAEModel
+    assert type(AutoModelForPreTraining.from_pretrained(tmp_path)) is AudioMAEForPreTraining
+    assert type(AutoModelForAudioClassification.from_pretrained(tmp_path)) is AudioMAEForAudioClassification
+
+
+def test_hidden_states_attentions_and_tuples(tiny_config: AudioMAEConfig) -> None:
+    model = AudioMAEForPreTraining(tiny_config)
+    model.set_attn_implementation("eager")
+    clips = log_mels(2, 64)
+    output = model.audio_mae.eval()(clips, output_hidden_states=True, output_attentions=True)
+    assert len(output.hidden_states) == 4 and len(output.attentions) == 3
+    assert output.attentions[0].shape == (2, 3, 33, 33)
+    torch.testing.assert_close(output.attentions[0].sum(-1), torch.ones(2, 3, 33))
+    torch.testing.assert_close(model.audio_mae.layernorm(output.hidden_states[-1]), output.last_hidden_state)
+    masked = model(clips, output_hidden_states=True)
+    assert len(masked.hidden_states) == 4 and masked.hidden_states[1].shape == (2, 1 + 6, 48)
+    loss, logits = model(clips, noise=torch.rand(2, 32), return_dict=False)[:2]
+    assert loss.ndim == 0 and logits.shape == (2, 32, 256)
+
+
+@pytest.mark.parametrize("decoder_type", ["global", "local"])
+def test_gradient_checkpointing_gives_the_same_gradients(tiny_config: AudioMAEConfig, decoder_type: str) -> None:
+    tiny_config.decoder_type = decoder_type
+    tiny_config.decoder_bias_dropout_prob = 0.0
+    model = AudioMAEForPreTraining(tiny_config).train()
+    clips, noise = log_mels(2, 64), torch.rand(2, 32)
+    gradients = []
+    for checkpointing in (False, True):
+        if checkpointing:
+            model.gradient_checkpointing_enable()
+        model.zero_grad()
+        model(clips, noise=noise).loss.backward()
+        gradients.append({n: p.grad.clone() for n, p in model.named_parameters() if p.requires_grad})
+    assert all(gradient is not None for gradient in gradients[1].values())
+    for name, gradient in gradients[0].items():
+        torch.testing.assert_close(gradients[1][name], gradient, msg=name)
+
+
+def test_bfloat16_and_compile_stay_close(tiny_config: AudioMAEConfig) -> None:
+    model = AudioMAEModel(tiny_config).eval()
+    clips = log_mels(2, 64)
+    with torch.no_grad():
+        expected = model(clips).pooler_output
+        compiled = torch.compile(model, backend="aot_eager", fullgraph=True)(clips).pooler_output
+        torch.testing.assert_close(compiled, expected, atol=1e-5, rtol=1e-5)
+        half = model.to(torch.bfloat16)(clips).pooler_output
+    assert half.dtype == torch.bfloat16
+    torch.testing.assert_close(half.float(), expected, atol=5e-2, rtol=5e-2)
+
+
+@pytest.mark.parametrize(
+    "problem,labels,reference",
+    [
+        ("single_label_classification", torch.tensor([1, 3]), nn.functional.cross_entropy),
+        (
+            "multi_label_classification",
+            torch.tensor([[1.0, 0, 0, 1], [0, 0, 1, 0]]),
+            nn.functional.binary_cross_entropy_with_logits,
+        ),
+        ("regression", torch.randn(2, 4), nn.functional.mse_loss),
+    ],
+)
+def test_classification_losses(tiny_config, problem: str, labels: torch.Tensor, reference) -> None:
+    tiny_config.num_labels, tiny_config.problem_type = 4, problem
+    model = AudioMAEForAudioClassification(tiny_config)
+    scramble(model)
+    output = model(log_mels(2, 64), labels=labels)
+    assert output.logits.shape == (2, 4)
+    torch.testing.assert_close(output.loss, reference(output.logits, labels))
+
+
+def test_accumulated_gradients_equal_one_large_batch(tiny_config: AudioMAEConfig, tmp_path: Path) -> None:
+    """transformers skips the division for models that seem to take loss arguments; ours must not be among them."""
+    tiny_config.num_labels, tiny_config.problem_type = 4, "multi_label_classification"
+    rows = [{"input_values": log_mels(1, 32)[0] + i, "labels": torch.eye(4)[i % 4]} for i in range(4)]
+    weights, losses = [], []
+    for batch, accumulate in ((4, 1), (1, 4)):
+        torch.manual_seed(0)
+        model = AudioMAEForAudioClassification(tiny_config)
+        arguments = TrainingArguments(
+            str(tmp_path), use_cpu=True, max_steps=1, per_device_train_batch_size=batch, optim="sgd", learning_rate=1.0,
+            gradient_accumulation_steps=accumulate, save_strategy="no", logging_steps=1, max_grad_norm=0,
+            disable_tqdm=True, lr_scheduler_type="constant",
+        )  # fmt: skip
+        trainer = Trainer(model, arguments, train_dataset=rows)
+        trainer.train()
+        losses.append(trainer.state.log_history[0]["loss"])
+        weights.append(model.classifier.weight.detach().clone())
+    torch.testing.assert_close(weights[0], weights[1], atol=1e-6, rtol=1e-5)
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+
+
+def test_presets_have_the_sizes_of_the_table() -> None:
+    table = {"tiny": (192, 12, 3, 128, 2, 4), "small": (384, 12, 6, 256, 4, 8), "base": (768, 12, 12, 512, 8, 16),
+             "large": (1024, 24, 16, 512, 8, 16)}  # fmt: skip
+    for name, sizes in table.items():
+        config = AudioMAEConfig.preset(name, num_labels=3)
+        assert sizes == (
+            config.hidden_size, config.num_hidden_layers, config.num_attention_heads, config.decoder_hidden_size,
+            config.decoder_num_hidden_layers, config.decoder_num_attention_heads,
+        )  # fmt: skip
+        assert config.intermediate_size == 4 * sizes[0] and config.decoder_intermediate_size == 4 * sizes[3]
+        assert config.num_labels == 3
+    with torch.device("meta"):
+        encoder = AudioMAEModel(AudioMAEConfig.preset("base"))
+    # method.md 1.9: a fine-tuned ViT-B with 527 classes trains 85,659,407 parameters.
+    head = 768 * 527 + 527
+    assert sum(p.numel() for p in encoder.parameters() if p.requires_grad) + head == 85_659_407
+    with pytest.raises(ValueError, match="tiny, small, base, large"):
+        AudioMAEConfig.preset("huge")
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"max_length": 1000}, {"num_mel_bins": 100}, {"num_attention_heads": 7}, {"decoder_num_attention_heads": 7},
+        {"decoder_type": "local", "num_mel_bins": 96}, {"decoder_type": "swin"}, {"pooling": "max"},
+        {"mask_ratio": 1.0}, {"hidden_size": "768"}, {"position_layout": "other"},
+    ],
+)  # fmt: skip
+def test_impossible_configurations_are_refused(fields: dict) -> None:
+    with pytest.raises(StrictDataclassError, match=next(iter(fields)) if len(fields) == 1 else "window"):
+        AudioMAEConfig(**fields)

@@ -1,0 +1,58 @@
+"""Audio-MAE as a transformers model, and uaMix tuning of audio encoders for tasks with few labels."""
+
+from transformers import (
+    AutoConfig,
+    AutoFeatureExtractor,
+    AutoModel,
+    AutoModelForAudioClassification,
+    AutoModelForPreTraining,
+)
+
+from .audio import AudioDecodeError, load_audio, stream_audio
+from .configuration_audio_mae import AudioMAEConfig
+from .data import DataError, compute_norm_stats
+from .embedding import AudioEmbedder
+from .feature_extraction_audio_mae import AudioInputError, AudioMAEFeatureExtractor
+from .modeling_audio_mae import (
+    AudioMAEForAudioClassification,
+    AudioMAEForPreTraining,
+    AudioMAEModel,
+    InputTooLongError,
+)
+from .tuning import UaMixConfig, UaMixForContrastiveTuning, UaMixTrainer, UaMixTrainingArguments
+from .version import __version__
+
+AutoConfig.register("audio_mae", AudioMAEConfig, exist_ok=True)
+AutoModel.register(AudioMAEConfig, AudioMAEModel, exist_ok=True)
+AutoModelForPreTraining.register(AudioMAEConfig, AudioMAEForPreTraining, exist_ok=True)
+AutoModelForAudioClassification.register(AudioMAEConfig, AudioMAEForAudioClassification, exist_ok=True)
+AutoConfig.register("uamix", UaMixConfig, exist_ok=True)
+AutoFeatureExtractor.register(AudioMAEConfig, AudioMAEFeatureExtractor, exist_ok=True)
+
+# Saved folders carry the three flat modules, so that they load where this package is absent.
+AudioMAEConfig.register_for_auto_class()
+AudioMAEModel.register_for_auto_class("AutoModel")
+AudioMAEForPreTraining.register_for_auto_class("AutoModelForPreTraining")
+AudioMAEForAudioClassification.register_for_auto_class("AutoModelForAudioClassification")
+AudioMAEFeatureExtractor.register_for_auto_class()
+
+__all__ = [
+    "AudioDecodeError",
+    "AudioEmbedder",
+    "AudioInputError",
+    "AudioMAEConfig",
+    "AudioMAEFeatureExtractor",
+    "AudioMAEForAudioClassification",
+    "AudioMAEForPreTraining",
+    "AudioMAEModel",
+    "DataError",
+    "InputTooLongError",
+    "UaMixConfig",
+    "UaMixForContrastiveTuning",
+    "UaMixTrainer",
+    "UaMixTrainingArguments",
+    "__version__",
+    "compute_norm_stats",
+    "load_audio",
+    "stream_audio",
+]

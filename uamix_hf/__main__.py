@@ -1,0 +1,61 @@
+"""The console command `uamix-hf`, also `python -m uamix_hf`."""
+
+import argparse
+import importlib.metadata
+import platform
+import sys
+from collections.abc import Sequence
+
+from .convert import SYSTEMS, CheckpointError, convert
+
+PACKAGES = (
+    "uamix_hf", "torch", "transformers", "datasets", "accelerate", "evaluate", "huggingface-hub", "safetensors",
+    "numpy", "soundfile", "soxr", "scikit-learn", "torchaudio", "torchcodec",
+)  # fmt: skip
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="uamix-hf", description="Audio-MAE and uaMix for transformers.")
+    commands = parser.add_subparsers(dest="command", required=True)
+    converter = commands.add_parser(
+        "convert", help="convert another project's checkpoint", formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
+    converter.add_argument("system", choices=sorted(SYSTEMS), help="project that the checkpoint comes from")
+    converter.add_argument("source", help="checkpoint file, folder that holds one, or repository on the Hub")
+    converter.add_argument("target", help="folder to write, for from_pretrained")
+    converter.add_argument("--num_attention_heads", type=int, help="of the encoder (if not width / 64)")
+    converter.add_argument("--decoder_num_attention_heads", type=int, help="of the decoder (if not width / 32)")
+    commands.add_parser("env", help="print versions, for bug reports")
+    return parser
+
+
+def environment() -> str:
+    """Versions of Python and of every package that matters, one a line."""
+    lines = [f"python {platform.python_version()} on {platform.platform()}"]
+    for package in PACKAGES:
+        try:
+            lines.append(f"{package} {importlib.metadata.version(package)}")
+        except importlib.metadata.PackageNotFoundError:
+            lines.append(f"{package} not installed")
+    return "\n".join(lines)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    args = build_parser().parse_args(arguments)
+    if args.command == "env":
+        print(environment())
+        return 0
+    try:
+        report = convert(
+            args.system, args.source, args.target, args.num_attention_heads, args.decoder_num_attention_heads
+        )
+    except CheckpointError as error:
+        print(f"uamix-hf: {error}", file=sys.stderr)
+        return 1
+    print(report)
+    print(f"wrote {args.target}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

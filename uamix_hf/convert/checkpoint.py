@@ -1,0 +1,107 @@
+"""Reading other people's checkpoint files without running anything that is in them."""
+
+import argparse
+import pickle
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub import HfApi, hf_hub_download
+from huggingface_hub.errors import HFValidationError
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+
+SUFFIXES = (".safetensors", ".pth", ".pt", ".ckpt", ".bin")
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that cannot be converted; the message names the file or key and says what to do."""
+
+
+class UnsafeCheckpointError(CheckpointError):
+    """A pickle that holds more than tensors, numbers and an `argparse.Namespace`; nothing of it was executed."""
+
+
+@dataclass
+class KeyReport:
+    """What became of each key of a checkpoint."""
+
+    used: list[str] = field(default_factory=list)
+    ignored: dict[str, str] = field(default_factory=dict)  # key -> why
+    missing: list[str] = field(default_factory=list)
+
+    def __str__(self) -> str:
+        lines = [f"used {len(self.used)} keys", *(f"  {key}" for key in self.used)]
+        lines += [f"ignored {len(self.ignored)} keys", *(f"  {key}: {why}" for key, why in self.ignored.items())]
+        lines += [f"missing {len(self.missing)} keys", *(f"  {key}" for key in self.missing)]
+        return "\n".join(lines)
+
+
+def find_checkpoint(source: str) -> Path:
+    """The checkpoint that SOURCE names: a file, a folder that holds one, or a repository on the Hugging Face Hub.
+
+    Raises:
+        CheckpointError: no such file, folder or repository, or none or several checkpoints in it.
+    """
+    path = Path(source)
+    if path.is_file():
+        return path
+    if path.is_dir():
+        return path / choose([file.name for file in path.iterdir() if file.is_file()], source)
+    try:
+        names = [name for name in HfApi().list_repo_files(source) if "/" not in name]
+    except (HFValidationError, OSError) as error:  # the Hub's own errors are OSErrors
+        raise CheckpointError(f"{source} is neither a file nor a folder, and the Hub answers: {error}") from error
+    return Path(hf_hub_download(source, choose(names, source)))
+
+
+def choose(names: list[str], source: str) -> str:
+    """The one checkpoint among file names; `model.safetensors` wins where there are several."""
+    found = sorted(name for name in names if name.endswith(SUFFIXES))
+    if "model.safetensors" in found:
+        return "model.safetensors"
+    if len(found) != 1:
+        listed = ", ".join(found) or "none"
+        raise CheckpointError(f"{source} holds {len(found)} checkpoints ({listed}): name the file to convert.")
+    return found[0]
+
+
+def read_checkpoint(path: Path) -> tuple[dict[str, torch.Tensor], Any]:
+    """Tensors by key, and the training arguments the file carries, if any.
+
+    A pickle is read with `weights_only=True`, which builds tensors and plain containers alone;
+    `argparse.Namespace`, which Audio-MAE's training script stores, is allowed besides.
+
+    Raises:
+        UnsafeCheckpointError: the pickle asks for anything else. CheckpointError: it is no checkpoint of tensors.
+    """
+    if path.suffix == ".safetensors":
+        try:
+            return load_file(path), None
+        except SafetensorError as error:
+            raise CheckpointError(f"{path} is not a safetensors file, or a damaged one: {error}") from error
+    try:
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        reason = str(error).strip().splitlines()
+        unsafe = [line.strip() for line in reason if "GLOBAL" in line.upper()]
+        raise UnsafeCheckpointError(
+            f"{path} was refused and nothing in it was run: {unsafe[0] if unsafe else reason[0]} Convert only files "
+            "that hold tensors; if you trust this one, load and re-save its weights as safetensors yourself."
+        ) from error
+    except Exception as error:  # a damaged pickle fails anywhere: KeyError, IndexError, struct.error, ...
+        raise CheckpointError(f"{path} cannot be read as a torch checkpoint: {error!r}") from error
+    if not isinstance(content, Mapping):
+        raise CheckpointError(f"{path} holds a {type(content).__name__}, expected a dictionary of tensors.")
+    arguments = content.get("args")
+    for wrapper in ("model", "state_dict"):
+        if isinstance(content.get(wrapper), Mapping):
+            content = content[wrapper]
+            break
+    tensors = {key: value for key, value in content.items() if isinstance(value, torch.Tensor)}
+    if not tensors:
+        raise CheckpointError(f"{path} holds no tensors.")
+    return tensors, arguments

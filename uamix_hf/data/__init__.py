@@ -1,0 +1,22 @@
+"""Datasets in, model batches out."""
+
+from .arguments import DataArguments, PreparedData, as_groups, prepare
+from .batches import LengthBucketSampler, LogMelCollator
+from .log_mels import LogMels, cached_log_mels, compute_norm_stats
+from .recordings import DataError, column_as_text, load_recordings, sound_folder
+
+__all__ = [
+    "DataArguments",
+    "DataError",
+    "LengthBucketSampler",
+    "LogMelCollator",
+    "LogMels",
+    "PreparedData",
+    "as_groups",
+    "cached_log_mels",
+    "column_as_text",
+    "compute_norm_stats",
+    "load_recordings",
+    "prepare",
+    "sound_folder",
+]

@@ -1,0 +1,93 @@
+"""The flags by which every example finds its data, and what they give."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+from datasets import Dataset
+
+from ..feature_extraction_audio_mae import AudioMAEFeatureExtractor
+from .log_mels import cached_log_mels
+from .recordings import column_as_text, load_recordings
+
+
+@dataclass
+class DataArguments:
+    """Where the recordings are and which of them to use."""
+
+    train_dir: str | None = field(
+        default=None, metadata={"help": "Folder of sound, nested or not, with or without metadata.csv."}
+    )
+    dataset_name: str | None = field(default=None, metadata={"help": "Dataset on the Hub, instead of a folder."})
+    dataset_split: str = field(default="train", metadata={"help": "Split of that dataset."})
+    audio_column: str = field(default="audio", metadata={"help": "Column of that dataset that holds the sound."})
+    where: list[str] = field(
+        default_factory=list, metadata={"help": "Rows to use: COLUMN=VALUE[,VALUE...]; all conditions must hold."}
+    )
+    label_column: str | None = field(default=None, metadata={"help": "Labels, for checks that never train on them."})
+    group_column: str | None = field(
+        default=None, metadata={"help": "Speaker or source; neighbours of the same group do not count in checks."}
+    )
+    on_error: Literal["raise", "skip"] = field(
+        default="raise",
+        metadata={"help": "What to do with an unreadable recording: stop and name it, or leave it out."},
+    )
+    cache_dir: str | None = field(
+        default=None, metadata={"help": "Where log-mels are cached; datasets' cache if unset."}
+    )
+
+    @property
+    def source(self) -> str:
+        """Name of the data, for the model card."""
+        return str(self.dataset_name or self.train_dir) + "".join(f", {condition}" for condition in self.where)
+
+
+@dataclass
+class PreparedData:
+    """
+    Args:
+        dataset: Columns `log_mel`, `length`, `sample_id` and, where labels are known, `labels` (class numbers).
+        label_names: Names of the class numbers. groups: Per row, where known. skipped: Unreadable recordings and why.
+    """
+
+    dataset: Dataset
+    label_names: list[str]
+    groups: np.ndarray | None
+    skipped: dict[str, str]
+
+    def report_skipped(self) -> None:
+        """Lists the recordings that were left out."""
+        if self.skipped:
+            print(f"{len(self.skipped)} recordings were left out:")
+            for name, reason in self.skipped.items():
+                print(f"  {name}: {reason}")
+
+
+def as_groups(values: list[str]) -> np.ndarray:
+    """Group numbers (rows,); an empty value is a group of its own."""
+    distinct = [value or f"\0{row}" for row, value in enumerate(values)]
+    return np.unique(distinct, return_inverse=True)[1]
+
+
+def prepare(args: DataArguments, feature_extractor: AudioMAEFeatureExtractor) -> PreparedData:
+    """Recordings that the flags name, as cached log-mels.
+
+    Raises:
+        DataError: missing folder, column or rows. AudioInputError: an unreadable recording, unless they are skipped.
+    """
+    recordings = load_recordings(args.train_dir, args.dataset_name, args.dataset_split, args.audio_column, args.where)
+    texts = column_as_text(recordings, args.label_column) if args.label_column else None
+    groups = as_groups(column_as_text(recordings, args.group_column)) if args.group_column else None
+    log_mels = cached_log_mels(recordings, feature_extractor, args.on_error, args.cache_dir)
+    dataset = log_mels.dataset
+    row_of = {sample: row for row, sample in enumerate(recordings["sample_id"])}
+    rows = [row_of[int(sample)] for sample in dataset["sample_id"]]
+    names: list[str] = []
+    if texts is not None:
+        names = sorted(set(texts))
+        numbers = {name: number for number, name in enumerate(names)}
+        dataset = dataset.add_column("labels", [numbers[texts[row]] for row in rows])
+    return PreparedData(dataset, names, None if groups is None else groups[rows], log_mels.skipped)
+
+
+__all__ = ["DataArguments", "PreparedData", "as_groups", "prepare"]

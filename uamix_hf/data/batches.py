@@ -1,0 +1,89 @@
+"""Rows of log-mels to batches: grouped by length, padded, the same for the same seed."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch.nn import functional as F
+from torch.utils.data import Sampler
+
+from ..feature_extraction_audio_mae import AudioMAEFeatureExtractor
+
+# Batches whose clips are sorted by length together: enough to leave little padding, few enough to stay shuffled.
+BATCHES_SORTED_TOGETHER = 50
+
+
+class LengthBucketSampler(Sampler[int]):
+    """Shuffled row numbers in which each run of `batch_size` has clips of similar length.
+
+    The order depends on seed and epoch alone, not on the global random state, so that a resumed run sees the same one.
+    """
+
+    def __init__(self, lengths: Sequence[int], batch_size: int, seed: int = 0):
+        self.lengths = torch.as_tensor(lengths)
+        self.batch_size = batch_size
+        self.seed = seed
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def __iter__(self) -> Iterator[int]:
+        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
+        rows = torch.randperm(len(self.lengths), generator=generator)
+        # A short batch, if any, is last, where drop_last finds it. Its rows are taken before sorting: else it would
+        # always be the longest clips that are dropped.
+        whole = len(rows) // self.batch_size * self.batch_size
+        chunks = rows[:whole].split(self.batch_size * BATCHES_SORTED_TOGETHER)
+        sorted_rows = torch.cat([chunk[self.lengths[chunk].argsort(stable=True)] for chunk in chunks])
+        batches = sorted_rows.view(-1, self.batch_size)
+        # Inside a batch too: its order decides the windows of long recordings, and which process gets which clips.
+        batches = batches.gather(1, torch.rand(batches.shape, generator=generator).argsort(dim=1))
+        order = torch.randperm(len(batches), generator=generator)
+        yield from torch.cat([batches[order].flatten(), rows[whole:]]).tolist()
+
+
+class LogMelCollator:
+    """
+    Rows of [`cached_log_mels`] to `input_values` (batch, frames, mel bins) float32, `attention_mask` (batch, frames)
+    and `sample_id` (batch,) int64, and `labels` where the rows have them.
+
+    Args:
+        feature_extractor: Its patch size rounds the padded length up; its statistics normalise.
+        max_frames: A longer recording gives a random window of this many frames.
+        normalize: Whether to normalise; views are made of raw log-mels, which are padded with 0.
+    """
+
+    def __init__(self, feature_extractor: AudioMAEFeatureExtractor, max_frames: int, normalize: bool):
+        self.feature_extractor = feature_extractor
+        self.max_frames = max_frames
+        self.normalize = normalize
+
+    def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
+        ids = [int(row["sample_id"]) for row in rows]
+        # Drawn from the batch itself: data loaders fetch ahead, so the global random state would differ on resuming.
+        generator = torch.Generator().manual_seed(hash(tuple(ids)) & (2**63 - 1))
+        mels = [self.window(row["log_mel"].float(), generator) for row in rows]
+        if self.normalize:
+            mels = [self.feature_extractor.normalize(mel) for mel in mels]
+        patch = self.feature_extractor.patch_size
+        frames = -(-max(len(mel) for mel in mels) // patch) * patch
+        value = self.feature_extractor.padding_value if self.normalize else 0.0
+        batch = {
+            "input_values": torch.stack([F.pad(mel, (0, 0, 0, frames - len(mel)), value=value) for mel in mels]),
+            "attention_mask": torch.stack([(torch.arange(frames) < len(mel)).long() for mel in mels]),
+            "sample_id": torch.tensor(ids),
+        }
+        if "labels" in rows[0]:
+            batch["labels"] = torch.stack([torch.as_tensor(row["labels"]) for row in rows])
+        return batch
+
+    def window(self, mel: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+        start = int(torch.randint(max(1, len(mel) - self.max_frames + 1), (), generator=generator))
+        return mel[start : start + self.max_frames]
+
+
+__all__ = ["LengthBucketSampler", "LogMelCollator"]

@@ -1,0 +1,126 @@
+"""Folders and Hub datasets of sound to one table: `audio` (undecoded), `sample_id`, and what is known of each row."""
+
+import csv
+from collections.abc import Sequence
+from pathlib import Path
+
+from datasets import Audio, Dataset, load_dataset
+
+from ..audio import AUDIO_SUFFIXES
+
+METADATA = "metadata.csv"
+
+
+class DataError(ValueError):
+    """Data that cannot be used; the message names the folder, column or value and says what to do."""
+
+
+def sound_folder(folder: str | Path) -> Dataset:
+    """Every recording of a folder, nested or not, in the order of `metadata.csv` or else of the sorted paths.
+
+    With a `metadata.csv` (column `file_name`, relative paths; the layout of `audiofolder`) its columns are kept, as
+    strings. Without, `label` is the name of the folder that holds the file, where there are sub-folders.
+
+    Raises:
+        DataError: no folder, no recording, a file that is listed but absent, or one that lies outside the folder.
+    """
+    root = Path(folder)
+    if not root.is_dir():
+        raise DataError(f"{root} is not a folder.")
+    if (root / METADATA).is_file():
+        # Everything is kept as text: class "01" must not turn into the number 1, nor an empty cell into NaN.
+        with open(root / METADATA, newline="", encoding="utf-8-sig") as file:
+            reader = csv.DictReader(file)
+            rows, names = list(reader), list(reader.fieldnames or [])
+        if "file_name" not in names:
+            raise DataError(f"{root / METADATA} has no column file_name, only {', '.join(names) or 'nothing'}.")
+        columns = {name: [row[name] or "" for row in rows] for name in names if name not in ("audio", "sample_id")}
+        paths = [checked_path(root, name) for name in columns["file_name"]]
+    else:
+        paths = sorted(path for path in root.rglob("*") if path.suffix.lower() in AUDIO_SUFFIXES and path.is_file())
+        columns = {"file_name": [str(path.relative_to(root)) for path in paths]}
+        if any(path.parent != root for path in paths):
+            columns["label"] = [path.parent.name for path in paths]
+    if not paths:
+        raise DataError(f"{root} holds no recordings ({', '.join(AUDIO_SUFFIXES)}).")
+    return Dataset.from_dict({"audio": [str(path) for path in paths], **columns}).cast_column(
+        "audio", Audio(decode=False)
+    )
+
+
+def checked_path(root: Path, name: str) -> Path:
+    path = (root / name).resolve()
+    if not path.is_relative_to(root.resolve()):
+        raise DataError(f"{root / METADATA} lists {name}, which lies outside the folder.")
+    if not path.is_file():
+        raise DataError(f"{root / METADATA} lists {name}, which does not exist.")
+    return path
+
+
+def load_recordings(
+    data_dir: str | None = None,
+    dataset_name: str | None = None,
+    dataset_split: str = "train",
+    audio_column: str = "audio",
+    where: Sequence[str] = (),
+) -> Dataset:
+    """A folder of sound or a dataset of the Hub as one table, filtered.
+
+    Args:
+        data_dir: See [`sound_folder`]. dataset_name: For `datasets.load_dataset`. Exactly one of the two.
+        where: Conditions `COLUMN=VALUE[,VALUE...]` that all must hold; values are compared as text.
+
+    Returns:
+        Columns `audio` (`Audio(decode=False)`), `sample_id` (int64, row number before filtering) and the data's own.
+
+    Raises:
+        DataError: neither or both sources, a missing column, or no row that meets `where`.
+    """
+    if (data_dir is None) == (dataset_name is None):
+        raise DataError("Give either a folder of sound or the name of a dataset.")
+    if data_dir is not None:
+        table = sound_folder(data_dir)
+    else:
+        table = load_dataset(dataset_name, split=dataset_split)
+        if audio_column not in table.column_names:
+            raise DataError(f"{dataset_name} has no column {audio_column!r}, only {', '.join(table.column_names)}.")
+        # load_audio decodes: one path for training and inference, which averages channels without a gain of 3 dB.
+        table = table.cast_column(audio_column, Audio(decode=False))
+        if audio_column != "audio":
+            table = table.rename_column(audio_column, "audio")
+    # Numbered before filtering: an id means the same clip whichever rows a run uses.
+    table = table.add_column("sample_id", list(range(len(table))))
+    for condition in where:
+        table = filter_rows(table, condition)
+    return table
+
+
+def column_as_text(table: Dataset, column: str) -> list[str]:
+    """Values of a column as text; class numbers of a `ClassLabel` become their names.
+
+    Raises:
+        DataError: no such column.
+    """
+    if column not in table.column_names:
+        raise DataError(f"There is no column {column!r}, only {', '.join(table.column_names)}.")
+    feature, values = table.features[column], table[column]
+    if hasattr(feature, "int2str"):
+        return [feature.int2str(value) for value in values]
+    return ["" if value is None else str(value) for value in values]
+
+
+def filter_rows(table: Dataset, condition: str) -> Dataset:
+    column, equals, values = condition.partition("=")
+    if not equals:
+        raise DataError(f"{condition!r} is not of the form COLUMN=VALUE[,VALUE...].")
+    texts, wanted = column_as_text(table, column), set(values.split(","))
+    rows = [row for row, text in enumerate(texts) if text in wanted]
+    if not rows:
+        present = sorted(set(texts))
+        raise DataError(
+            f"No row has {condition}; {column} is {', '.join(present[:20])}{', ...' * (len(present) > 20)}."
+        )
+    return table.select(rows)
+
+
+__all__ = ["DataError", "column_as_text", "load_recordings", "sound_folder"]

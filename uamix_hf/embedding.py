@@ -1,0 +1,112 @@
+"""Any audio to vectors: windows for long recordings, batches by length, a progress bar."""
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
+from typing import Any
+
+import numpy as np
+import torch
+from tqdm.auto import tqdm
+from transformers import AutoFeatureExtractor, AutoModel, PreTrainedModel
+
+from .audio import stream_audio
+from .feature_extraction_audio_mae import AudioMAEFeatureExtractor, split_clips
+
+# Windows gathered before they are sorted by length and cut into batches: bounds memory, leaves little padding.
+BATCHES_SORTED_TOGETHER = 16
+# What from_pretrained takes for a model and its feature extractor alike.
+HUB_OPTIONS = (
+    "revision", "code_revision", "subfolder", "token", "cache_dir", "force_download", "local_files_only", "proxies",
+    "trust_remote_code",
+)  # fmt: skip
+
+
+class AudioEmbedder:
+    """
+    A frozen encoder that turns sound into vectors, the pooled output of its model.
+
+    Recordings longer than the model's `max_length` are cut into windows of that length; their vectors are averaged,
+    each weighted by its frames. A clip's vector depends neither on its batch nor on the order.
+
+    ```python
+    embedder = AudioEmbedder.from_pretrained("path/or/repo")
+    vectors = embedder.encode(["dog.wav", "an-hour.flac"])  # (2, hidden_size)
+    ```
+    """
+
+    def __init__(self, model: PreTrainedModel, feature_extractor: AudioMAEFeatureExtractor):
+        self.model = model.eval()
+        self.feature_extractor = feature_extractor
+
+    @classmethod
+    def from_pretrained(cls, name_or_path: str, device: torch.device | str | None = None, **kwargs) -> "AudioEmbedder":
+        """
+        Args:
+            name_or_path: Folder or Hub repository of an encoder. device: A GPU if there is one by default.
+            kwargs: For `AutoModel.from_pretrained`, such as `dtype`; those on where and how to find the folder, such as
+                `revision` or `token`, serve the feature extractor too.
+        """
+        device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        shared = {name: kwargs[name] for name in HUB_OPTIONS if name in kwargs}
+        extractor = AutoFeatureExtractor.from_pretrained(name_or_path, **shared)
+        return cls(AutoModel.from_pretrained(name_or_path, **kwargs).to(device), extractor)
+
+    def windows(self, inputs: Sequence[Any]) -> Iterator[tuple[int, np.ndarray]]:
+        """Number of the input and samples of each window, at most `max_length` frames long."""
+        extractor = self.feature_extractor
+        seconds = extractor.max_length * extractor.frame_shift / extractor.sampling_rate
+        for index, source in enumerate(inputs):
+            for number, block in enumerate(stream_audio(source, extractor.sampling_rate, seconds)):
+                # A tail shorter than one frame says nothing; a whole recording that short is padded to one.
+                if number == 0 or len(block) >= extractor.frame_length:
+                    yield index, block
+
+    @torch.inference_mode()
+    def encode(self, inputs: Any, batch_size: int = 32, progress_bar: bool = True) -> np.ndarray:
+        """
+        Args:
+            inputs: What [`load_audio`] takes, or a sequence of such; arrays are taken to have the model's rate.
+            batch_size: Windows in a batch. progress_bar: Whether to show one, in recordings.
+
+        Returns:
+            float32 array (inputs, hidden_size); (hidden_size,) for a single path, array or value.
+
+        Raises:
+            AudioInputError: a recording that cannot be embedded, with its name.
+        """
+        single = isinstance(inputs, (str, os.PathLike, bytes, Mapping)) or hasattr(inputs, "read")
+        if single or getattr(inputs, "ndim", None) == 1:
+            return self.encode([inputs], batch_size, progress_bar=False)[0]
+        if hasattr(inputs, "ndim"):
+            inputs = split_clips(inputs)  # refuses (samples, channels)
+        total = np.zeros((len(inputs), self.model.config.hidden_size), np.float64)
+        frames = np.zeros((len(inputs), 1))
+        windows = self.windows(inputs)
+        with tqdm(total=len(inputs), desc="Embedding", unit="clip", disable=not progress_bar) as bar:
+            while chunk := list(islice(windows, BATCHES_SORTED_TOGETHER * batch_size)):
+                done = chunk[-1][0]
+                chunk.sort(key=lambda item: len(item[1]))
+                for start in range(0, len(chunk), batch_size):
+                    batch = chunk[start : start + batch_size]
+                    vectors, lengths = self.embed([wave for _, wave in batch])
+                    np.add.at(total, [index for index, _ in batch], vectors * lengths)
+                    np.add.at(frames, [index for index, _ in batch], lengths)
+                bar.update(done + 1 - bar.n)
+        return (total / frames).astype(np.float32)
+
+    def embed(self, waves: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+        """Pooled vectors (clips, hidden_size) and numbers of frames (clips, 1) of one batch."""
+        extractor = self.feature_extractor
+        inputs = extractor(
+            waves,
+            sampling_rate=extractor.sampling_rate,
+            return_attention_mask=True,
+            return_tensors="pt",
+            device=self.model.device,
+        )
+        pooled = self.model(**inputs).pooler_output
+        return pooled.double().cpu().numpy(), inputs["attention_mask"].sum(1, keepdim=True).cpu().numpy()
+
+
+__all__ = ["AudioEmbedder"]

@@ -1,0 +1,1 @@
+"""What surrounds weights on the Hugging Face Hub: model cards and uploads."""

@@ -1,0 +1,43 @@
+"""Uploads of a finished folder: what from_pretrained reads, and nothing else."""
+
+from pathlib import Path
+
+from huggingface_hub import HfApi
+
+# No optimiser, no random state, no pickle: a folder of a run holds them beside these.
+PUBLISHED = ("README.md", "*.json", "*.safetensors", "*.py")
+
+
+def published_files(folder: str | Path) -> list[str]:
+    """Names of the files of a folder that belong on the Hub; sub-folders (checkpoints) never do."""
+    path = Path(folder)
+    return sorted(file.name for pattern in PUBLISHED for file in path.glob(pattern) if file.is_file())
+
+
+def push_folder(
+    folder: str | Path,
+    repo_id: str,
+    private: bool | None = None,
+    token: str | None = None,
+    commit_message: str = "Upload the tuned encoder",
+) -> str:
+    """Uploads encoder, preprocessor, code and card in one commit; the repository is created if need be.
+
+    Returns:
+        Address of the commit.
+
+    Raises:
+        huggingface_hub.errors.HfHubHTTPError: no right to write, no such namespace, or no connection. The folder stays.
+    """
+    api = HfApi(token=token)
+    repo = api.create_repo(repo_id, private=private, exist_ok=True)
+    commit = api.upload_folder(
+        repo_id=repo.repo_id,
+        folder_path=folder,
+        allow_patterns=published_files(folder),
+        commit_message=commit_message,
+    )
+    return str(commit.commit_url)
+
+
+__all__ = ["PUBLISHED", "published_files", "push_folder"]

@@ -1,0 +1,77 @@
+"""What happens between the steps of tuning."""
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from ..data import LogMelCollator
+from ..evaluation.knn import leave_one_out_knn
+
+if TYPE_CHECKING:
+    from .trainer import UaMixTrainer
+
+
+class TargetUpdateCallback(TrainerCallback):
+    """Moves the target projector after each real optimiser step, not after each forward."""
+
+    def on_optimizer_step(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: Any = None, **kwargs
+    ) -> None:
+        model.update_target()
+
+
+class KNNCallback(TrainerCallback):
+    """Logs `knn_accuracy`: how often a labelled clip's nearest neighbours among the others have its label.
+
+    Labels are only looked at, never learnt from. At the start and the end of a stage, and every `knn_steps`.
+
+    Args:
+        dataset: Rows of log-mels with `labels`. groups: Per row; neighbours of the same group do not count.
+        neighbours: How many vote.
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        collator: LogMelCollator,
+        groups: np.ndarray | None = None,
+        neighbours: int = 10,
+        batch_size: int = 64,
+    ):
+        self.loader = DataLoader(dataset, batch_size=batch_size, collate_fn=collator)  # type: ignore[arg-type]
+        self.groups = groups
+        self.neighbours = neighbours
+        self.trainer: UaMixTrainer | None = None
+
+    @torch.no_grad()
+    def accuracy(self, model: Any) -> float:
+        was_training = model.training
+        model.eval()
+        vectors, labels = [], []
+        for batch in self.loader:
+            inputs = model.normalize(batch["input_values"].to(model.device))
+            pooled, _ = model.adapter.encode(inputs, batch["attention_mask"].to(model.device).sum(1), 0.0, 0.0)
+            vectors.append(pooled.cpu().numpy())
+            labels.append(batch["labels"].numpy())
+        model.train(was_training)
+        return leave_one_out_knn(np.concatenate(vectors), np.concatenate(labels), self.groups, self.neighbours)
+
+    def measure(self, state: TrainerState, control: TrainerControl, model: Any) -> None:
+        if self.trainer is not None and state.is_world_process_zero:
+            step_is_logged = control.should_log
+            self.trainer.log({"knn_accuracy": self.accuracy(model)})
+            control.should_log = step_is_logged  # a log of ours must not stand in for the step's own
+
+    def on_train_begin(self, args, state, control, model=None, **kwargs) -> None:
+        if state.global_step == 0:
+            self.measure(state, control, model)
+
+    def on_step_end(self, args, state, control, model=None, **kwargs) -> None:
+        if state.global_step == state.max_steps or (args.knn_steps > 0 and state.global_step % args.knn_steps == 0):
+            self.measure(state, control, model)
+
+
+__all__ = ["KNNCallback", "TargetUpdateCallback"]

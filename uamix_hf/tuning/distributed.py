@@ -1,0 +1,66 @@
+"""The few collective operations the method needs; each is the identity in a single process."""
+
+import torch
+import torch.distributed as dist
+from torch import nn
+
+
+def world() -> tuple[int, int]:
+    """Rank and number of processes."""
+    if dist.is_available() and dist.is_initialized():
+        return dist.get_rank(), dist.get_world_size()
+    return 0, 1
+
+
+def gather(tensor: torch.Tensor) -> torch.Tensor:
+    """Rows of all processes in order of rank, without gradient; every process must bring equally many."""
+    if world()[1] == 1:
+        return tensor
+    parts = [torch.empty_like(tensor) for _ in range(world()[1])]
+    dist.all_gather(parts, tensor.contiguous())
+    return torch.cat(parts)
+
+
+class SumOverProcesses(torch.autograd.Function):
+    """The sum of a tensor over all processes; each process's loss depends on it, so their gradients add up too."""
+
+    @staticmethod
+    def forward(ctx, tensor: torch.Tensor) -> torch.Tensor:
+        total = tensor.clone()
+        dist.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx, gradient: torch.Tensor) -> torch.Tensor:
+        total = gradient.clone()
+        dist.all_reduce(total)
+        return total
+
+
+class SyncBatchNorm(nn.BatchNorm1d):
+    """Batch normalisation whose statistics are those of all processes' rows.
+
+    torch's own refuses CPU tensors. The gradient flows through the statistics, as in a single process with all rows.
+    """
+
+    running_mean: torch.Tensor
+    running_var: torch.Tensor
+    num_batches_tracked: torch.Tensor
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        if not self.training or world()[1] == 1:
+            return super().forward(input)
+        sums = SumOverProcesses.apply(torch.cat([input.sum(dim=0), input.new_full((1,), float(len(input)))]))
+        mean, count = sums[:-1] / sums[-1], sums[-1]
+        # Squares of centred values: the difference of large squares would lose the variance of similar embeddings.
+        centred = input - mean
+        variance = SumOverProcesses.apply(centred.square().sum(dim=0)) / count
+        with torch.no_grad():
+            momentum = self.momentum if self.momentum is not None else 0.1
+            self.running_mean.lerp_(mean, momentum)
+            self.running_var.lerp_(variance * count / (count - 1), momentum)
+            self.num_batches_tracked += 1
+        return centred * torch.rsqrt(variance + self.eps) * self.weight + self.bias
+
+
+__all__ = ["SyncBatchNorm", "gather", "world"]

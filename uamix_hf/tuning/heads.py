@@ -1,0 +1,58 @@
+"""Projector, predictor, and the projector's slow copy that makes the keys (method.md 2.2 and 2.5)."""
+
+import copy
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from .configuration_uamix import UaMixConfig
+from .distributed import SyncBatchNorm
+
+
+def make_projector(width: int, config: UaMixConfig) -> nn.Sequential:
+    """(batch, width) to (batch, projection_size)."""
+    inner, out = config.projector_hidden_size, config.projection_size
+    return nn.Sequential(
+        nn.Linear(width, inner, bias=False), SyncBatchNorm(inner), nn.ReLU(),
+        nn.Linear(inner, inner, bias=False), SyncBatchNorm(inner), nn.ReLU(),
+        nn.Linear(inner, out, bias=False), SyncBatchNorm(out),
+    )  # fmt: skip
+
+
+def make_predictor(config: UaMixConfig) -> nn.Sequential:
+    """(batch, projection_size) to the same; no normalisation at its end."""
+    inner, out = config.predictor_hidden_size, config.projection_size
+    return nn.Sequential(
+        nn.Linear(out, inner, bias=False), SyncBatchNorm(inner), nn.ReLU(), nn.Linear(inner, out, bias=False)
+    )
+
+
+class ContrastiveHeads(nn.Module):
+    """Pooled embeddings (batch, width) to unit vectors (batch, projection_size), always in float32."""
+
+    def __init__(self, width: int, config: UaMixConfig):
+        super().__init__()
+        self.projector = make_projector(width, config)
+        self.predictor = make_predictor(config)
+        self.target_projector = copy.deepcopy(self.projector).requires_grad_(False)
+
+    def predict(self, pooled: torch.Tensor) -> torch.Tensor:
+        """Queries, with gradient. One call per view: batch statistics belong to a view."""
+        return F.normalize(self.predictor(self.projector(pooled)), dim=-1)
+
+    @torch.no_grad()
+    def target(self, pooled: torch.Tensor) -> torch.Tensor:
+        """What neighbours are looked up with and what the support set stores; no gradient."""
+        return F.normalize(self.target_projector(pooled), dim=-1)
+
+    @torch.no_grad()
+    def update_target(self, momentum: float) -> None:
+        """target = momentum * target + (1 - momentum) * projector; buffers of batch statistics are copied."""
+        for average, online in zip(self.target_projector.parameters(), self.projector.parameters(), strict=True):
+            average.lerp_(online, 1 - momentum)
+        for copied, current in zip(self.target_projector.buffers(), self.projector.buffers(), strict=True):
+            copied.copy_(current)
+
+
+__all__ = ["ContrastiveHeads"]

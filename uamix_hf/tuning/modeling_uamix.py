@@ -1,0 +1,264 @@
+"""uaMix: nearest-neighbour contrastive tuning of an encoder on clips and on mixtures of them (method.md 2 and 3)."""
+
+import copy
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import nn
+from transformers import AutoModel, PreTrainedModel
+from transformers import initialization as init
+from transformers.utils import ModelOutput
+
+from . import mixing
+from .configuration_uamix import UaMixConfig
+from .distributed import gather, world
+from .encoders import EncoderAdapter
+from .heads import ContrastiveHeads
+from .losses import virtual_label_loss
+from .support_queue import SupportQueue
+from .views import two_views
+
+Stage = Literal["head", "tune"]
+
+
+@dataclass
+class UaMixOutput(ModelOutput):
+    """
+    Scalars, float32, detached but for `loss`.
+
+    Args:
+        loss: `loss_clean + mix_weight * loss_mixed`.
+        loss_clean, loss_mixed: Of the clips and of their mixtures; the latter is None where nothing is mixed.
+        mix_lambda: Mean share of the clip itself in its mixture, in tokens that the encoder saw.
+        neighbour_purity: Share of the neighbours that have the clip's label, where labels are known.
+        embedding_std: Standard deviation of the pooled unit vectors per dimension, times the root of their number:
+            about 1 is healthy, towards 0 the embedding collapses.
+    """
+
+    loss: torch.Tensor | None = None
+    loss_clean: torch.Tensor | None = None
+    loss_mixed: torch.Tensor | None = None
+    mix_lambda: torch.Tensor | None = None
+    neighbour_purity: torch.Tensor | None = None
+    embedding_std: torch.Tensor | None = None
+
+
+class UaMixForContrastiveTuning(PreTrainedModel):
+    """An encoder with what tunes it: heads, target projector and support set. `.encoder` is an ordinary model to save.
+
+    ```python
+    model = UaMixForContrastiveTuning.from_encoder(AutoModel.from_pretrained("path/or/repo"), mix="t-cutmix")
+    ```
+    """
+
+    config: UaMixConfig
+    config_class = UaMixConfig
+    base_model_prefix = "uamix"
+    main_input_name = "input_values"
+    input_modalities = ["audio"]
+    supports_gradient_checkpointing = True
+    accepts_loss_kwargs = False
+    _supports_sdpa = True
+
+    def __init__(self, config: UaMixConfig, encoder: PreTrainedModel | None = None):
+        super().__init__(config)
+        self.encoder = AutoModel.from_config(config.encoder_config) if encoder is None else encoder
+        self.heads = ContrastiveHeads(self.encoder.config.hidden_size, config)
+        self.support_queue = SupportQueue(config.queue_size, config.projection_size)
+        self.adapter = EncoderAdapter(self.encoder, config.layers_path)
+        # Audio-MAE's position table is fixed; what an encoder never trains must stay so in every stage.
+        self._trainable = {name for name, value in self.encoder.named_parameters() if value.requires_grad}
+        self.stage: Stage = "tune"
+        self._frozen: list[nn.Module] = []
+        self.post_init()
+
+    @classmethod
+    def from_encoder(cls, encoder: PreTrainedModel, **config: Any) -> "UaMixForContrastiveTuning":
+        """Wraps an encoder that meets the contract of [`EncoderAdapter`]; keywords are fields of [`UaMixConfig`]."""
+        # A copy: as a part of another configuration it loses which attention the encoder runs.
+        return cls(UaMixConfig(encoder_config=copy.deepcopy(encoder.config), **config), encoder)
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        super()._init_weights(module)
+        if isinstance(module, nn.Linear):
+            init.kaiming_uniform_(module.weight, a=5**0.5)  # torch's own, which the heads' batch norm expects
+        elif isinstance(module, ContrastiveHeads):
+            for target, online in zip(module.target_projector.parameters(), module.projector.parameters(), strict=True):
+                init.copy_(target, online)
+        elif isinstance(module, SupportQueue):
+            init.zeros_(module.keys)
+            init.constant_(module.ids, -1)
+            init.constant_(module.labels, -1)
+            init.zeros_(module.pointer)
+
+    def save_pretrained(self, save_directory: str | os.PathLike, *args, **kwargs) -> None:
+        """As in transformers, but under the names that the weights have here. An encoder of transformers (AST) would be
+        saved under its old ones, which the Trainer passes over in silence when it resumes."""
+        super().save_pretrained(save_directory, *args, **{"save_original_format": False, **kwargs})
+
+    def set_stage(self, stage: Stage, freeze_blocks: int = 0) -> None:
+        """What is trained (method.md 2.1 and 2.6).
+
+        Args:
+            stage: `"head"` trains the heads on the frozen encoder, without mixtures, with the single nearest neighbour
+                and a target that follows at once; `"tune"` trains the encoder with them.
+            freeze_blocks: In `"tune"`, this many lower blocks and all before them stay frozen: no gradient, no graph,
+                evaluation mode.
+        """
+        layers = self.adapter.layers
+        if not 0 <= freeze_blocks <= len(layers):
+            raise ValueError(f"freeze_blocks={freeze_blocks}: the encoder has {len(layers)} blocks.")
+        self.stage = stage
+        frozen: list[nn.Module | nn.Parameter] = []
+        if stage == "head":
+            frozen = [self.encoder]
+        elif freeze_blocks:
+            frozen = [*self.adapter.stem(), *layers[:freeze_blocks]]
+        self._frozen = [part for part in frozen if isinstance(part, nn.Module)]
+        for name, parameter in self.encoder.named_parameters():
+            parameter.requires_grad_(name in self._trainable)
+        for part in frozen:
+            part.requires_grad_(False)
+        self.train(self.training)
+
+    def train(self, mode: bool = True) -> "UaMixForContrastiveTuning":
+        super().train(mode)
+        for module in self._frozen:
+            module.eval()  # dropout and drop path of frozen blocks would be noise that nothing learns from
+        return self
+
+    def update_target(self) -> None:
+        """Moves the target projector; to be called after each optimiser step."""
+        self.heads.update_target(self.config.ema_momentum if self.stage == "tune" else 0.0)
+
+    def normalize(self, log_mels: torch.Tensor) -> torch.Tensor:
+        return (log_mels - self.config.input_mean) / (self.config.input_std_factor * self.config.input_std)
+
+    def forward(
+        self,
+        input_values: torch.Tensor,
+        attention_mask: torch.Tensor,
+        sample_id: torch.Tensor,
+        labels: torch.Tensor | None = None,
+    ) -> UaMixOutput:
+        """
+        Args:
+            input_values: Raw (un-normalised) log-mels (batch, frames, mel bins) float. attention_mask: (batch, frames).
+            sample_id: Number of each clip (batch,) int64, >= 0, the same whenever the clip comes again.
+            labels: Class numbers (batch,), for `neighbour_purity` alone.
+
+        In training mode the support set takes in the keys of view a, once per call.
+
+        Raises:
+            ValueError: fewer than two clips, which leave nothing to contrast with.
+        """
+        if len(input_values) < 2:
+            raise ValueError("A batch of one clip has nothing to contrast it with: use at least 2 clips per process.")
+        config = self.config
+        view_a, view_b, lengths = two_views(
+            input_values.float(),
+            attention_mask.sum(dim=1),
+            config.min_crop,
+            config.gain_alpha,
+            self.adapter.patch,
+            self.adapter.max_frames,
+        )
+        partner = mixing.draw_partners(len(view_a), config.pairing, view_a.device)
+        frames, mel_bins = view_a.shape[1:]
+        shares = [mixing.draw_share(config, lengths, partner, frames, mel_bins) for _ in range(self.mixed_views)]
+        return self.contrast(
+            self.normalize(view_a), self.normalize(view_b), lengths, sample_id, partner, shares, labels
+        )
+
+    @property
+    def mixed_views(self) -> int:
+        """How many of the two views are mixed."""
+        if self.stage == "head" or self.config.mix == "none":
+            return 0
+        return 2 if self.config.symmetric_mix else 1
+
+    def embed(
+        self, views: list[torch.Tensor], lengths: torch.Tensor
+    ) -> Iterator[tuple[torch.Tensor, torch.Tensor | None]]:
+        """Pooled embeddings and seen tokens of each view, from one pass of the encoder over all of them."""
+        padding = self.normalize(torch.zeros((), device=lengths.device)).item()
+        with torch.set_grad_enabled(torch.is_grad_enabled() and self.stage == "tune"):
+            pooled, visible = self.adapter.encode(
+                torch.cat(views), lengths.repeat(len(views)), self.config.token_drop if self.training else 0.0, padding
+            )
+        parts = [None] * len(views) if visible is None else visible.chunk(len(views))
+        yield from zip(pooled.chunk(len(views)), parts, strict=True)
+
+    def contrast(
+        self,
+        view_a: torch.Tensor,
+        view_b: torch.Tensor,
+        lengths: torch.Tensor,
+        sample_id: torch.Tensor,
+        partner: torch.Tensor,
+        shares: list[torch.Tensor],
+        labels: torch.Tensor | None = None,
+    ) -> UaMixOutput:
+        """The loss of given views and mixtures: all that is random but the choice of neighbours is drawn already.
+
+        Args:
+            view_a, view_b: Normalised (batch, frames, mel bins), `lengths` (batch,) frames of which are sound.
+            partner: (batch,). shares: Of the mixture of view a and, if two, of view b ([`mixing.draw_share`]).
+        """
+        config = self.config
+        mixtures = [mixing.mix(view, partner, share) for view, share in zip((view_a, view_b), shares, strict=False)]
+        (pooled_a, _), (pooled_b, _), *mixed = self.embed([view_a, view_b, *mixtures], lengths)
+        with torch.autocast(view_a.device.type, enabled=False):
+            query_a, query_b = self.heads.predict(pooled_a), self.heads.predict(pooled_b)
+            target_a, target_b = self.heads.target(pooled_a), self.heads.target(pooled_b)
+            # Neighbours are looked up before this batch is stored: a clip must not find its own other view.
+            topk = config.topk if self.stage == "tune" else 1
+            key_a, place = self.support_queue.lookup(target_a, sample_id, topk)
+            key_b, _ = self.support_queue.lookup(target_b, sample_id, topk)
+            keys_a, keys_b = gather(key_a), gather(key_b)
+            first = world()[0] * len(sample_id)
+            own = first + torch.arange(len(sample_id), device=sample_id.device)
+            loss_clean = 0.5 * (
+                virtual_label_loss(query_a, keys_b, config.temperature, own)
+                + virtual_label_loss(query_b, keys_a, config.temperature, own)
+            )
+            losses, lambdas = [], []
+            for (pooled, visible), keys, share in zip(mixed, (keys_b, keys_a), shares, strict=False):
+                lam = (
+                    mixing.frame_lambda(share, lengths)
+                    if visible is None
+                    else mixing.token_lambda(share, visible, self.adapter.patch)
+                )
+                query = self.heads.predict(pooled)
+                losses.append(virtual_label_loss(query, keys, config.temperature, own, first + partner, lam))
+                lambdas.append(lam)
+        purity = self.purity(place, labels)
+        if self.training:
+            self.support_queue.enqueue(gather(target_a), gather(sample_id), None if labels is None else gather(labels))
+        loss_mixed = torch.stack(losses).mean() if losses else None
+        return UaMixOutput(
+            loss=loss_clean if loss_mixed is None else loss_clean + config.mix_weight * loss_mixed,
+            loss_clean=loss_clean.detach(),
+            loss_mixed=None if loss_mixed is None else loss_mixed.detach(),
+            mix_lambda=torch.cat(lambdas).mean() if lambdas else None,
+            neighbour_purity=purity,
+            embedding_std=self.spread(pooled_a.detach()),
+        )
+
+    def purity(self, place: torch.Tensor, labels: torch.Tensor | None) -> torch.Tensor | None:
+        if labels is None or len(self.support_queue) == 0:
+            return None
+        found = self.support_queue.labels[place]
+        known = (place >= 0) & (found >= 0) & (labels >= 0)
+        return (known & (found == labels)).sum() / known.sum()  # NaN where nothing is known yet
+
+    def spread(self, pooled: torch.Tensor) -> torch.Tensor:
+        unit = nn.functional.normalize(pooled, dim=-1)
+        return unit.std(dim=0).mean() * pooled.shape[1] ** 0.5
+
+
+__all__ = ["UaMixForContrastiveTuning", "UaMixOutput"]

@@ -1,0 +1,199 @@
+"""transformers' Trainer for the two stages of uaMix tuning."""
+
+import dataclasses
+import logging
+import os
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.utils.data import Dataset
+from transformers import TrainerCallback, TrainerState
+
+from ..data import LogMelCollator
+from ..feature_extraction_audio_mae import AudioMAEFeatureExtractor
+from ..trainer import LengthBucketTrainer
+from .callbacks import KNNCallback, TargetUpdateCallback
+from .distributed import gather
+from .modeling_uamix import Stage, UaMixForContrastiveTuning
+from .training_args import UaMixTrainingArguments
+
+logger = logging.getLogger(__name__)
+
+# Parts of a checkpoint without which a run cannot go on as if it had never stopped.
+CHECKPOINT_FILES = ("model.safetensors", "optimizer.pt", "scheduler.pt", "trainer_state.json")
+LOGGED = ("loss_clean", "loss_mixed", "mix_lambda", "neighbour_purity", "embedding_std")
+NO_DECAY = ("token", "position_embeddings")
+
+
+class UaMixTrainer(LengthBucketTrainer):
+    """
+    One stage of tuning. Batches are grouped by length, the optimiser has one group per depth of the encoder and one
+    for the heads, the parts of the loss are logged, and the target projector follows each optimiser step. Checkpoints
+    hold the support set and the target, which are buffers and parameters of the model.
+
+    Args:
+        model: From `UaMixForContrastiveTuning.from_encoder`. train_dataset: Of `cached_log_mels`, with `length`.
+        feature_extractor: Whose patch size pads the batches; saved with each checkpoint.
+        stage: `"head"` trains into `output_dir/head`, `"tune"` into `output_dir`.
+
+    Raises:
+        ValueError: fewer than two clips per process.
+    """
+
+    args: UaMixTrainingArguments
+    model: UaMixForContrastiveTuning
+
+    def __init__(
+        self,
+        model: UaMixForContrastiveTuning,
+        args: UaMixTrainingArguments,
+        train_dataset: Dataset,
+        feature_extractor: AudioMAEFeatureExtractor,
+        stage: Stage = "tune",
+        callbacks: Sequence[TrainerCallback] = (),
+    ):
+        args = fit_batch(args, len(train_dataset))  # type: ignore[arg-type]
+        if stage == "head":
+            args = dataclasses.replace(
+                args,
+                output_dir=os.path.join(str(args.output_dir), "head"),
+                max_steps=args.head_steps,
+                num_train_epochs=args.head_epochs,
+            )
+        queue = model.support_queue
+        if len(queue) > len(train_dataset):  # type: ignore[arg-type]
+            # More places than clips would hold the same clip several times, which no neighbour search profits from.
+            model.config.queue_size = len(train_dataset)  # type: ignore[arg-type]
+            queue.allocate(model.config.queue_size, queue.keys.shape[1], queue.keys.device)
+        model.set_stage(stage, args.frozen_blocks(len(model.adapter.layers)))
+        # Views crop further, so that a long recording gives two different stretches of it.
+        collator = LogMelCollator(feature_extractor, 2 * model.adapter.max_frames, normalize=False)
+        super().__init__(
+            model=model,
+            args=args,
+            train_dataset=train_dataset,
+            data_collator=collator,
+            processing_class=feature_extractor,
+            callbacks=[TargetUpdateCallback(), *callbacks],
+        )
+        for callback in callbacks:
+            if isinstance(callback, KNNCallback):
+                callback.trainer = self
+        self._parts: dict[str, list[torch.Tensor]] = {}
+
+    def train(self, resume_from_checkpoint: str | bool | None = None, *args, **kwargs) -> Any:
+        """As in transformers; but a checkpoint of a finished run is only loaded: transformers would do a step more."""
+        if isinstance(resume_from_checkpoint, str):
+            state = TrainerState.load_from_json(os.path.join(resume_from_checkpoint, "trainer_state.json"))
+            if state.global_step >= (self.args.max_steps if self.args.max_steps > 0 else state.max_steps):
+                self._load_from_checkpoint(resume_from_checkpoint)
+                self.state = state
+                return None
+        return super().train(resume_from_checkpoint, *args, **kwargs)
+
+    def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
+        """AdamW with a group per learning rate and weight decay (method.md 2.6)."""
+        if self.optimizer is None:
+            kind, options = self.get_optimizer_cls_and_kwargs(self.args, self.model)
+            self.optimizer = kind(self.parameter_groups(), **options)
+        return self.optimizer
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """Every trainable parameter once: encoder parameters at `learning_rate * layer_decay ** (blocks + 1 - depth)`,
+        heads at `head_learning_rate`; biases, norms, tokens and positions without weight decay."""
+        args, model = self.args, self.model
+        depths, deepest = model.adapter.layer_ids(), len(model.adapter.layers) + 1
+        groups: dict[tuple[float, float], list[torch.nn.Parameter]] = {}
+        for name, parameter in model.named_parameters():
+            if not parameter.requires_grad:
+                continue
+            in_encoder = name.startswith("encoder.")
+            rate, decay = args.head_learning_rate, args.head_weight_decay
+            if in_encoder:
+                rate = args.learning_rate * args.layer_decay ** (deepest - depths[name.removeprefix("encoder.")])
+                decay = args.weight_decay
+            if parameter.ndim <= 1 or name.endswith(NO_DECAY):
+                decay = 0.0
+            groups.setdefault((rate, decay), []).append(parameter)
+        return [{"params": part, "lr": rate, "weight_decay": decay} for (rate, decay), part in groups.items()]
+
+    def compute_loss(
+        self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        outputs = model(**inputs)
+        for name in LOGGED:
+            if outputs.get(name) is not None:
+                self._parts.setdefault(name, []).append(outputs[name].detach())
+        return (outputs.loss, outputs) if return_outputs else outputs.loss
+
+    def log(self, logs: dict[str, float], *args, **kwargs) -> None:
+        """Adds the means of the loss's parts, over steps and processes, since the last log."""
+        if "loss" in logs:
+            for name, values in self._parts.items():
+                mean = torch.stack(values).float().nanmean()
+                logs[name] = gather(mean[None]).nanmean().item()
+            self._parts.clear()
+        super().log(logs, *args, **kwargs)
+
+
+def fit_batch(args: UaMixTrainingArguments, clips: int) -> UaMixTrainingArguments:
+    """Arguments whose batch is not larger than the data, so that there is at least one whole batch.
+
+    Raises:
+        ValueError: fewer than two clips per process.
+    """
+    share = clips // max(1, args.world_size)
+    if share < 2:
+        raise ValueError(f"{clips} clips for {args.world_size} processes: contrasting needs at least 2 for each.")
+    if args.per_device_train_batch_size <= share:
+        return args
+    logger.warning("Only %d clips: the batch of each process shrinks from %d to %d.", clips,
+                   args.per_device_train_batch_size, share)  # fmt: skip
+    return dataclasses.replace(args, per_device_train_batch_size=share)
+
+
+def last_complete_checkpoint(folder: str | Path) -> str | None:
+    """The newest `checkpoint-*` of a folder from which a run can go on; unfinished ones are passed over, and said."""
+    found = [path for path in Path(folder).glob("checkpoint-*") if re.fullmatch(r"checkpoint-\d+", path.name)]
+    for path in sorted(found, key=lambda path: int(path.name.split("-")[1]), reverse=True):
+        missing = [name for name in CHECKPOINT_FILES if not (path / name).is_file()]
+        if not missing and any(path.glob("rng_state*.pth")):
+            return str(path)
+        logger.warning("%s is incomplete (no %s) and passed over.", path, ", ".join(missing) or "rng_state")
+    return None
+
+
+def train_stages(
+    model: UaMixForContrastiveTuning,
+    args: UaMixTrainingArguments,
+    train_dataset: Dataset,
+    feature_extractor: AudioMAEFeatureExtractor,
+    callbacks: Sequence[TrainerCallback] = (),
+) -> UaMixTrainer:
+    """Both stages of tuning, one after the other; `model` holds the result.
+
+    `args.resume_from_checkpoint` is a checkpoint of either stage, or `"true"` for the last complete one.
+
+    Returns:
+        The trainer of the second stage, with its log in `state.log_history`.
+    """
+    resume = args.resume_from_checkpoint
+    if resume and str(resume).lower() == "true":
+        folder = Path(str(args.output_dir))
+        resume = last_complete_checkpoint(folder) or last_complete_checkpoint(folder / "head")
+        if resume is None:
+            logger.warning("There is no complete checkpoint in %s to resume from: starting afresh.", args.output_dir)
+    in_head = resume is not None and Path(resume).parent.name == "head"
+    if args.has_head_stage and (not resume or in_head):
+        head = UaMixTrainer(model, args, train_dataset, feature_extractor, "head", callbacks)
+        head.train(resume_from_checkpoint=resume)
+        resume = None
+    trainer = UaMixTrainer(model, args, train_dataset, feature_extractor, "tune", callbacks)
+    trainer.train(resume_from_checkpoint=resume)
+    return trainer
+
+
+__all__ = ["UaMixTrainer", "last_complete_checkpoint", "train_stages"]

@@ -1,0 +1,74 @@
+"""Arguments of the two stages of tuning."""
+
+import math
+import os
+from dataclasses import dataclass, field
+
+from transformers import TrainingArguments
+
+
+@dataclass
+class UaMixTrainingArguments(TrainingArguments):
+    """
+    transformers' arguments, with the defaults of contrastive tuning (method.md 2.6 and 3.4), and those of its two
+    stages. The ordinary ones, such as `max_steps` and `num_train_epochs`, are the second stage's.
+    """
+
+    head_steps: int = field(
+        default=-1, metadata={"help": "Steps of stage 1 (heads on the frozen encoder); wins over epochs."}
+    )
+    head_epochs: float = field(default=5.0, metadata={"help": "Epochs of stage 1; 0 leaves it out."})
+    head_learning_rate: float = field(
+        default=1e-3, metadata={"help": "Peak learning rate of the heads, in both stages."}
+    )
+    head_weight_decay: float = field(default=1e-5, metadata={"help": "Weight decay of the heads."})
+    freeze_blocks: float = field(
+        default=0.0,
+        metadata={"help": "Lower encoder blocks that stay frozen in stage 2: a number, or a share below 1."},
+    )
+    layer_decay: float = field(
+        default=1.0, metadata={"help": "Factor of the learning rate from each encoder block to the one below."}
+    )
+    knn_steps: int = field(
+        default=0, metadata={"help": "Steps between kNN checks where labels are known; 0: at the start and end alone."}
+    )
+
+    per_device_train_batch_size: int = field(default=64, metadata={"help": "Clips per step and process."})
+    num_train_epochs: float = field(default=60.0, metadata={"help": "Epochs of stage 2."})
+    learning_rate: float = field(default=5e-4, metadata={"help": "Peak learning rate of the encoder."})
+    weight_decay: float = field(default=0.05, metadata={"help": "Weight decay of the encoder's matrices."})
+    adam_beta2: float = field(default=0.95, metadata={"help": "Second moment of AdamW."})
+    lr_scheduler_type: str = field(default="cosine", metadata={"help": "Schedule of the learning rates."})
+    warmup_steps: float = field(default=0.2, metadata={"help": "Steps of warm-up, or their share below 1."})
+    logging_steps: float = field(default=10, metadata={"help": "Steps between logs."})
+    dataloader_drop_last: bool = field(default=True, metadata={"help": "A short batch has fewer negatives."})
+    remove_unused_columns: bool = field(default=False, metadata={"help": "The collator reads the columns."})
+    ddp_find_unused_parameters: bool | None = field(default=False, metadata={"help": "All parameters are used."})
+    # Every process stores the same gathered keys; sending rank 0's support set each step would be waste.
+    ddp_broadcast_buffers: bool | None = field(default=False, metadata={"help": "Support sets agree already."})
+
+    def __post_init__(self) -> None:
+        if self.use_cpu and self.ddp_backend is None and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+            self.ddp_backend = "gloo"  # the default, nccl, needs a GPU
+        super().__post_init__()
+        if not 0 < self.layer_decay <= 1:
+            raise ValueError(f"layer_decay={self.layer_decay} is outside (0, 1].")
+        if self.freeze_blocks < 0 or (self.freeze_blocks >= 1 and self.freeze_blocks % 1):
+            raise ValueError(f"freeze_blocks={self.freeze_blocks} is neither a share below 1 nor a number of blocks.")
+        if self.gradient_accumulation_steps > 1:
+            raise ValueError(
+                f"gradient_accumulation_steps={self.gradient_accumulation_steps}: clips are contrasted within a "
+                "batch alone, so accumulation would not enlarge it. Raise per_device_train_batch_size "
+                "(gradient_checkpointing=True saves memory) or use more processes, whose keys are shared."
+            )
+
+    def frozen_blocks(self, blocks: int) -> int:
+        """Number of frozen blocks of an encoder that has so many."""
+        return math.floor(self.freeze_blocks * blocks) if self.freeze_blocks < 1 else int(self.freeze_blocks)
+
+    @property
+    def has_head_stage(self) -> bool:
+        return self.head_steps > 0 or (self.head_steps < 0 and self.head_epochs > 0)
+
+
+__all__ = ["UaMixTrainingArguments"]
