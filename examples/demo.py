@@ -25,8 +25,10 @@ EXAMPLES = Path(__file__).parent
 class DemoArguments:
     output_dir: str = field(default="demo_output", metadata={"help": "Where everything goes."})
     data_dir: str | None = field(default=None, metadata={"help": "Labelled folder of sound; rendered events if unset."})
-    train_where: list[str] = field(default_factory=list, metadata={"help": "Rows to pretrain and tune on, unlabelled."})
-    test_where: list[str] = field(default_factory=list, metadata={"help": "Rows of the few-shot check."})
+    train_where: list[str] = field(
+        default_factory=list, metadata={"help": "Rows to pretrain and tune on.", "action": "extend"}
+    )
+    test_where: list[str] = field(default_factory=list, metadata={"help": "Rows of the check.", "action": "extend"})
     label_column: str = field(default="label", metadata={"help": "Column of the labels; only the check reads it."})
     group_column: str | None = field(default=None, metadata={"help": "What support and query must not share."})
     clips_per_class: int = field(default=40, metadata={"help": "Of the rendered corpus."})

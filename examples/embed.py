@@ -19,7 +19,9 @@ class EmbeddingArguments:
     output_file: str = field(
         metadata={"help": "The .npz file to write: vectors (clips, width) and file_name (clips,)."}
     )
-    where: list[str] = field(default_factory=list, metadata={"help": "Rows to use: COLUMN=VALUE[,VALUE...]."})
+    where: list[str] = field(
+        default_factory=list, metadata={"help": "Rows to use: COLUMN=VALUE[,VALUE...].", "action": "extend"}
+    )
     batch_size: int = field(default=32, metadata={"help": "Clips embedded at once."})
 
 

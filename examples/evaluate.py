@@ -23,7 +23,9 @@ class EvaluationArguments:
     data_dir: str = field(metadata={"help": "Folder of labelled sound."})
     output_dir: str = field(metadata={"help": "Where results.json and embeddings.png go."})
     model_labels: list[str] = field(default_factory=list, metadata={"help": "Names for the table, one a model."})
-    where: list[str] = field(default_factory=list, metadata={"help": "Rows to use: COLUMN=VALUE[,VALUE...]."})
+    where: list[str] = field(
+        default_factory=list, metadata={"help": "Rows to use: COLUMN=VALUE[,VALUE...].", "action": "extend"}
+    )
     label_column: str = field(default="label", metadata={"help": "Column of the labels."})
     group_column: str | None = field(default=None, metadata={"help": "What support and query must not share."})
     n_way: int = field(default=5, metadata={"help": "Classes in an episode."})

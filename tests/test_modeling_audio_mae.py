@@ -250,6 +250,18 @@ def test_missing_weights_are_initialised_and_none_is_garbage(tiny_config: AudioM
     assert 0.9 * bound < loaded.decoder.embed.weight.abs().max() <= bound
 
 
+def test_position_tables_are_loaded_and_stay_fixed(tiny_config: AudioMAEConfig, tmp_path: Path) -> None:
+    """A checkpoint's table wins over the computed one, and loading does not make it trainable."""
+    model = AudioMAEForPreTraining(tiny_config)
+    model.audio_mae.embeddings.position_embeddings += 1
+    model.decoder.position_embeddings += 1
+    model.save_pretrained(tmp_path)
+    loaded = AudioMAEForPreTraining.from_pretrained(tmp_path)
+    for table in ("audio_mae.embeddings.position_embeddings", "decoder.position_embeddings"):
+        assert torch.equal(loaded.state_dict()[table], model.state_dict()[table])
+        assert table not in dict(loaded.named_parameters())
+
+
 def test_auto_classes_know_the_package(tiny_config: AudioMAEConfig, tmp_path: Path) -> None:
     AudioMAEForPreTraining(tiny_config).save_pretrained(tmp_path)
     assert type(AutoModel.from_pretrained(tmp_path)) is AudioMAEModel
@@ -359,7 +371,7 @@ def test_presets_have_the_sizes_of_the_table() -> None:
         encoder = AudioMAEModel(AudioMAEConfig.preset("base"))
     # method.md 1.9: a fine-tuned ViT-B with 527 classes trains 85,659,407 parameters.
     head = 768 * 527 + 527
-    assert sum(p.numel() for p in encoder.parameters() if p.requires_grad) + head == 85_659_407
+    assert sum(p.numel() for p in encoder.parameters()) + head == 85_659_407
     with pytest.raises(ValueError, match="tiny, small, base, large"):
         AudioMAEConfig.preset("huge")
 

@@ -55,7 +55,8 @@ class AudioEmbedder:
     def windows(self, inputs: Sequence[Any]) -> Iterator[tuple[int, np.ndarray]]:
         """Number of the input and samples of each window, at most `max_length` frames long."""
         extractor = self.feature_extractor
-        seconds = extractor.max_length * extractor.frame_shift / extractor.sampling_rate
+        samples = (extractor.max_length - 1) * extractor.frame_shift + extractor.frame_length  # max_length whole frames
+        seconds = samples / extractor.sampling_rate
         for index, source in enumerate(inputs):
             for number, block in enumerate(stream_audio(source, extractor.sampling_rate, seconds)):
                 # A tail shorter than one frame says nothing; a whole recording that short is padded to one.

@@ -146,14 +146,17 @@ class AudioMAEPatchEmbeddings(nn.Module):
 
 
 class AudioMAEEmbeddings(nn.Module):
+    position_embeddings: torch.Tensor
+
     def __init__(self, config: AudioMAEConfig):
         super().__init__()
         self.config = config
         self.patch_embeddings = AudioMAEPatchEmbeddings(config)
         self.cls_token = nn.Parameter(torch.zeros(1, 1, config.hidden_size))
         tokens = math.prod(config.grid_size)
-        # Fixed, yet a parameter: released checkpoints carry their table, which must win over a computed one.
-        self.position_embeddings = nn.Parameter(torch.zeros(1, 1 + tokens, config.hidden_size), requires_grad=False)
+        # Fixed, yet saved: released checkpoints carry their table, which must win over a computed one. A frozen
+        # parameter would not do, because from_pretrained makes every parameter trainable.
+        self.register_buffer("position_embeddings", torch.zeros(1, 1 + tokens, config.hidden_size))
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
 
     def forward(self, input_values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -329,6 +332,8 @@ class AudioMAEWindowLayer(GradientCheckpointingLayer):
 class AudioMAEDecoder(nn.Module):
     """Visible tokens back to the patches of the whole clip (method.md 1.5)."""
 
+    position_embeddings: torch.Tensor
+
     def __init__(self, config: AudioMAEConfig):
         super().__init__()
         self.config = config
@@ -336,7 +341,7 @@ class AudioMAEDecoder(nn.Module):
         self.embed = nn.Linear(config.hidden_size, width)
         self.mask_token = nn.Parameter(torch.zeros(1, 1, width))
         tokens = math.prod(config.grid_size)
-        self.position_embeddings = nn.Parameter(torch.zeros(1, 1 + tokens, width), requires_grad=False)
+        self.register_buffer("position_embeddings", torch.zeros(1, 1 + tokens, width))
         if config.decoder_type == "local":
             shift = config.decoder_window_size // 2
             self.layers = nn.ModuleList(AudioMAEWindowLayer(config, shift * (i % 2)) for i in blocks)

@@ -2,11 +2,13 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
+import pytest
 import soundfile
 from PIL import Image
 
@@ -25,8 +27,15 @@ def demo(output: Path, *arguments: object) -> str:
     return done.stdout
 
 
-def test_demo_on_rendered_events_ends_with_a_table_and_a_picture(tmp_path: Path) -> None:
-    printed = demo(tmp_path, "--clips_per_class", 16)
+@pytest.fixture(scope="module")
+def rendered(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """Output folder of the demo on rendered events, and what it printed."""
+    folder = tmp_path_factory.mktemp("demo") / "demo_output"
+    return folder, demo(folder, "--clips_per_class", 16)
+
+
+def test_demo_on_rendered_events_ends_with_a_table_and_a_picture(rendered: tuple[Path, str]) -> None:
+    tmp_path, printed = rendered
     for part in ("1-shot", "5-shot", "pretrained", "uaMix-tuned", "difference", "±", "embeddings.png"):
         assert part in printed
     with Image.open(tmp_path / "embeddings.png") as picture:
@@ -34,6 +43,16 @@ def test_demo_on_rendered_events_ends_with_a_table_and_a_picture(tmp_path: Path)
     accuracy = json.loads((tmp_path / "results.json").read_text())["accuracy"]
     assert all(0 <= score["mean"] <= 1 for scores in accuracy.values() for score in scores.values())
     assert (tmp_path / "uamix-mae" / "model.safetensors").is_file()
+
+
+def test_readme_examples_run_as_written(rendered: tuple[Path, str]) -> None:
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), flags=re.DOTALL)
+    assert len(blocks) == 3
+    code = "\n".join(blocks) + "\nassert embeddings.shape == (2, 192) and vectors.shape == (3, 192)\n"
+    folder = rendered[0].parent
+    done = subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-4000:]
+    assert (folder / "tuned-in-python" / "model.safetensors").is_file()
 
 
 def test_demo_takes_a_labelled_folder(esc10: Path, tmp_path: Path) -> None:

@@ -63,7 +63,8 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def tune_arguments(base: Path, esc10: Path, output: Path) -> list[object]:
     return [
-        "--model_name_or_path", base, "--train_dir", esc10, "--where", "fold=1,2", "--output_dir", output, "--use_cpu",
+        "--model_name_or_path", base, "--train_dir", esc10, "--where", "fold=1,2", "--where", "split=train",
+        "--output_dir", output, "--use_cpu",
         "--label_column", "label", "--group_column", "src_file", "--head_steps", HEAD_STEPS, "--max_steps", STEPS,
         "--freeze_blocks", 0.5, "--per_device_train_batch_size", 32, "--learning_rate", 2e-3, "--logging_steps", 1,
         "--save_steps", SAVED, "--report_to", "none", *SMALL,
@@ -163,7 +164,12 @@ def test_a_process_without_the_package_pulls_the_pushed_encoder(run, tmp_path: P
 
 def test_card_tells_what_was_done(run) -> None:
     card = (run[0] / "README.md").read_text()
-    parts = ["license: cc-by-nc-4.0", "esc10, fold=1,2, 160 clips", "| mix | t-cutmix |", "| freeze_blocks | 0.5 |"]
+    parts = [
+        "license: cc-by-nc-4.0",
+        "esc10, fold=1,2, split=train, 160 clips",
+        "| mix | t-cutmix |",
+        "| freeze_blocks | 0.5 |",
+    ]
     parts += [f"| updates | {STEPS} |", "| seed | 42 |", "transformers 5.", 'from_pretrained("user/tuned"']
     for part in parts:
         assert part in card, part

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 
 from ..configuration_audio_mae import AudioMAEConfig
 from ..feature_extraction_audio_mae import AudioMAEFeatureExtractor
@@ -96,6 +97,10 @@ def read_config(
 
     width, patch = shape("cls_token")[-1], shape("patch_embed.proj.weight")[-1]
     mel_bins = 128
+    if mel_bins % patch:
+        raise CheckpointError(
+            f"Patches of {patch} do not divide {mel_bins} mel bins: this is not a layout of Audio-MAE."
+        )
     fields: dict[str, Any] = {
         "hidden_size": width,
         "num_hidden_layers": depth("blocks"),
@@ -129,7 +134,10 @@ def read_config(
         fields |= {"num_labels": shape("head.weight")[0], "pooling": "mean_fc_norm"}
     else:
         kind = AudioMAEModel
-    return AudioMAEConfig(**fields), kind
+    try:
+        return AudioMAEConfig(**fields), kind
+    except StrictDataclassError as error:
+        raise CheckpointError(f"The checkpoint's sizes or arguments make no model: {error}") from error
 
 
 def why_ignored(key: str) -> str:

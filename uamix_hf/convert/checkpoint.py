@@ -52,9 +52,9 @@ def find_checkpoint(source: str) -> Path:
         return path / choose([file.name for file in path.iterdir() if file.is_file()], source)
     try:
         names = [name for name in HfApi().list_repo_files(source) if "/" not in name]
+        return Path(hf_hub_download(source, choose(names, source)))
     except (HFValidationError, OSError) as error:  # the Hub's own errors are OSErrors
         raise CheckpointError(f"{source} is neither a file nor a folder, and the Hub answers: {error}") from error
-    return Path(hf_hub_download(source, choose(names, source)))
 
 
 def choose(names: list[str], source: str) -> str:

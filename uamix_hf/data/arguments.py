@@ -8,7 +8,7 @@ from datasets import Dataset
 
 from ..feature_extraction_audio_mae import AudioMAEFeatureExtractor
 from .log_mels import cached_log_mels
-from .recordings import column_as_text, load_recordings
+from .recordings import DataError, column_as_text, load_recordings
 
 
 @dataclass
@@ -22,7 +22,8 @@ class DataArguments:
     dataset_split: str = field(default="train", metadata={"help": "Split of that dataset."})
     audio_column: str = field(default="audio", metadata={"help": "Column of that dataset that holds the sound."})
     where: list[str] = field(
-        default_factory=list, metadata={"help": "Rows to use: COLUMN=VALUE[,VALUE...]; all conditions must hold."}
+        default_factory=list,
+        metadata={"help": "Rows to use: COLUMN=VALUE[,VALUE...]; all conditions must hold.", "action": "extend"},
     )
     label_column: str | None = field(default=None, metadata={"help": "Labels, for checks that never train on them."})
     group_column: str | None = field(
@@ -75,6 +76,12 @@ def prepare(args: DataArguments, feature_extractor: AudioMAEFeatureExtractor) ->
     Raises:
         DataError: missing folder, column or rows. AudioInputError: an unreadable recording, unless they are skipped.
     """
+    if not hasattr(feature_extractor, "log_mels"):
+        raise DataError(
+            f"{type(feature_extractor).__name__} makes no raw log-mels to cut views from. Give an "
+            "AudioMAEFeatureExtractor with its mean, std and max_length, and wrap the encoder with "
+            "UaMixForContrastiveTuning.from_encoder."
+        )
     recordings = load_recordings(args.train_dir, args.dataset_name, args.dataset_split, args.audio_column, args.where)
     texts = column_as_text(recordings, args.label_column) if args.label_column else None
     groups = as_groups(column_as_text(recordings, args.group_column)) if args.group_column else None

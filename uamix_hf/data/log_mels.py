@@ -11,6 +11,7 @@ import numpy as np
 from datasets import Array2D, Dataset, Features, Value, config
 from datasets.exceptions import DatasetGenerationError
 from datasets.fingerprint import Hasher
+from datasets.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
 from tqdm.auto import tqdm
 
 from ..audio import describe, load_audio
@@ -96,12 +97,17 @@ def cached_log_mels(
     keys = [(source_key(row["audio"]), row["sample_id"]) for row in recordings]
     fingerprint = Hasher.hash((keys, feature_extractor.to_json_string(), on_error))
     folder = str(cache_dir or config.HF_DATASETS_CACHE)
+    shown = not are_progress_bars_disabled()
+    disable_progress_bars()  # ours knows how many there are
     try:
         dataset = Dataset.from_generator(rows, features=features, cache_dir=folder, fingerprint=fingerprint)
     except DatasetGenerationError as wrapped:
         if isinstance(wrapped.__cause__, AudioInputError):
             raise wrapped.__cause__ from None
         raise
+    finally:
+        if shown:
+            enable_progress_bars()
     errors = dataset["error"][:]
     skipped = {describe(recordings[row]["audio"]): error for row, error in enumerate(errors) if error}
     if skipped:

@@ -29,9 +29,12 @@ def sound_folder(folder: str | Path) -> Dataset:
         raise DataError(f"{root} is not a folder.")
     if (root / METADATA).is_file():
         # Everything is kept as text: class "01" must not turn into the number 1, nor an empty cell into NaN.
-        with open(root / METADATA, newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file)
-            rows, names = list(reader), list(reader.fieldnames or [])
+        try:
+            with open(root / METADATA, newline="", encoding="utf-8-sig") as file:
+                reader = csv.DictReader(file)
+                rows, names = list(reader), list(reader.fieldnames or [])
+        except UnicodeDecodeError as error:
+            raise DataError(f"{root / METADATA} is not UTF-8 text: {error}") from error
         if "file_name" not in names:
             raise DataError(f"{root / METADATA} has no column file_name, only {', '.join(names) or 'nothing'}.")
         columns = {name: [row[name] or "" for row in rows] for name in names if name not in ("audio", "sample_id")}

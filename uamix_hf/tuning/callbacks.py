@@ -1,6 +1,7 @@
 """What happens between the steps of tuning."""
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
@@ -9,9 +10,6 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from ..data import LogMelCollator
 from ..evaluation.knn import leave_one_out_knn
-
-if TYPE_CHECKING:
-    from .trainer import UaMixTrainer
 
 
 class TargetUpdateCallback(TrainerCallback):
@@ -41,10 +39,17 @@ class KNNCallback(TrainerCallback):
         neighbours: int = 10,
         batch_size: int = 64,
     ):
-        self.loader = DataLoader(dataset, batch_size=batch_size, collate_fn=collator)  # type: ignore[arg-type]
+        # A generator of its own: whether neighbours are looked at must not change what is trained.
+        generator = torch.Generator()
+        self.loader: DataLoader = DataLoader(
+            dataset,
+            batch_size=batch_size,
+            collate_fn=collator,  # type: ignore[arg-type]
+            generator=generator,
+        )
         self.groups = groups
         self.neighbours = neighbours
-        self.trainer: UaMixTrainer | None = None
+        self.log: Callable[[dict[str, float]], None] | None = None  # set by the trainer that it is given to
 
     @torch.no_grad()
     def accuracy(self, model: Any) -> float:
@@ -53,16 +58,16 @@ class KNNCallback(TrainerCallback):
         vectors, labels = [], []
         for batch in self.loader:
             inputs = model.normalize(batch["input_values"].to(model.device))
-            pooled, _ = model.adapter.encode(inputs, batch["attention_mask"].to(model.device).sum(1), 0.0, 0.0)
+            ((pooled, _),) = model.embed([inputs], batch["attention_mask"].to(model.device).sum(1))
             vectors.append(pooled.cpu().numpy())
             labels.append(batch["labels"].numpy())
         model.train(was_training)
         return leave_one_out_knn(np.concatenate(vectors), np.concatenate(labels), self.groups, self.neighbours)
 
     def measure(self, state: TrainerState, control: TrainerControl, model: Any) -> None:
-        if self.trainer is not None and state.is_world_process_zero:
+        if self.log is not None and state.is_world_process_zero:
             step_is_logged = control.should_log
-            self.trainer.log({"knn_accuracy": self.accuracy(model)})
+            self.log({"knn_accuracy": self.accuracy(model)})
             control.should_log = step_is_logged  # a log of ours must not stand in for the step's own
 
     def on_train_begin(self, args, state, control, model=None, **kwargs) -> None:

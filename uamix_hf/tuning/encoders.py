@@ -28,7 +28,7 @@ class EncoderAdapter:
         layers_path: Where the blocks are, such as `"encoder.layers"`; found by name if None.
 
     Raises:
-        EncoderError: no list of blocks, or no `input_values`.
+        EncoderError: no list of blocks, no `input_values`, or a configuration without the sizes that are needed.
     """
 
     def __init__(self, encoder: PreTrainedModel, layers_path: str | None = None):
@@ -41,6 +41,11 @@ class EncoderAdapter:
             self.layers: list[nn.Module] = list(encoder.get_submodule(self.layers_path))  # type: ignore[call-overload]
         except (AttributeError, TypeError) as error:
             raise EncoderError(f"{type(encoder).__name__} has no list of blocks at {self.layers_path!r}.") from error
+        missing = [name for name in ("hidden_size", "max_length", "patch_size") if not hasattr(encoder.config, name)]
+        if missing:
+            raise EncoderError(
+                f"{type(encoder).__name__}'s configuration has no {' and no '.join(missing)}: is it one of log-mels?"
+            )
         self.variable_length = getattr(encoder, "variable_length", False)
         self.drops_tokens = "mask_ratio" in parameters
         self.max_frames: int = encoder.config.max_length

@@ -46,6 +46,18 @@ class UaMixOutput(ModelOutput):
     embedding_std: torch.Tensor | None = None
 
 
+def trainable_names(encoder: PreTrainedModel) -> set[str]:
+    """Names of the parameters that tuning may train: neither frozen by the user nor fixed by the encoder's class.
+
+    Loading makes every parameter trainable, also tables of positions that the class keeps fixed, so a fresh skeleton of
+    the encoder is asked.
+    """
+    with torch.device("meta"):
+        skeleton = type(encoder)(copy.deepcopy(encoder.config))
+    fixed = {name for name, value in skeleton.named_parameters() if not value.requires_grad}
+    return {name for name, value in encoder.named_parameters() if value.requires_grad} - fixed
+
+
 class UaMixForContrastiveTuning(PreTrainedModel):
     """An encoder with what tunes it: heads, target projector and support set. `.encoder` is an ordinary model to save.
 
@@ -69,11 +81,12 @@ class UaMixForContrastiveTuning(PreTrainedModel):
         self.heads = ContrastiveHeads(self.encoder.config.hidden_size, config)
         self.support_queue = SupportQueue(config.queue_size, config.projection_size)
         self.adapter = EncoderAdapter(self.encoder, config.layers_path)
-        # Audio-MAE's position table is fixed; what an encoder never trains must stay so in every stage.
-        self._trainable = {name for name, value in self.encoder.named_parameters() if value.requires_grad}
+        self._trainable = trainable_names(self.encoder)
         self.stage: Stage = "tune"
         self._frozen: list[nn.Module] = []
         self.post_init()
+        self.heads.update_target(0.0)  # each linear layer was initialised on its own; the target starts as a copy
+        self.set_stage("tune")
 
     @classmethod
     def from_encoder(cls, encoder: PreTrainedModel, **config: Any) -> "UaMixForContrastiveTuning":
@@ -81,14 +94,18 @@ class UaMixForContrastiveTuning(PreTrainedModel):
         # A copy: as a part of another configuration it loses which attention the encoder runs.
         return cls(UaMixConfig(encoder_config=copy.deepcopy(encoder.config), **config), encoder)
 
+    @classmethod
+    def from_pretrained(cls, *args: Any, **kwargs: Any) -> Any:
+        loaded = super().from_pretrained(*args, **kwargs)
+        model = loaded[0] if isinstance(loaded, tuple) else loaded  # a tuple with `output_loading_info=True`
+        model.set_stage("tune")  # loading made every parameter trainable
+        return loaded
+
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)
         if isinstance(module, nn.Linear):
             init.kaiming_uniform_(module.weight, a=5**0.5)  # torch's own, which the heads' batch norm expects
-        elif isinstance(module, ContrastiveHeads):
-            for target, online in zip(module.target_projector.parameters(), module.projector.parameters(), strict=True):
-                init.copy_(target, online)
         elif isinstance(module, SupportQueue):
             init.zeros_(module.keys)
             init.constant_(module.ids, -1)
@@ -121,7 +138,7 @@ class UaMixForContrastiveTuning(PreTrainedModel):
         self._frozen = [part for part in frozen if isinstance(part, nn.Module)]
         for name, parameter in self.encoder.named_parameters():
             parameter.requires_grad_(name in self._trainable)
-        for part in frozen:
+        for part in [*frozen, self.heads.target_projector]:
             part.requires_grad_(False)
         self.train(self.training)
 

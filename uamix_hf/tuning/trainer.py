@@ -2,6 +2,7 @@
 
 import dataclasses
 import logging
+import math
 import os
 import re
 from collections.abc import Sequence
@@ -81,14 +82,15 @@ class UaMixTrainer(LengthBucketTrainer):
         )
         for callback in callbacks:
             if isinstance(callback, KNNCallback):
-                callback.trainer = self
+                callback.log = self.log
         self._parts: dict[str, list[torch.Tensor]] = {}
 
     def train(self, resume_from_checkpoint: str | bool | None = None, *args, **kwargs) -> Any:
         """As in transformers; but a checkpoint of a finished run is only loaded: transformers would do a step more."""
         if isinstance(resume_from_checkpoint, str):
             state = TrainerState.load_from_json(os.path.join(resume_from_checkpoint, "trainer_state.json"))
-            if state.global_step >= (self.args.max_steps if self.args.max_steps > 0 else state.max_steps):
+            steps = math.ceil(self.args.num_train_epochs * len(self.get_train_dataloader()))
+            if state.global_step >= (self.args.max_steps if self.args.max_steps > 0 else steps):
                 self._load_from_checkpoint(resume_from_checkpoint)
                 self.state = state
                 return None
@@ -186,7 +188,10 @@ def train_stages(
         resume = last_complete_checkpoint(folder) or last_complete_checkpoint(folder / "head")
         if resume is None:
             logger.warning("There is no complete checkpoint in %s to resume from: starting afresh.", args.output_dir)
-    in_head = resume is not None and Path(resume).parent.name == "head"
+    resume = resume or None
+    # The run's own folder may be called head, too.
+    parent = Path(resume).resolve().parent if resume else None
+    in_head = parent is not None and parent.name == "head" and parent != Path(str(args.output_dir)).resolve()
     if args.has_head_stage and (not resume or in_head):
         head = UaMixTrainer(model, args, train_dataset, feature_extractor, "head", callbacks)
         head.train(resume_from_checkpoint=resume)

@@ -1,0 +1,127 @@
+"""Batches hold every row once, clips of like length together, padded and masked; the seed decides their order."""
+
+import random
+
+import numpy as np
+import pytest
+import torch
+
+from uamix_hf import AudioMAEFeatureExtractor
+from uamix_hf.data import LengthBucketSampler, LogMelCollator
+
+MEAN, STD = -4.0, 3.0
+PADDING = (0 - MEAN) / (2 * STD)
+
+
+def order(lengths: list[int], batch_size: int, seed: int = 0, epoch: int = 0) -> list[int]:
+    sampler = LengthBucketSampler(lengths, batch_size, seed)
+    sampler.set_epoch(epoch)
+    return list(sampler)
+
+
+@pytest.fixture
+def lengths() -> list[int]:
+    return np.random.default_rng(0).integers(10, 1000, 403).tolist()
+
+
+def test_every_row_comes_once(lengths: list[int]) -> None:
+    assert len(LengthBucketSampler(lengths, 8)) == 403
+    for rows in (403, 400, 8, 7, 1):
+        for batch_size in (1, 8, 500):
+            assert sorted(order(lengths[:rows], batch_size)) == list(range(rows))
+    assert order([], 8) == []
+
+
+def test_the_order_depends_on_seed_and_epoch_alone(lengths: list[int]) -> None:
+    first = order(lengths, 8, seed=3, epoch=2)
+    torch.manual_seed(99)
+    random.seed(99)
+    assert order(lengths, 8, seed=3, epoch=2) == first
+    others = [order(lengths, 8, seed, epoch) for seed, epoch in ((3, 3), (4, 2), (2, 3), (0, 0), (1, 0), (0, 1))]
+    assert len({tuple(rows) for rows in [first, *others]}) == 7
+    sampler = LengthBucketSampler(lengths, 8, seed=3)
+    assert list(sampler) == list(sampler) != first  # epoch 0 twice
+
+
+def test_whole_batches_hold_neighbours_in_length(lengths: list[int]) -> None:
+    rows = order(lengths, 8, seed=1)
+    batches = [sorted(lengths[row] for row in rows[start : start + 8]) for start in range(0, 400, 8)]
+    by_length = sorted(batches)
+    assert all(shorter[-1] <= longer[0] for shorter, longer in zip(by_length, by_length[1:], strict=False))
+    assert by_length != batches  # but they come in no order of length
+
+
+def test_the_short_batch_is_last_and_not_always_the_same_clips(lengths: list[int]) -> None:
+    """Trainers may drop it: a clip that is always in it would never be heard."""
+    clips = lengths[:43]
+    dropped = [set(order(clips, 8, epoch=epoch)[40:]) for epoch in range(200)]
+    times = np.bincount([row for rows in dropped for row in rows], minlength=43)
+    assert times.sum() == 600
+    assert 0 < times.min() and times.max() < 40  # 14 expected, binomial
+
+
+@pytest.fixture
+def extractor() -> AudioMAEFeatureExtractor:
+    return AudioMAEFeatureExtractor(mean=MEAN, std=STD, num_mel_bins=4, patch_size=16)
+
+
+def row(sample: int, frames: int, **more) -> dict:
+    """A log-mel whose values say which frame they are: sample * 1000 + frame + bin / 10."""
+    log_mel = sample * 1000 + torch.arange(frames)[:, None] + torch.arange(4) / 10
+    return {"log_mel": log_mel, "length": torch.tensor(frames), "sample_id": torch.tensor(sample), **more}
+
+
+@pytest.mark.parametrize("normalize", [True, False])
+@pytest.mark.parametrize(("frames", "padded"), [([5, 33, 48], 48), ([33, 7], 48), ([1], 16), ([16, 16], 16)])
+def test_batches_are_padded_to_whole_patches_and_masked(extractor, normalize: bool, frames, padded: int) -> None:
+    rows = [row(sample + 5, count) for sample, count in enumerate(frames)]
+    batch = LogMelCollator(extractor, max_frames=100, normalize=normalize)(rows)
+    assert set(batch) == {"input_values", "attention_mask", "sample_id"}
+    values, mask = batch["input_values"].numpy(), batch["attention_mask"].numpy()
+    assert values.shape == (len(frames), padded, 4) and values.dtype == np.float32
+    assert mask.shape == (len(frames), padded) and np.issubdtype(mask.dtype, np.integer)
+    assert batch["sample_id"].tolist() == [5 + sample for sample in range(len(frames))]
+    assert batch["sample_id"].dtype == torch.int64
+    for number, count in enumerate(frames):
+        raw = rows[number]["log_mel"].numpy()
+        expected = (raw - MEAN) / (2 * STD) if normalize else raw
+        np.testing.assert_allclose(values[number, :count], expected, rtol=1e-6)
+        np.testing.assert_allclose(values[number, count:], PADDING if normalize else 0.0, rtol=1e-6)
+        assert mask[number].tolist() == [1] * count + [0] * (padded - count)
+
+
+def test_labels_go_along(extractor) -> None:
+    collator = LogMelCollator(extractor, 100, normalize=True)
+    assert collator([row(0, 5, labels=2), row(1, 5, labels=0)])["labels"].tolist() == [2, 0]
+    several = collator([row(0, 5, labels=torch.tensor([0.0, 1.0])), row(1, 5, labels=[1.0, 1.0])])["labels"]
+    assert torch.equal(several, torch.tensor([[0.0, 1.0], [1.0, 1.0]]))
+
+
+def test_a_long_recording_gives_a_stretch_of_it(extractor) -> None:
+    collator = LogMelCollator(extractor, max_frames=32, normalize=False)
+    starts = []
+    for other in range(200):
+        rows = [row(1, 100), row(1000 + other, 20)]
+        batch = collator(rows)
+        window = batch["input_values"][0]
+        assert batch["attention_mask"].sum(1).tolist() == [32, 20]
+        starts.append(round(window[0, 0].item()) - 1000)
+        torch.testing.assert_close(window, rows[0]["log_mel"][starts[-1] : starts[-1] + 32])
+        torch.manual_seed(other)  # nothing but the batch decides
+        assert torch.equal(collator(rows)["input_values"], batch["input_values"])
+    assert min(starts) < 5 and max(starts) > 63 and max(starts) <= 68  # all of the recording is reached
+    whole = collator([row(1, 32)])["input_values"][0]
+    torch.testing.assert_close(whole, row(1, 32)["log_mel"])
+
+
+def test_a_recording_gives_other_stretches_in_other_epochs(extractor) -> None:
+    """Also where all clips fit into one batch, so that every epoch has the same rows."""
+    frames = [100, 120, 140, 160]
+    rows = [row(sample, count) for sample, count in enumerate(frames)]
+    collator = LogMelCollator(extractor, max_frames=32, normalize=False)
+    starts = set()
+    for epoch in range(20):
+        batch = collator([rows[number] for number in order(frames, 4, epoch=epoch)])
+        place = batch["sample_id"].tolist().index(3)
+        starts.add(batch["input_values"][place, 0, 0].item())
+    assert len(starts) > 5

@@ -1,0 +1,125 @@
+"""Cards say where weights come from and under which licence; only what from_pretrained reads is published."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+from huggingface_hub import ModelCard
+
+from uamix_hf import __version__
+from uamix_hf.hub.cards import base_licence, converted_card, tuned_card
+from uamix_hf.hub.push import published_files
+
+
+def front_matter(text: str) -> dict:
+    """The YAML block, read without huggingface_hub."""
+    opening, block, _ = text.split("---\n", 2)
+    assert opening == ""
+    return yaml.safe_load(block)
+
+
+@pytest.fixture
+def base(tmp_path: Path) -> Path:
+    """A converted base model's folder, as far as its card."""
+    folder = tmp_path / "audio-mae"
+    folder.mkdir()
+    converted_card("audiomae", "pretrained.pth", "AudioMAEForPreTraining").save(folder / "README.md")
+    return folder
+
+
+def tuned(base_model: str, **more) -> ModelCard:
+    settings, results = {"temperature": 0.07, "queue_size": 2048}, {"knn_accuracy": "0.81"}
+    return tuned_card(base_model, "birds", 1234, settings, results, **more)
+
+
+@pytest.mark.parametrize("source", ["somebody/vit_audiomae", "pretrained.pth"])
+def test_converted_card_states_the_contradictory_licence(tmp_path: Path, monkeypatch, source: str) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("pretrained.pth").touch()
+    card = converted_card("audiomae", source, "AudioMAEModel")
+    card.save(tmp_path / "README.md")
+    loaded = ModelCard.load(tmp_path / "README.md")
+    assert loaded.data.license == "cc-by-nc-4.0"
+    assert loaded.data.library_name == "transformers" and loaded.data.pipeline_tag == "feature-extraction"
+    assert loaded.data.base_model == (source if "/" in source else None)  # a file is no model of the Hub
+    assert front_matter(card.content) == loaded.data.to_dict()
+    for part in ("contradictory", "CC BY-NC 4.0", "CC BY 4.0", "AudioMAEModel", Path(source).name, "2207.06405"):
+        assert part in loaded.text
+
+
+def test_tuned_card_names_base_data_licence_and_what_was_run(base: Path, tmp_path: Path) -> None:
+    card = tuned(str(base), repo_id="me/birds-encoder", dataset="me/birds")
+    card.save(tmp_path / "README.md")
+    loaded = ModelCard.load(tmp_path / "README.md")
+    assert loaded.data.license == "cc-by-nc-4.0"
+    assert loaded.data.library_name == "transformers" and loaded.data.pipeline_tag == "feature-extraction"
+    assert loaded.data.datasets == ["me/birds"]
+    assert front_matter(card.content) == loaded.data.to_dict()
+    for part in (
+        "contradictory", "audio-mae, tuned with uaMix", "birds, 1234 clips", 'from_pretrained("me/birds-encoder"',
+        "| temperature | 0.07 |\n| queue_size | 2048 |\n", "| knn_accuracy | 0.81 |\n", f"uamix_hf {__version__}, ",
+    ):  # fmt: skip
+        assert part in loaded.text
+    assert str(base.parent) not in loaded.content  # nobody else has that folder
+
+
+def test_tuned_card_of_a_base_on_the_hub(monkeypatch) -> None:
+    card = ModelCard("---\nlicense: cc-by-sa-4.0\n---\n# Base\n")
+    monkeypatch.setattr(ModelCard, "load", classmethod(lambda cls, name, **options: {"you/base": card}[name]))
+    loaded = tuned("you/base")
+    assert loaded.data.base_model == "you/base"
+    assert loaded.data.license == "cc-by-sa-4.0" and "contradictory" not in loaded.text
+    assert loaded.data.datasets is None
+
+
+def test_unknown_licence_is_said_not_guessed(tmp_path: Path) -> None:
+    card = tuned(str(tmp_path))
+    assert card.data.license is None and "license" not in front_matter(card.content)
+    assert "unknown: the base model's card states none" in card.text
+
+
+@pytest.mark.parametrize(
+    ("readme", "licence"),
+    [
+        ("---\nlicense: mit\ntags: [x]\n---\n# A\n\n---\nlicense: other\n---\n", "mit"),
+        ("---\nname: a---b\nlicense: mit\n---\n", "mit"),
+        ("---\r\nlicense: mit\r\n---\r\n# A\r\n", "mit"),
+        ("# A card without data\n", None),
+        ("---\ntags: [x]\n---\n", None),
+        ("---\nlicense: [\n---\n", None),
+        ("---\n- a\n---\n", None),
+        ("", None),
+        (None, None),
+    ],
+)
+def test_licence_is_read_from_the_bases_card(tmp_path: Path, readme: str | None, licence: str | None) -> None:
+    if readme is not None:
+        (tmp_path / "README.md").write_text(readme, newline="")
+    assert base_licence(str(tmp_path)) == licence
+
+
+def test_licence_of_what_cannot_be_reached_is_none(tmp_path: Path, monkeypatch) -> None:
+    assert base_licence("user/no-such-model") is None
+    assert base_licence(str(tmp_path / "gone")) is None
+    # A folder without a card is not asked for on the Hub, where a stranger may own its name.
+    monkeypatch.chdir(tmp_path)
+    Path("user/model").mkdir(parents=True)
+    card = ModelCard("---\nlicense: mit\n---\n")
+    original = ModelCard.load
+    monkeypatch.setattr(
+        ModelCard, "load", classmethod(lambda cls, name, **options: card if name == "user/model" else original(name))
+    )
+    assert base_licence("user/model") is None
+
+
+def test_published_files_are_what_from_pretrained_reads(tmp_path: Path) -> None:
+    published = ["README.md", "config.json", "model-00001-of-00002.safetensors", "modeling_audio_mae.py"]
+    private = [
+        "optimizer.pt", "scheduler.pt", "rng_state.pth", "training_args.bin", "pytorch_model.bin", "scaler.pt",
+        ".env", "checkpoint-5/config.json", "checkpoint-5/model.safetensors", "head/checkpoint-5/optimizer.pt",
+        "runs/events.out.tfevents", ".git/config.json", "clips/a.wav", "model.safetensors.tmp", "weights.pkl",
+    ]  # fmt: skip
+    for name in [*published, *private]:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    assert published_files(tmp_path) == published

@@ -1,0 +1,238 @@
+"""Every way in for sound gives the same samples, or an error that names what cannot be read."""
+
+import io
+import tracemalloc
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+from uamix_hf import AudioDecodeError, AudioInputError, load_audio, stream_audio
+from uamix_hf.audio import READ_FRAMES
+
+RATE = 16_000
+
+
+def tones(seconds: float = 1.0, rate: int = RATE) -> np.ndarray:
+    """Two sines that fade in and out, so that lossy codecs keep them; (samples,) float32."""
+    time = np.arange(round(seconds * rate)) / rate
+    wave = 0.3 * np.sin(2 * np.pi * 440 * time) + 0.2 * np.sin(2 * np.pi * 1234 * time)
+    return (wave * np.hanning(len(time))).astype(np.float32)
+
+
+def as_bytes(samples: np.ndarray, rate: int = RATE, container: str = "WAV", subtype: str | None = None) -> bytes:
+    file = io.BytesIO()
+    soundfile.write(file, samples, rate, format=container, subtype=subtype)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("container", "subtype", "tolerance"),
+    [
+        ("WAV", "PCM_U8", 2**-7),
+        ("WAV", "PCM_16", 2**-15),
+        ("WAV", "PCM_24", 2**-23),
+        ("WAV", "PCM_32", 2**-24),
+        ("WAV", "FLOAT", 0),
+        ("WAV", "DOUBLE", 0),
+        ("FLAC", "PCM_16", 2**-15),
+        ("FLAC", "PCM_24", 2**-23),
+        ("OGG", "VORBIS", 0.03),
+        ("MP3", "MPEG_LAYER_III", 0.03),
+    ],
+)
+def test_formats_of_one_signal_agree(tmp_path: Path, container: str, subtype: str, tolerance: float) -> None:
+    wave = tones()
+    path = tmp_path / f"clip.{container.lower()}"
+    soundfile.write(path, wave, RATE, format=container, subtype=subtype)
+    loaded = load_audio(path)
+    assert loaded.dtype == np.float32 and loaded.shape == wave.shape
+    assert np.abs(loaded - wave).max() <= tolerance
+
+
+@pytest.mark.parametrize("weights", [(1.0, 1.0), (1.0, 0.0), (1.0, -1.0), (0.9, 0.1, 0.5, 0.0, -0.3, 0.3)])
+def test_channels_are_averaged_not_added(weights: tuple[float, ...]) -> None:
+    wave = tones()
+    channels = np.outer(wave, weights).astype(np.float32)  # (samples, channels)
+    expected = wave * np.mean(weights)
+    for source in (as_bytes(channels, subtype="FLOAT"), channels, channels.T):
+        np.testing.assert_allclose(load_audio(source), expected, atol=1e-7)
+
+
+def test_every_kind_of_source_gives_the_same(tmp_path: Path) -> None:
+    wave = tones(0.3)
+    path = tmp_path / "Würfel 音 é.flac"
+    soundfile.write(path, wave, RATE, subtype="PCM_16")
+    data = path.read_bytes()
+    expected, _ = soundfile.read(path, dtype="float32")
+    files = [path, str(path), np.str_(path), data, io.BytesIO(data), {"bytes": data, "path": None}]
+    files += [{"bytes": data, "path": "elsewhere.flac"}, {"bytes": None, "path": str(path)}, {"path": str(path)}]
+    for source in files:
+        np.testing.assert_array_equal(load_audio(source), expected)
+    with path.open("rb") as file:
+        np.testing.assert_array_equal(load_audio(file), expected)
+        assert not file.closed  # it is the caller's
+    arrays = [expected, expected.astype(np.float64), torch.from_numpy(expected), expected.tolist()]
+    arrays += [{"array": expected, "sampling_rate": RATE}, {"raw": expected, "sampling_rate": RATE}]
+    arrays += [(expected * 2**15).astype(np.int16)]
+    for source in arrays:
+        loaded = load_audio(source)
+        assert loaded.dtype == np.float32
+        np.testing.assert_array_equal(loaded, expected)
+
+
+def test_the_content_counts_not_the_name(tmp_path: Path) -> None:
+    path = tmp_path / "clip.wav"
+    path.write_bytes(as_bytes(tones(), container="FLAC"))
+    assert np.abs(load_audio(path) - tones()).max() <= 2**-15
+
+
+@pytest.mark.parametrize("rate", [8000, 22_050, 44_100, 48_000])
+@pytest.mark.parametrize("samples", [12_345, 2 * READ_FRAMES])  # the latter ends with an empty read
+def test_resampling_keeps_frequency_amplitude_and_length(rate: int, samples: int) -> None:
+    frequency, amplitude = 1000.0, 0.5
+    wave = (amplitude * np.sin(2 * np.pi * frequency * np.arange(samples) / rate)).astype(np.float32)
+    for source in (as_bytes(wave, rate, subtype="FLOAT"), {"array": wave, "sampling_rate": rate}):
+        loaded = load_audio(source)
+        assert abs(len(loaded) - round(samples * RATE / rate)) <= 1
+        expected = amplitude * np.sin(2 * np.pi * frequency * np.arange(len(loaded)) / RATE)
+        edge = RATE // 50  # the filter sees silence before the first sample
+        np.testing.assert_allclose(loaded[edge:-edge], expected[edge:-edge], atol=1e-4)
+    assert len(load_audio(wave)) == samples  # a bare array has the rate already
+
+
+def test_resampling_removes_what_the_new_rate_cannot_hold() -> None:
+    time = np.arange(48_000) / 48_000
+    loaded = load_audio({"array": np.sin(2 * np.pi * 10_000 * time), "sampling_rate": 48_000})
+    assert np.abs(loaded[1000:-1000]).max() < 1e-3  # an alias would be at 6 kHz
+
+
+def nan_wav() -> bytes:
+    wave = tones()
+    wave[100] = np.nan
+    return as_bytes(wave, subtype="FLOAT")
+
+
+UNREADABLE: dict[str, Callable[[], bytes]] = {
+    "empty.wav": lambda: b"",
+    "text.wav": lambda: b"version https://git-lfs.github.com/spec/v1\n",
+    "picture.flac": lambda: b"\x89PNG\r\n\x1a\n" + bytes(1000),
+    "noise.mp3": lambda: bytes(5000),
+    "headerless.raw": lambda: bytes(5000),
+    "cut to its head.wav": lambda: as_bytes(tones())[:30],
+    "cut to its head.flac": lambda: as_bytes(tones(), container="FLAC")[:30],
+    "cut to its head.ogg": lambda: as_bytes(tones(), container="OGG")[:30],
+    "cut in the middle.flac": lambda: as_bytes(tones(), container="FLAC")[:-5000],
+    "damaged.flac": lambda: (data := as_bytes(tones(), container="FLAC"))[:2000] + bytes(500) + data[2500:],
+    "no samples.wav": lambda: as_bytes(np.zeros(0)),
+    "one sample at 48 kHz.wav": lambda: as_bytes(np.full(1, 0.5), 48_000),
+    "nan.wav": nan_wav,
+    "infinite.wav": lambda: as_bytes(np.array([0.0, np.inf]), subtype="DOUBLE"),
+}
+
+
+@pytest.mark.parametrize("name", UNREADABLE)
+def test_unreadable_files_are_errors_that_name_them(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    path.write_bytes(UNREADABLE[name]())
+    for read in (load_audio, lambda source: list(stream_audio(source))):
+        for source in (path, {"bytes": None, "path": str(path)}, {"bytes": path.read_bytes(), "path": str(path)}):
+            with pytest.raises(AudioDecodeError) as refusal:
+                read(source)
+            assert name in str(refusal.value)
+        with path.open("rb") as file, pytest.raises(AudioDecodeError, match=name):
+            read(file)
+        with pytest.raises(AudioDecodeError, match="bytes of sound"):
+            read(path.read_bytes())
+
+
+def test_missing_files_and_unusable_values() -> None:
+    with pytest.raises(AudioDecodeError, match=r"nowhere/clip\.wav"):
+        load_audio("nowhere/clip.wav")
+    with pytest.raises(AudioDecodeError, match="neither bytes nor path"):
+        load_audio({"bytes": None, "path": None})
+    with pytest.raises(AudioDecodeError):
+        load_audio(Path(__file__).parent)
+    for value in (3, None):
+        with pytest.raises(TypeError, match="Expected a path"):
+            load_audio(value)
+
+
+@pytest.mark.parametrize(
+    "samples",
+    [
+        np.array([0.0, np.nan]),
+        np.array([[0.0, np.nan, 0.0], [0.0, 0.0, 0.0]]),
+        np.zeros(0),
+        np.zeros((2, 0)),
+        np.zeros((2, 2, 2)),
+        np.zeros(4, np.int64),
+        ["a", "b"],
+    ],
+)
+def test_unusable_arrays_are_errors_that_name_their_path(samples) -> None:
+    for read in (load_audio, lambda source: list(stream_audio(source))):
+        with pytest.raises(AudioInputError, match=r"clip\.wav"):
+            read({"array": samples, "sampling_rate": RATE, "path": "clip.wav"})
+    with pytest.raises(AudioInputError, match=r"clip\.wav"):  # nothing is left of it
+        load_audio({"array": np.ones(1), "sampling_rate": 48_000, "path": "clip.wav"})
+
+
+@pytest.mark.parametrize("container", ["WAV", "FLAC", "OGG"])
+def test_damage_is_sound_or_our_error(container: str) -> None:
+    rng = np.random.default_rng(0)
+    data = as_bytes(tones(0.2), container=container)
+    outcomes = set()
+    for _ in range(60):
+        damaged = bytearray(data[: rng.integers(1, len(data))] if rng.random() < 0.5 else data)
+        for place in rng.integers(0, min(len(damaged), 300), 4):
+            damaged[place] = rng.integers(256)
+        try:
+            loaded = load_audio(bytes(damaged))
+            assert loaded.ndim == 1 and len(loaded) and np.isfinite(loaded).all()
+            outcomes.add("sound")
+        except AudioInputError:
+            outcomes.add("error")
+    assert "error" in outcomes
+
+
+@pytest.mark.parametrize("rate", [RATE, 22_050])
+@pytest.mark.parametrize("block_seconds", [0.1, 1.0, 40.0])
+def test_blocks_join_to_the_whole(rate: int, block_seconds: float) -> None:
+    rng = np.random.default_rng(1)
+    data = as_bytes(rng.uniform(-0.5, 0.5, (30 * rate + 77, 2)), rate)  # several reads long
+    whole, block = load_audio(data), round(block_seconds * RATE)
+    for source in (data, {"array": whole, "sampling_rate": RATE}):
+        blocks = list(stream_audio(source, RATE, block_seconds))
+        assert all(len(part) == block for part in blocks[:-1]) and 0 < len(blocks[-1]) <= block
+        np.testing.assert_array_equal(np.concatenate(blocks), whole)
+
+
+def test_a_block_of_no_samples_is_refused() -> None:
+    with pytest.raises(ValueError, match="less than one sample"):
+        next(stream_audio(tones(), RATE, 1e-6))
+
+
+def peak_memory(function: Callable[[], object]) -> int:
+    tracemalloc.start()
+    try:
+        function()
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+def test_memory_of_a_stream_does_not_grow_with_the_recording(tmp_path: Path) -> None:
+    path, rate = tmp_path / "ten-minutes.wav", 22_050
+    with soundfile.SoundFile(path, "w", rate, 1) as file:
+        for _ in range(600):
+            file.write(tones(1.0, rate))
+
+    def stream() -> None:
+        assert sum(len(block) for block in stream_audio(path)) == 600 * RATE
+
+    assert peak_memory(lambda: load_audio(path)) > 4 * 600 * RATE  # what the whole takes is seen
+    assert peak_memory(stream) < 600 * RATE
