@@ -250,6 +250,20 @@ def test_missing_weights_are_initialised_and_none_is_garbage(tiny_config: AudioM
     assert 0.9 * bound < loaded.decoder.embed.weight.abs().max() <= bound
 
 
+def test_initialisation_is_audiomaes(tiny_config: AudioMAEConfig) -> None:
+    """Xavier for the patch as one flat vector and for linear layers, near zero for a new head (method.md 1.3, 1.7)."""
+    tiny_config.num_labels = 50
+    model = AudioMAEForAudioClassification(tiny_config)
+    patch = model.audio_mae.embeddings.patch_embeddings.projection
+    for weight, fans in ((patch.weight, 48 + 256), (model.audio_mae.layers[0].mlp.fc1.weight, 48 + 96)):
+        bound = math.sqrt(6 / fans)
+        assert 0.95 * bound < weight.abs().max() <= bound
+        assert weight.std().item() == pytest.approx(bound / math.sqrt(3), rel=0.05)
+    assert model.classifier.weight.std().item() == pytest.approx(2e-5, rel=0.1)
+    assert not patch.bias.any() and not model.classifier.bias.any()
+    assert model.audio_mae.embeddings.cls_token.std().item() == pytest.approx(0.02, rel=0.4)
+
+
 def test_position_tables_are_loaded_and_stay_fixed(tiny_config: AudioMAEConfig, tmp_path: Path) -> None:
     """A checkpoint's table wins over the computed one, and loading does not make it trainable."""
     model = AudioMAEForPreTraining(tiny_config)

@@ -425,12 +425,15 @@ class AudioMAEPreTrainedModel(PreTrainedModel):
         """Audio-MAE's initialisation (method.md 1.3), and every tensor that a checkpoint may lack."""
         super()._init_weights(module)
         std = self.config.initializer_range
-        if isinstance(module, nn.Linear):
+        if isinstance(module, AudioMAEClassifier):
+            init.trunc_normal_(module.weight, std=self.config.classifier_initializer_range)
+        elif isinstance(module, nn.Linear):
             init.xavier_uniform_(module.weight)
-        elif isinstance(module, AudioMAEPatchEmbeddings):
-            weight = module.projection.weight
-            bound = math.sqrt(6 / (weight.shape[0] + weight[0].numel()))  # Xavier of the patch as one flat vector
-            init.uniform_(weight, -bound, bound)
+        elif isinstance(module, nn.Conv2d):
+            bound = math.sqrt(
+                6 / (module.weight.shape[0] + module.weight[0].numel())
+            )  # Xavier of a patch as one vector
+            init.uniform_(module.weight, -bound, bound)
         elif isinstance(module, AudioMAEEmbeddings):
             init.normal_(module.cls_token, std=std)
             init.copy_(module.position_embeddings, sincos_position_table(self.config, self.config.hidden_size))
@@ -441,8 +444,6 @@ class AudioMAEPreTrainedModel(PreTrainedModel):
         elif isinstance(module, AudioMAEWindowAttention):
             init.ones_(module.tau)
             init.copy_(module.log_offsets, module.make_log_offsets())
-        elif isinstance(module, AudioMAEForAudioClassification):
-            init.trunc_normal_(module.classifier.weight, std=self.config.classifier_initializer_range)
 
     def save_pretrained(self, save_directory: str | os.PathLike, *args, **kwargs) -> None:
         """As in transformers; `auto_map` names every class, whichever of them is saved, so that a folder loads through
@@ -595,6 +596,10 @@ class AudioMAEForPreTraining(AudioMAEPreTrainedModel):
         )
 
 
+class AudioMAEClassifier(nn.Linear):
+    """A linear layer of a class of its own: transformers initialises leaf by leaf, and this one starts near zero."""
+
+
 class AudioMAEForAudioClassification(AudioMAEPreTrainedModel):
     """The encoder and a linear layer on its pooled output: single-label, multi-label or regression."""
 
@@ -604,7 +609,7 @@ class AudioMAEForAudioClassification(AudioMAEPreTrainedModel):
         super().__init__(config)
         self.num_labels: int = config.num_labels  # type: ignore[assignment]
         self.audio_mae = AudioMAEModel(config)
-        self.classifier = nn.Linear(config.hidden_size, self.num_labels)
+        self.classifier = AudioMAEClassifier(config.hidden_size, self.num_labels)
         self.post_init()
 
     @can_return_tuple

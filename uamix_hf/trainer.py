@@ -15,7 +15,8 @@ class LengthBucketTrainer(Trainer):
         dataset: Any = self.train_dataset if train_dataset is None else train_dataset
         # One bucket feeds all processes, so that each of them pads alike.
         size = self.args.train_batch_size * self.args.world_size
-        return LengthBucketSampler(dataset["length"][:], size, self.args.data_seed or self.args.seed)
+        seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
+        return LengthBucketSampler(dataset["length"][:], size, seed)
 
 
 __all__ = ["LengthBucketTrainer"]

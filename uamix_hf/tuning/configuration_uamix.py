@@ -21,6 +21,9 @@ class UaMixConfig(PreTrainedConfig):
         input_mean, input_std, input_std_factor: Views are made of raw log-mels and then normalised with these.
         min_crop: Smallest share of a clip that the random crop in time leaves; 1 turns it off.
         gain_alpha: A view's gain is drawn from Beta(gain_alpha, gain_alpha) + 0.5; 0 turns it off.
+        equalizer_db: A view passes a random smooth filter within this many dB, up and down; 0 turns it off.
+        noise_snr: A view gets stationary noise of a random spectrum at this many dB below its mean power, or up to 30
+            dB less of it; None turns it off.
         token_drop: Share of the tokens dropped from every view, where the encoder can drop tokens.
         mix: `"t-cutmix"` pastes a stretch of time of another clip over all mel bins, `"cutmix"` a box in time and mel,
             `"mixup"` blends the log-mels, `"none"` leaves the method without mixtures.
@@ -52,6 +55,8 @@ class UaMixConfig(PreTrainedConfig):
     input_std_factor: float | int = 2.0
     min_crop: float | int = 0.6
     gain_alpha: float | int = 10.0
+    equalizer_db: float | int = 6.0
+    noise_snr: float | int | None = None
     token_drop: float | int = 0.5
     mix: Literal["t-cutmix", "cutmix", "mixup", "none"] = "t-cutmix"
     mix_alpha: float | int = 1.0
@@ -80,22 +85,25 @@ class UaMixConfig(PreTrainedConfig):
     def validate_ranges(self) -> None:
         """Values outside these ranges would give NaN or a constant loss."""
         for name, low, high in (
-            ("min_crop", 0.01, 1), ("token_drop", 0, 0.99), ("mix_probability", 0, 1), ("ema_momentum", 0, 1),
-            ("mix_alpha", 1e-3, 1e3), ("temperature", 1e-3, 1e3), ("input_std", 1e-6, 1e6), ("topk", 1, 1e9),
-            ("queue_size", 0, 1e9), ("mix_align", 1, 1e4), ("gain_alpha", 0, 1e6), ("mix_weight", 0, 1e6),
+            ("input_std", 1e-6, 1e6), ("input_std_factor", 1e-6, 1e6), ("min_crop", 0.01, 1), ("gain_alpha", 0, 1e6),
+            ("equalizer_db", 0, 60), ("token_drop", 0, 0.99), ("mix_alpha", 1e-3, 1e3), ("mix_probability", 0, 1),
+            ("mix_align", 1, 1e4), ("mix_weight", 0, 1e6), ("queue_size", 0, 1e9), ("topk", 1, 1e9),
+            ("temperature", 1e-3, 1e3), ("ema_momentum", 0, 1),
         ):  # fmt: skip
-            if not low <= getattr(self, name) <= high:
-                raise ValueError(f"{name}={getattr(self, name)} is outside [{low:g}, {high:g}].")
+            value = getattr(self, name)
+            if value is not None and not low <= value <= high:
+                raise ValueError(f"{name}={value} is outside [{low:g}, {high:g}].")
 
 
 def uamix_arguments() -> type:
     """A dataclass of the method's fields, so that a command line has a flag for each of them."""
     own = UaMixConfig.__annotations__
     from_elsewhere = ("encoder_config", "input_mean", "input_std", "input_std_factor")
+    kinds: dict[Any, Any] = {float | int: float, float | int | None: float | None}
     flags: list[tuple[str, Any, Any]] = []
     for entry in fields(UaMixConfig):
         if entry.name in own and entry.name not in from_elsewhere:
-            kind = float if own[entry.name] == float | int else own[entry.name]
+            kind = kinds.get(own[entry.name], own[entry.name])
             flags.append((entry.name, kind, field(default=entry.default, metadata={"help": "see UaMixConfig"})))
     return make_dataclass("UaMixArguments", flags)
 

@@ -90,7 +90,14 @@ class UaMixForContrastiveTuning(PreTrainedModel):
 
     @classmethod
     def from_encoder(cls, encoder: PreTrainedModel, **config: Any) -> "UaMixForContrastiveTuning":
-        """Wraps an encoder that meets the contract of [`EncoderAdapter`]; keywords are fields of [`UaMixConfig`]."""
+        """Wraps an encoder that meets the contract of [`EncoderAdapter`]; keywords are fields of [`UaMixConfig`].
+
+        Raises:
+            EncoderError: the encoder does not meet it. TypeError: a keyword that is no field.
+        """
+        unknown = set(config) - set(UaMixConfig.__annotations__)
+        if unknown:  # transformers' configurations would keep a misspelt name and leave the field at its default
+            raise TypeError(f"UaMixConfig has no field {', '.join(sorted(unknown))}.")
         # A copy: as a part of another configuration it loses which attention the encoder runs.
         return cls(UaMixConfig(encoder_config=copy.deepcopy(encoder.config), **config), encoder)
 
@@ -179,8 +186,7 @@ class UaMixForContrastiveTuning(PreTrainedModel):
         view_a, view_b, lengths = two_views(
             input_values.float(),
             attention_mask.sum(dim=1),
-            config.min_crop,
-            config.gain_alpha,
+            config,
             self.adapter.patch,
             self.adapter.max_frames,
         )

@@ -59,7 +59,7 @@ class UaMixTrainingArguments(TrainingArguments):
             raise ValueError(
                 f"gradient_accumulation_steps={self.gradient_accumulation_steps}: clips are contrasted within a "
                 "batch alone, so accumulation would not enlarge it. Raise per_device_train_batch_size "
-                "(gradient_checkpointing=True saves memory) or use more processes, whose keys are shared."
+                "(activation_checkpointing=True saves memory) or use more processes, whose keys are shared."
             )
 
     def frozen_blocks(self, blocks: int) -> int:

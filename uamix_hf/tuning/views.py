@@ -1,6 +1,16 @@
 """Two views of each clip: random crops in time at a random gain, made of raw log-mels on their own device."""
 
+import math
+
 import torch
+from torch.nn import functional as F
+
+from .configuration_uamix import UaMixConfig
+
+# Corners of a random spectrum: enough to tilt and dent it, few enough to keep the shape of a sound's own.
+SPECTRUM_CORNERS = 6
+NOISE_SNR_RANGE = 30.0  # dB
+NOISE_SPECTRUM_DB = 10.0
 
 
 def crop_lengths(lengths: torch.Tensor, share: float, patch: int, max_frames: int) -> torch.Tensor:
@@ -33,8 +43,37 @@ def random_gain(log_mels: torch.Tensor, alpha: float) -> torch.Tensor:
     return log_mels + 2 * gain.log()[:, None, None]
 
 
+def random_spectrum(batch: int, mel_bins: int, decibels: float, device: torch.device) -> torch.Tensor:
+    """Smooth random curves over the mel bins within +-decibels, (batch, 1, mel_bins), in natural-log power."""
+    corners = (2 * torch.rand(batch, 1, SPECTRUM_CORNERS, device=device) - 1) * decibels
+    curve = F.interpolate(corners, mel_bins, mode="linear", align_corners=True)
+    return curve * (math.log(10) / 10)
+
+
+def random_equalizer(log_mels: torch.Tensor, decibels: float) -> torch.Tensor:
+    """Each clip through a random smooth filter within +-decibels, as another microphone or room would."""
+    return log_mels + random_spectrum(len(log_mels), log_mels.shape[2], decibels, log_mels.device)
+
+
+def random_noise(log_mels: torch.Tensor, lengths: torch.Tensor, lowest_snr: float) -> torch.Tensor:
+    """Each clip with stationary noise of a random spectrum, `lowest_snr` to `lowest_snr + 30` dB below its mean power.
+
+    Added as power, bin by bin; the noise's power in a bin varies from frame to frame as that of Gaussian noise does.
+    """
+    batch, frames, mel_bins = log_mels.shape
+    device = log_mels.device
+    valid = torch.arange(frames, device=device) < lengths[:, None]
+    power = (log_mels.exp() * valid[..., None]).sum(dim=(1, 2)) / (lengths * mel_bins)
+    snr = lowest_snr + NOISE_SNR_RANGE * torch.rand(batch, device=device)
+    level = power.log() - snr * (math.log(10) / 10)
+    spectrum = random_spectrum(batch, mel_bins, NOISE_SPECTRUM_DB, device)
+    spectrum = spectrum - spectrum.logsumexp(dim=2, keepdim=True) + math.log(mel_bins)  # of mean power 1
+    jitter = torch.empty(batch, frames, mel_bins, device=device).exponential_().clamp_min(1e-6).log()
+    return torch.logaddexp(log_mels, level[:, None, None] + spectrum + jitter)
+
+
 def two_views(
-    log_mels: torch.Tensor, lengths: torch.Tensor, min_crop: float, gain_alpha: float, patch: int, max_frames: int
+    log_mels: torch.Tensor, lengths: torch.Tensor, config: UaMixConfig, patch: int, max_frames: int
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Two independent views of each clip, equally long, and how many frames of them are sound.
 
@@ -45,12 +84,17 @@ def two_views(
         Two tensors (batch, view frames, mel bins), the frames a multiple of `patch`, and lengths (batch,).
     """
     # One share a step for both views: they can be encoded together, and equal clips stay without padding.
-    share = min_crop + (1 - min_crop) * torch.rand(()).item()
+    share = config.min_crop + (1 - config.min_crop) * torch.rand(()).item()
     sizes = crop_lengths(lengths, share, patch, max_frames)
     views = [random_crop(log_mels, lengths, sizes) for _ in range(2)]
-    if gain_alpha > 0:
-        views = [random_gain(view, gain_alpha) for view in views]
-    return views[0], views[1], torch.minimum(sizes, lengths)
+    frames = torch.minimum(sizes, lengths)
+    if config.gain_alpha > 0:
+        views = [random_gain(view, config.gain_alpha) for view in views]
+    if config.equalizer_db > 0:
+        views = [random_equalizer(view, config.equalizer_db) for view in views]
+    if config.noise_snr is not None:
+        views = [random_noise(view, frames, config.noise_snr) for view in views]
+    return views[0], views[1], frames
 
 
 __all__ = ["crop_lengths", "random_crop", "random_gain", "two_views"]

@@ -1,0 +1,190 @@
+"""Views are stretches of the raw log-mel at one random gain.
+
+Frame t of clip b holds 10 * (256 * b + t) in all mel bins, so a view tells where it was cut; padding is NaN, so a view
+that takes any of it tells too.
+"""
+
+import math
+
+import pytest
+import torch
+
+from uamix_hf.tuning import UaMixConfig
+from uamix_hf.tuning.views import crop_lengths, random_crop, random_equalizer, random_gain, random_noise, two_views
+
+STEP, CLIP = 10.0, 256
+
+
+def ramps(lengths: list[int], mel: int = 3) -> torch.Tensor:
+    frames = -(-max(lengths) // 16) * 16
+    place = torch.arange(frames) + CLIP * torch.arange(len(lengths))[:, None]
+    values = STEP * place.float()[..., None].expand(-1, -1, mel)
+    return values.masked_fill((torch.arange(frames) >= torch.tensor(lengths)[:, None])[..., None], torch.nan)
+
+
+def starts(view: torch.Tensor) -> torch.Tensor:
+    """Where each view was cut: gains move values by at most 2 ln 2, far less than half a step."""
+    return (view[:, 0, 0] / STEP).round().long() - CLIP * torch.arange(len(view))
+
+
+def make_views(lengths, max_frames=1024, **config):
+    settings = UaMixConfig(**{"equalizer_db": 0, **config})  # a curve over the bins would hide where a view was cut
+    return two_views(ramps(lengths), torch.tensor(lengths), settings, 16, max_frames)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_view_is_one_stretch_of_its_own_clip_plus_twice_the_log_of_one_gain(seed):
+    torch.manual_seed(seed)
+    lengths = [160, 33, 100, 16, 17, 159, 5]
+    *views, sizes = make_views(lengths)
+    for view in views:
+        clips = ramps(lengths)
+        for row, (start, size) in enumerate(zip(starts(view).tolist(), sizes.tolist(), strict=True)):
+            assert 0 <= start <= lengths[row] - size
+            offset = view[row, :size] - clips[row, start : start + size]
+            torch.testing.assert_close(offset, offset[0, 0].expand_as(offset), atol=2e-3, rtol=0)
+            assert 0.5 < math.exp(offset.mean() / 2) < 1.5
+        assert view.isfinite().all()  # not even beyond its frames does a view hold another's padding
+
+
+def test_gains_are_beta_10_10_around_one():
+    torch.manual_seed(0)
+    count = 40_000
+    gains = (random_gain(torch.zeros(count, 2, 2), 10.0) / 2).exp()
+    assert (gains == gains[:, :1, :1]).all()
+    variance = 1 / (4 * 21)  # of Beta(10, 10)
+    assert gains[:, 0, 0].mean().item() == pytest.approx(1, abs=4 * (variance / count) ** 0.5)
+    assert gains[:, 0, 0].var().item() == pytest.approx(variance, rel=4 * (2 / count) ** 0.5)
+
+
+def test_crops_start_anywhere_with_equal_probability():
+    torch.manual_seed(0)
+    count, length, size = 20_000, 25, 16
+    clips = STEP * torch.arange(length).float()[None, :, None].expand(count, -1, 1)
+    view = random_crop(clips, torch.full((count,), length), torch.full((count,), size))
+    found = torch.bincount((view[:, 0, 0] / STEP).long(), minlength=length - size + 1)
+    expected = count / (length - size + 1)
+    assert len(found) == length - size + 1
+    assert (found - expected).abs().max() < 5 * expected**0.5
+
+
+def test_both_views_have_the_same_share_of_the_clip_in_whole_patches():
+    torch.manual_seed(0)
+    seen = set()
+    for _ in range(300):
+        view_a, view_b, sizes = make_views([160, 160, 80], min_crop=0.5)
+        assert view_a.shape == view_b.shape == (3, int(sizes.max()), 3)
+        assert sizes[0] == sizes[1] and sizes[0] % 16 == 0
+        # floor(160 s / 16) = n means 80 s / 16 in [n / 2, (n + 1) / 2)
+        assert sizes[2] == sizes[0] // 32 * 16
+        seen.add(int(sizes[0]))
+    assert seen == {80, 96, 112, 128, 144}
+
+
+def test_crop_lengths_equal_integer_arithmetic():
+    lengths = list(range(1, 200))
+    for numerator in (1, 3, 7, 8):  # shares that binary fractions hold exactly
+        expected = [min(max(length * numerator // 8 // 16 * 16, 16), 96) for length in lengths]
+        assert crop_lengths(torch.tensor(lengths), numerator / 8, 16, 96).tolist() == expected
+
+
+def test_a_long_recording_gives_two_stretches_of_the_longest_input():
+    torch.manual_seed(0)
+    view_a, view_b, sizes = make_views([2000, 2000, 2000], max_frames=96)
+    assert view_a.shape[1] == view_b.shape[1] == 96
+    assert sizes.tolist() == [96] * 3
+    for view in (view_a, view_b):
+        assert ((0 <= starts(view)) & (starts(view) <= 2000 - 96)).all()
+        torch.testing.assert_close(view[:, -1] - view[:, 0], torch.full((3, 3), STEP * 95), atol=1e-2, rtol=0)
+    assert (starts(view_a) != starts(view_b)).any()
+
+
+def test_a_clip_shorter_than_a_patch_is_whole_in_both_views():
+    torch.manual_seed(0)
+    view_a, view_b, sizes = make_views([5, 9], gain_alpha=0)
+    assert sizes.tolist() == [5, 9]
+    assert view_a.shape == (2, 16, 3)
+    for view in (view_a, view_b):
+        for row, length in enumerate([5, 9]):
+            assert torch.equal(view[row, :length], ramps([5, 9])[row, :length])
+
+
+def test_without_crop_and_gain_views_are_the_clips():
+    lengths = [96, 64, 16]
+    view_a, view_b, sizes = make_views(lengths, min_crop=1, gain_alpha=0)
+    assert sizes.tolist() == lengths
+    assert torch.equal(view_a, view_b)
+    assert torch.equal(view_a, ramps(lengths).nan_to_num(0.0))
+
+
+def test_views_differ_from_each_other_in_place_and_gain():
+    torch.manual_seed(0)
+    view_a, view_b, _ = make_views([160] * 32, min_crop=0.5)
+    assert (starts(view_a) != starts(view_b)).any()
+    gains = [view[:, 0, 0] - STEP * (starts(view) + CLIP * torch.arange(32)) for view in (view_a, view_b)]
+    assert ((gains[0] - gains[1]).abs() > 5e-3).all()
+    assert len(starts(view_a).unique()) > 5  # and clips differ among themselves
+    assert len((gains[0] / 5e-3).round().unique()) > 25
+
+
+def test_an_equalizer_is_one_curve_over_the_bins_for_a_whole_view():
+    torch.manual_seed(0)
+    clips = torch.randn(4000, 3, 32)
+    change = random_equalizer(clips, 6.0) - clips
+    torch.testing.assert_close(change, change[:, :1].expand(-1, 3, -1), atol=1e-5, rtol=0)
+    decibels = change[:, 0] * 10 / math.log(10)
+    assert decibels.abs().max() <= 6 + 1e-4
+    # The first and the last bin are uniform in +-6 dB; neighbouring bins are much alike.
+    for bin in (0, 31):
+        assert decibels[:, bin].mean().item() == pytest.approx(0, abs=4 * (12 / 4000) ** 0.5)
+        assert decibels[:, bin].var().item() == pytest.approx(12, rel=0.1)
+    assert (decibels.diff(dim=1).abs() <= 12 * 5 / 31 + 1e-4).all()
+
+
+def test_noise_adds_power_at_the_wanted_level():
+    """Of steady clips of very different loudness, the second of which is half padding that must not count."""
+    torch.manual_seed(0)
+    clips = torch.tensor([-12.0, 3.0]).repeat(200)[:, None, None].expand(-1, 600, 16).clone()
+    lengths = torch.tensor([600, 300]).repeat(200)
+    for row, length in enumerate(lengths.tolist()):
+        clips[row, length:] = 40.0
+    noisy = random_noise(clips, lengths, 5.0)
+    snr = []
+    for row, length in enumerate(lengths.tolist()):
+        power, total = clips[row, :length].double().exp(), noisy[row, :length].double().exp()
+        snr.append(10 * math.log10(power.mean() / (total - power).mean()))
+    assert (noisy >= clips).all()
+    snr = torch.tensor(snr)
+    assert snr.min() > 5 - 0.5 and snr.max() < 35 + 0.5
+    for loudness in (snr[::2], snr[1::2]):
+        assert loudness.mean().item() == pytest.approx(20, abs=4 * (30**2 / 12 / 200) ** 0.5)
+
+
+def test_noise_is_stationary_of_a_spectrum_of_its_own():
+    torch.manual_seed(0)
+    noisy = random_noise(torch.full((2, 4000, 16), -9.0), torch.tensor([4000, 4000]), -40.0)  # nothing but noise
+    early, late = (noisy[:, part].exp().mean(1).log() for part in (slice(0, 2000), slice(2000, 4000)))
+    torch.testing.assert_close(early, late, atol=0.15, rtol=0)
+    shape = early - early.mean(1, keepdim=True)
+    assert (shape[0] - shape[1]).abs().max() > 0.3
+    assert (noisy[:, 1:] != noisy[:, :-1]).all()
+
+
+def test_equalizer_and_noise_are_used_where_the_configuration_asks_for_them():
+    torch.manual_seed(0)
+    quiet = {"min_crop": 1, "gain_alpha": 0, "equalizer_db": 0}
+    clips, lengths = torch.randn(2, 64, 16), torch.tensor([64, 48])
+    for more in ({"equalizer_db": 6.0}, {"noise_snr": 10.0}):
+        view_a, view_b, sizes = two_views(clips, lengths, UaMixConfig(**{**quiet, **more}), 16, 1024)
+        assert sizes.tolist() == [64, 48]
+        assert not torch.allclose(view_a[0], clips[0], atol=1e-3) and not torch.allclose(view_a, view_b, atol=1e-3)
+    assert torch.equal(two_views(clips, lengths, UaMixConfig(**quiet), 16, 1024)[0][0], clips[0])
+
+
+def test_the_seed_alone_decides():
+    def draw(seed):
+        torch.manual_seed(seed)
+        return make_views([160, 100])
+
+    assert all(torch.equal(one, two) for one, two in zip(draw(3), draw(3), strict=True))
+    assert not all(one.shape == two.shape and torch.equal(one, two) for one, two in zip(draw(3), draw(4), strict=True))
