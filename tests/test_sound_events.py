@@ -183,4 +183,4 @@ def test_level_and_length_do_not_tell_the_classes_apart(clips):
     lengths = np.array([len(clip) / RATE for _, clip in clips])
     standardised = [(x - x.mean()) / x.std() for x in (levels, lengths)]
     for features in ([levels], standardised):
-        assert few_shot_accuracy(np.stack(features, axis=1), labels) < 0.35
+        assert few_shot_accuracy(np.stack(features, axis=1), labels) < 0.4  # chance is 0.2

@@ -86,9 +86,9 @@ class UaMixConfig(PreTrainedConfig):
         """Values outside these ranges would give NaN or a constant loss."""
         for name, low, high in (
             ("input_std", 1e-6, 1e6), ("input_std_factor", 1e-6, 1e6), ("min_crop", 0.01, 1), ("gain_alpha", 0, 1e6),
-            ("equalizer_db", 0, 60), ("token_drop", 0, 0.99), ("mix_alpha", 1e-3, 1e3), ("mix_probability", 0, 1),
-            ("mix_align", 1, 1e4), ("mix_weight", 0, 1e6), ("queue_size", 0, 1e9), ("topk", 1, 1e9),
-            ("temperature", 1e-3, 1e3), ("ema_momentum", 0, 1),
+            ("equalizer_db", 0, 60), ("noise_snr", -100, 100), ("token_drop", 0, 0.99), ("mix_alpha", 1e-3, 1e3),
+            ("mix_probability", 0, 1), ("mix_align", 1, 1e4), ("mix_weight", 0, 1e6), ("queue_size", 0, 1e9),
+            ("topk", 1, 1e9), ("temperature", 1e-3, 1e3), ("ema_momentum", 0, 1),
         ):  # fmt: skip
             value = getattr(self, name)
             if value is not None and not low <= value <= high:
