@@ -8,10 +8,12 @@ from typing import Any
 import yaml
 from huggingface_hub import ModelCard, ModelCardData
 
+from ..version import __version__
+
 TEMPLATES = Path(__file__).parent / "templates"
 # Audio-MAE's LICENSE file says CC BY-NC 4.0, its README CC BY 4.0: the stricter one binds whoever wants to be safe.
 AUDIOMAE_LICENCE = "cc-by-nc-4.0"
-PACKAGES = ("uamix_hf", "torch", "transformers", "datasets", "accelerate")
+PACKAGES = ("torch", "transformers", "datasets", "accelerate")
 
 
 def converted_card(system: str, source: str, architecture: str) -> ModelCard:
@@ -69,5 +71,5 @@ def tuned_card(
         clips=clips,
         settings=settings,
         results=results,
-        versions={package: importlib.metadata.version(package) for package in PACKAGES},
+        versions={"uamix_hf": __version__} | {package: importlib.metadata.version(package) for package in PACKAGES},
     )
