@@ -59,8 +59,8 @@ def main() -> None:
     with training_args.main_process_first(desc="log-mels"):
         data = prepare(data_args, extractor)
     if not model_args.model_name_or_path:
-        extractor.mean, extractor.std = compute_norm_stats(data.dataset, extractor)
-        extractor = AudioMAEFeatureExtractor(**extractor.to_dict())  # its padding value follows from them
+        mean, std = compute_norm_stats(data.dataset, extractor)
+        extractor = AudioMAEFeatureExtractor(mean=mean, std=std, max_length=model.config.max_length)
 
     trainer = LengthBucketTrainer(
         model=model,
