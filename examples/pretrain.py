@@ -34,6 +34,8 @@ class PretrainingArguments(TrainingArguments):
     adam_beta2: float = 0.95
     lr_scheduler_type: str = "cosine"
     warmup_steps: float = 0.1
+    roll: bool = field(default=True, metadata={"help": "Whether to turn each clip round by a random time."})
+    gain_alpha: float = field(default=10.0, metadata={"help": "Random gain of Beta(a, a) + 0.5; 0 turns it off."})
     logging_steps: float = 20
     save_strategy: str = "epoch"
     save_total_limit: int | None = 1
@@ -66,7 +68,13 @@ def main() -> None:
         model=model,
         args=training_args,
         train_dataset=data.dataset,
-        data_collator=LogMelCollator(extractor, model.config.max_length, normalize=True),
+        data_collator=LogMelCollator(
+            extractor,
+            model.config.max_length,
+            normalize=True,
+            roll=training_args.roll,
+            gain_alpha=training_args.gain_alpha,
+        ),
         processing_class=extractor,
     )
     resume = training_args.resume_from_checkpoint

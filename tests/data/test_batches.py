@@ -125,3 +125,22 @@ def test_a_recording_gives_other_stretches_in_other_epochs(extractor) -> None:
         place = batch["sample_id"].tolist().index(3)
         starts.add(batch["input_values"][place, 0, 0].item())
     assert len(starts) > 5
+
+
+def test_a_roll_turns_each_clip_round_and_a_gain_lifts_it(extractor) -> None:
+    turned = LogMelCollator(extractor, max_frames=100, normalize=False, roll=True)
+    louder = LogMelCollator(extractor, max_frames=100, normalize=False, gain_alpha=10.0)
+    offsets, gains = set(), []
+    for other in range(100):
+        rows = [row(1, 20), row(1000 + other, 30)]
+        values = turned(rows)["input_values"]
+        offset = round(values[0, 0, 0].item()) - 1000
+        torch.testing.assert_close(values[0, :20], rows[0]["log_mel"].roll(-offset, dims=0))
+        assert (values[0, 20:] == 0).all()
+        offsets.add(offset)
+        change = louder(rows)["input_values"][0, :20] - rows[0]["log_mel"]
+        torch.testing.assert_close(change, change[:1, :1].expand_as(change), atol=1e-3, rtol=0)
+        gains.append(np.exp(change[0, 0].item() / 2))
+    assert offsets <= set(range(20)) and len(offsets) > 15
+    assert 0.5 < min(gains) < 0.9 and 1.1 < max(gains) < 1.5
+    assert np.mean(gains) == pytest.approx(1, abs=4 * (1 / 84 / 100) ** 0.5)

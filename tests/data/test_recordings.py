@@ -234,3 +234,49 @@ def test_a_dataset_of_the_hub_is_the_same_kind_of_table(tmp_path: Path) -> None:
     for row, samples, length in zip((1, 3), result["samples"], result["lengths"], strict=True):
         np.testing.assert_allclose(samples, waves[row].mean(axis=1), atol=2**-15)
         assert length == 1 + (len(samples) - 400) // 160
+
+
+@pytest.fixture
+def second(tmp_path: Path) -> Path:
+    """Three recordings, whose metadata has other columns than `listed`."""
+    folder = tmp_path / "second"
+    rows = [{"file_name": f"{n}.wav", "label": f"b{n}", "split": "train" if n else "test"} for n in range(3)]
+    for number in range(3):
+        write_sound(folder / f"{number}.wav", number)
+    write_metadata(folder, rows)
+    return folder
+
+
+def test_several_folders_are_one_table_with_conditions_for_each(listed: Path, second: Path) -> None:
+    both = load_recordings([listed, second])
+    assert sorted(both.column_names) == ["audio", "file_name", "label", "sample_id"]
+    assert both["sample_id"][:] == list(range(8))
+    assert both["label"][:] == ["01", "02", "NA", "01", "", "b0", "b1", "b2"]
+    chosen = load_recordings([str(listed), str(second)], where=["listed:fold=1", "second:split=train"])
+    assert chosen["sample_id"][:] == [0, 2, 6, 7]  # the same numbers whichever rows are used
+    assert [Path(value["path"]).parent.name for value in chosen["audio"]] == ["clips", "clips", "second", "second"]
+    assert load_recordings([listed, second], where=["listed:label=01", "label=01,b1"])["sample_id"][:] == [0, 3, 6]
+    assert load_recordings([listed])["fold"][:] == load_recordings(listed)["fold"][:]
+
+
+def test_conditions_of_folders_are_checked(listed: Path, second: Path) -> None:
+    with pytest.raises(DataError, match="no column 'split'"):
+        load_recordings([listed, second], where=["split=train"])  # of both, but one has no such column
+    with pytest.raises(DataError, match="no column 'third:split'"):
+        load_recordings([listed, second], where=["third:split=train"])
+    with pytest.raises(DataError, match="same name"):
+        load_recordings([second, second])
+    with pytest.raises(DataError, match="Give either"):
+        load_recordings([])
+
+
+def test_flags_name_several_folders(listed: Path, second: Path) -> None:
+    from transformers import HfArgumentParser
+
+    from uamix_hf.data import DataArguments
+
+    command = ["--train_dir", str(listed), str(second), "--where", "listed:fold=1", "--where", "second:split=test"]
+    (args,) = HfArgumentParser(DataArguments).parse_args_into_dataclasses(command)
+    assert args.train_dir == [str(listed), str(second)]
+    assert args.source == "listed, second, listed:fold=1, second:split=test"
+    assert DataArguments(train_dir=str(listed)).source == "listed"

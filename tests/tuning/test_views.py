@@ -10,7 +10,16 @@ import pytest
 import torch
 
 from uamix_hf.tuning import UaMixConfig
-from uamix_hf.tuning.views import crop_lengths, random_crop, random_equalizer, random_gain, random_noise, two_views
+from uamix_hf.tuning.views import (
+    crop_lengths,
+    random_background,
+    random_crop,
+    random_equalizer,
+    random_gain,
+    random_noise,
+    random_resized_crop,
+    two_views,
+)
 
 STEP, CLIP = 10.0, 256
 
@@ -28,7 +37,9 @@ def starts(view: torch.Tensor) -> torch.Tensor:
 
 
 def make_views(lengths, max_frames=1024, **config):
-    settings = UaMixConfig(**{"equalizer_db": 0, **config})  # a curve over the bins would hide where a view was cut
+    # A curve over the bins, another pace or another clip would hide where a view was cut.
+    plain = {"equalizer_db": 0, "resize_time": 1, "resize_mel": 1, "background": 0, "min_view_frames": 0}
+    settings = UaMixConfig(**{**plain, "min_crop": 0.6, **config})
     return two_views(ramps(lengths), torch.tensor(lengths), settings, 16, max_frames)
 
 
@@ -85,7 +96,91 @@ def test_crop_lengths_equal_integer_arithmetic():
     lengths = list(range(1, 200))
     for numerator in (1, 3, 7, 8):  # shares that binary fractions hold exactly
         expected = [min(max(length * numerator // 8 // 16 * 16, 16), 96) for length in lengths]
-        assert crop_lengths(torch.tensor(lengths), numerator / 8, 16, 96).tolist() == expected
+        assert crop_lengths(torch.tensor(lengths), numerator / 8, 0, 16, 96).tolist() == expected
+
+
+def test_short_clips_are_not_cropped():
+    lengths = list(range(1, 300))
+    for share in (0.25, 0.5):
+        for length, frames in zip(
+            lengths, crop_lengths(torch.tensor(lengths), share, 64, 16, 96).tolist(), strict=True
+        ):
+            if length <= 64:
+                assert frames == -(-length // 16) * 16  # whole, with the last patch padded
+            else:
+                assert frames == min(max(math.floor(length * share), 64) // 16 * 16, 96)
+    view_a, view_b, sizes = make_views([28, 60, 30], min_crop=0.3, min_view_frames=64, gain_alpha=0)
+    assert sizes.tolist() == [28, 60, 30]
+    assert torch.equal(view_a, view_b) and torch.equal(view_a, ramps([28, 60, 30]).nan_to_num(0.0))
+
+
+def paces(view: torch.Tensor) -> torch.Tensor:
+    return view[:, 1:, 0].diff(dim=1).median(dim=1).values
+
+
+def test_a_resized_crop_is_a_stretch_of_its_own_clip_at_another_pace():
+    """Values of a ramp in time tell where each frame of the view comes from; a second ramp does for the bins."""
+    torch.manual_seed(0)
+    clips, length, size, bins = 2000, 100, 64, 32
+    place = torch.arange(length + 12).float()
+    time = place[None, :, None].expand(clips, -1, bins).masked_fill((place >= length)[:, None], 1e6)
+    lengths, sizes = torch.full((clips,), length), torch.full((clips,), size)
+    view = random_resized_crop(time, lengths, sizes, 1.25, 1.0)
+    assert view.shape == (clips, size, bins)
+    assert view.min() >= 0 and view.max() <= length - 1 + 1e-3  # nothing of what lies beyond the clip
+    zoom = (view[:, -1, 0] - view[:, 0, 0] + 1) / size
+    assert zoom.min() >= 0.8 - 1e-4 and zoom.max() <= 1.25 + 1e-4
+    # log-uniform between 1 / 1.25 and 1.25
+    assert zoom.log().mean().item() == pytest.approx(0, abs=4 * math.log(1.25) / (3 * clips) ** 0.5)
+    assert (zoom.log() > math.log(1.25) / 2).float().mean().item() == pytest.approx(0.25, abs=0.04)
+    torch.testing.assert_close(view.diff(dim=1), ((zoom * size - 1) / (size - 1))[:, None, None].expand(-1, 63, bins),
+                               atol=1e-3, rtol=0)  # fmt: skip
+    assert (view[:, 0, 0] < 2).any() and (view[:, -1, 0] > length - 3).any()  # anywhere in the clip
+
+    mel = torch.arange(bins).float().expand(clips, length + 12, bins)
+    view = random_resized_crop(mel, lengths, sizes, 1.0, 1.5)
+    torch.testing.assert_close(view, view[:, :1].expand(-1, size, -1))  # the same for all frames
+    row = view[:, 0]
+    assert row.min() >= 0 and row.max() <= bins - 1
+    steps = row.diff(dim=1)
+    assert steps.min() > -1e-4 and steps.max() <= (1.5 * bins - 1) / (bins - 1) + 1e-3
+    inner = steps[:, bins // 2 - 2 : bins // 2 + 2].mean(dim=1)
+    assert inner.min() < 0.75 and inner.max() > 1.35
+
+
+def test_a_resized_crop_of_a_short_clip_fills_its_view():
+    torch.manual_seed(0)
+    views = make_views([28, 45, 5], resize_time=1.5, min_view_frames=96, gain_alpha=0)
+    assert views[2].tolist() == [32, 48, 16]
+    for view in views[:2]:
+        for row, (length, size) in enumerate(((28, 32), (45, 48), (5, 16))):
+            values = view[row, :size] / STEP - CLIP * row
+            assert values.min() >= -1e-3 and values.max() <= length - 1 + 1e-3
+            assert (view[row, size:] == 0).all()
+
+
+def test_without_a_factor_a_resized_crop_of_the_whole_clip_is_the_clip():
+    clips = torch.randn(3, 48, 16)
+    whole = random_resized_crop(clips, torch.full((3,), 48), torch.full((3,), 48), 1.0, 1.0)
+    torch.testing.assert_close(whole, clips, atol=1e-4, rtol=1e-4)
+
+
+def test_a_background_is_another_clip_of_the_batch_added_as_power():
+    torch.manual_seed(0)
+    powers = torch.tensor([1.0, 100.0, 10_000.0])
+    others, shares = set(), []
+    for _ in range(300):
+        mixed = random_background(powers.log()[:, None, None].expand(-1, 4, 2), 0.4).exp()
+        assert torch.allclose(mixed, mixed[:, :1, :1].expand_as(mixed), rtol=1e-4)
+        found = mixed[:, 0, 0]
+        for row in range(3):
+            for other in range(3):
+                share = ((found[row] - powers[row]) / (powers[other] - powers[row])).item()
+                if other != row and -1e-4 <= share <= 0.4 + 1e-4:
+                    others.add((row, other))
+                    shares.append(share)
+    assert {(0, 2), (0, 1), (1, 0), (1, 2), (2, 0), (2, 1)} <= others
+    assert max(shares) > 0.38 and min(shares) < 0.02
 
 
 def test_a_long_recording_gives_two_stretches_of_the_longest_input():
@@ -172,9 +267,9 @@ def test_noise_is_stationary_of_a_spectrum_of_its_own():
 
 def test_equalizer_and_noise_are_used_where_the_configuration_asks_for_them():
     torch.manual_seed(0)
-    quiet = {"min_crop": 1, "gain_alpha": 0, "equalizer_db": 0}
+    quiet = {"min_crop": 1, "gain_alpha": 0, "equalizer_db": 0, "resize_time": 1, "resize_mel": 1, "background": 0}
     clips, lengths = torch.randn(2, 64, 16), torch.tensor([64, 48])
-    for more in ({"equalizer_db": 6.0}, {"noise_snr": 10.0}):
+    for more in ({"equalizer_db": 6.0}, {"noise_snr": 10.0}, {"resize_mel": 1.5}, {"background": 0.4}):
         view_a, view_b, sizes = two_views(clips, lengths, UaMixConfig(**{**quiet, **more}), 16, 1024)
         assert sizes.tolist() == [64, 48]
         assert not torch.allclose(view_a[0], clips[0], atol=1e-3) and not torch.allclose(view_a, view_b, atol=1e-3)

@@ -1,6 +1,7 @@
 """The flags by which every example finds its data, and what they give."""
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -15,15 +16,19 @@ from .recordings import DataError, column_as_text, load_recordings
 class DataArguments:
     """Where the recordings are and which of them to use."""
 
-    train_dir: str | None = field(
-        default=None, metadata={"help": "Folder of sound, nested or not, with or without metadata.csv."}
+    train_dir: list[str] = field(
+        default_factory=list, metadata={"help": "Folders of sound, nested or not, with or without metadata.csv."}
     )
     dataset_name: str | None = field(default=None, metadata={"help": "Dataset on the Hub, instead of a folder."})
     dataset_split: str = field(default="train", metadata={"help": "Split of that dataset."})
     audio_column: str = field(default="audio", metadata={"help": "Column of that dataset that holds the sound."})
     where: list[str] = field(
         default_factory=list,
-        metadata={"help": "Rows to use: COLUMN=VALUE[,VALUE...]; all conditions must hold.", "action": "extend"},
+        metadata={
+            "help": "Rows to use: COLUMN=VALUE[,VALUE...]; all conditions must hold. Of several folders, "
+            "FOLDER:COLUMN=VALUE restricts one.",
+            "action": "extend",
+        },
     )
     label_column: str | None = field(default=None, metadata={"help": "Labels, for checks that never train on them."})
     group_column: str | None = field(
@@ -37,10 +42,15 @@ class DataArguments:
         default=None, metadata={"help": "Where log-mels are cached; datasets' cache if unset."}
     )
 
+    def __post_init__(self) -> None:
+        if isinstance(self.train_dir, str):
+            self.train_dir = [self.train_dir]
+
     @property
     def source(self) -> str:
         """Name of the data, for the model card."""
-        return str(self.dataset_name or self.train_dir) + "".join(f", {condition}" for condition in self.where)
+        names = [self.dataset_name] if self.dataset_name else [Path(folder).resolve().name for folder in self.train_dir]
+        return ", ".join([*names, *self.where])
 
 
 @dataclass

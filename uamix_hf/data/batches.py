@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch.nn import functional as F
 from torch.utils.data import Sampler
@@ -55,18 +56,29 @@ class LogMelCollator:
         feature_extractor: Its patch size rounds the padded length up; its statistics normalise.
         max_frames: A longer recording gives a random window of this many frames.
         normalize: Whether to normalise; views are made of raw log-mels, which are padded with 0.
+        roll: Whether to turn each clip round by a random number of frames (method.md 1.1).
+        gain_alpha: Each clip is amplified by g ~ Beta(gain_alpha, gain_alpha) + 0.5, which adds 2 ln g; 0 turns it off.
     """
 
-    def __init__(self, feature_extractor: AudioMAEFeatureExtractor, max_frames: int, normalize: bool):
+    def __init__(
+        self,
+        feature_extractor: AudioMAEFeatureExtractor,
+        max_frames: int,
+        normalize: bool,
+        roll: bool = False,
+        gain_alpha: float = 0.0,
+    ):
         self.feature_extractor = feature_extractor
         self.max_frames = max_frames
         self.normalize = normalize
+        self.roll = roll
+        self.gain_alpha = gain_alpha
 
     def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
         ids = [int(row["sample_id"]) for row in rows]
         # Drawn from the batch itself: data loaders fetch ahead, so the global random state would differ on resuming.
-        generator = torch.Generator().manual_seed(hash(tuple(ids)) & (2**63 - 1))
-        mels = [self.window(row["log_mel"].float(), generator) for row in rows]
+        rng = np.random.default_rng(ids)
+        mels = [self.augment(self.window(row["log_mel"].float(), rng), rng) for row in rows]
         if self.normalize:
             mels = [self.feature_extractor.normalize(mel) for mel in mels]
         patch = self.feature_extractor.patch_size
@@ -81,9 +93,16 @@ class LogMelCollator:
             batch["labels"] = torch.stack([torch.as_tensor(row["labels"]) for row in rows])
         return batch
 
-    def window(self, mel: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-        start = int(torch.randint(max(1, len(mel) - self.max_frames + 1), (), generator=generator))
+    def window(self, mel: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
+        start = int(rng.integers(max(1, len(mel) - self.max_frames + 1)))
         return mel[start : start + self.max_frames]
+
+    def augment(self, mel: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
+        if self.roll:
+            mel = mel.roll(int(rng.integers(len(mel))), dims=0)
+        if self.gain_alpha > 0:
+            mel = mel + 2 * np.log(rng.beta(self.gain_alpha, self.gain_alpha) + 0.5)
+        return mel
 
 
 __all__ = ["LengthBucketSampler", "LogMelCollator"]

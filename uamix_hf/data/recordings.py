@@ -4,7 +4,7 @@ import csv
 from collections.abc import Sequence
 from pathlib import Path
 
-from datasets import Audio, Dataset, load_dataset
+from datasets import Audio, Dataset, concatenate_datasets, load_dataset
 
 from ..audio import AUDIO_SUFFIXES
 
@@ -61,38 +61,58 @@ def checked_path(root: Path, name: str) -> Path:
 
 
 def load_recordings(
-    data_dir: str | None = None,
+    data_dir: str | Sequence[str] | None = None,
     dataset_name: str | None = None,
     dataset_split: str = "train",
     audio_column: str = "audio",
     where: Sequence[str] = (),
 ) -> Dataset:
-    """A folder of sound or a dataset of the Hub as one table, filtered.
+    """Folders of sound or a dataset of the Hub as one table, filtered.
 
     Args:
-        data_dir: See [`sound_folder`]. dataset_name: For `datasets.load_dataset`. Exactly one of the two.
-        where: Conditions `COLUMN=VALUE[,VALUE...]` that all must hold; values are compared as text.
+        data_dir: One folder or several, see [`sound_folder`]; of several, the columns that all have are kept.
+        dataset_name: For `datasets.load_dataset`. Either this or `data_dir`.
+        where: Conditions `COLUMN=VALUE[,VALUE...]` that all must hold; values are compared as text. With several
+            folders, `FOLDER:COLUMN=VALUE` holds for the folder of that name alone.
 
     Returns:
-        Columns `audio` (`Audio(decode=False)`), `sample_id` (int64, row number before filtering) and the data's own.
+        Columns `audio` (`Audio(decode=False)`), `sample_id` (int64, row number before filtering, counted through all
+        folders) and the data's own.
 
     Raises:
-        DataError: neither or both sources, a missing column, or no row that meets `where`.
+        DataError: neither or both sources, folders of equal names, a missing column, or no row that meets `where`.
     """
-    if (data_dir is None) == (dataset_name is None):
+    folders = [data_dir] if isinstance(data_dir, (str, Path)) else list(data_dir or [])
+    if bool(folders) == (dataset_name is not None):
         raise DataError("Give either a folder of sound or the name of a dataset.")
-    if data_dir is not None:
-        table = sound_folder(data_dir)
-    else:
-        table = load_dataset(dataset_name, split=dataset_split)
-        if audio_column not in table.column_names:
-            raise DataError(f"{dataset_name} has no column {audio_column!r}, only {', '.join(table.column_names)}.")
-        # load_audio decodes: one path for training and inference, which averages channels without a gain of 3 dB.
-        table = table.cast_column(audio_column, Audio(decode=False))
-        if audio_column != "audio":
-            table = table.rename_column(audio_column, "audio")
+    if dataset_name is not None:
+        return select_rows(hub_dataset(dataset_name, dataset_split, audio_column), 0, where)
+    names = [Path(folder).resolve().name for folder in folders]
+    if len(set(names)) < len(names):
+        raise DataError(f"Two folders have the same name ({', '.join(names)}), so conditions cannot tell them apart.")
+    tables, seen = [], 0
+    for name, folder in zip(names, folders, strict=True):
+        table = sound_folder(folder)
+        others = tuple(f"{other}:" for other in names if other != name)
+        own = [condition.removeprefix(f"{name}:") for condition in where if not condition.startswith(others)]
+        tables.append(select_rows(table, seen, own))
+        seen += len(table)
+    common = [column for column in tables[0].column_names if all(column in table.column_names for table in tables)]
+    return concatenate_datasets([table.select_columns(common) for table in tables])
+
+
+def hub_dataset(name: str, split: str, audio_column: str) -> Dataset:
+    table = load_dataset(name, split=split)
+    if audio_column not in table.column_names:
+        raise DataError(f"{name} has no column {audio_column!r}, only {', '.join(table.column_names)}.")
+    # load_audio decodes: one path for training and inference, which averages channels without a gain of 3 dB.
+    table = table.cast_column(audio_column, Audio(decode=False))
+    return table if audio_column == "audio" else table.rename_column(audio_column, "audio")
+
+
+def select_rows(table: Dataset, first_id: int, where: Sequence[str]) -> Dataset:
     # Numbered before filtering: an id means the same clip whichever rows a run uses.
-    table = table.add_column("sample_id", list(range(len(table))))
+    table = table.add_column("sample_id", list(range(first_id, first_id + len(table))))
     for condition in where:
         table = filter_rows(table, condition)
     return table

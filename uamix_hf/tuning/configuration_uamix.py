@@ -20,6 +20,10 @@ class UaMixConfig(PreTrainedConfig):
         layers_path: Where the encoder keeps its blocks, such as `"encoder.layers"`; found by name if None.
         input_mean, input_std, input_std_factor: Views are made of raw log-mels and then normalised with these.
         min_crop: Smallest share of a clip that the random crop in time leaves; 1 turns it off.
+        min_view_frames: Shorter clips are not cropped, longer ones not below this; of a spoken word every part counts.
+        resize_time, resize_mel: A view is a stretch of the clip, or of its mel bins, that is up to this many times
+            longer or shorter and resampled to the view's size; 1 turns either off.
+        background: Another clip of the batch lies behind a view with up to this share of the power; 0 turns it off.
         gain_alpha: A view's gain is drawn from Beta(gain_alpha, gain_alpha) + 0.5; 0 turns it off.
         equalizer_db: A view passes a random smooth filter within this many dB, up and down; 0 turns it off.
         noise_snr: A view gets stationary noise of a random spectrum at this many dB below its mean power, or up to 30
@@ -54,6 +58,10 @@ class UaMixConfig(PreTrainedConfig):
     input_std: float | int = 4.5689974
     input_std_factor: float | int = 2.0
     min_crop: float | int = 0.6
+    min_view_frames: int = 96
+    resize_time: float | int = 1.0
+    resize_mel: float | int = 1.0
+    background: float | int = 0.0
     gain_alpha: float | int = 10.0
     equalizer_db: float | int = 6.0
     noise_snr: float | int | None = None
@@ -85,10 +93,11 @@ class UaMixConfig(PreTrainedConfig):
     def validate_ranges(self) -> None:
         """Values outside these ranges would give NaN or a constant loss."""
         for name, low, high in (
-            ("input_std", 1e-6, 1e6), ("input_std_factor", 1e-6, 1e6), ("min_crop", 0.01, 1), ("gain_alpha", 0, 1e6),
-            ("equalizer_db", 0, 60), ("noise_snr", -100, 100), ("token_drop", 0, 0.99), ("mix_alpha", 1e-3, 1e3),
-            ("mix_probability", 0, 1), ("mix_align", 1, 1e4), ("mix_weight", 0, 1e6), ("queue_size", 0, 1e9),
-            ("topk", 1, 1e9), ("temperature", 1e-3, 1e3), ("ema_momentum", 0, 1),
+            ("input_std", 1e-6, 1e6), ("input_std_factor", 1e-6, 1e6), ("min_crop", 0.01, 1),
+            ("min_view_frames", 0, 1e6), ("resize_time", 1, 10), ("resize_mel", 1, 10), ("background", 0, 0.99),
+            ("gain_alpha", 0, 1e6), ("equalizer_db", 0, 60), ("noise_snr", -100, 100), ("token_drop", 0, 0.99),
+            ("mix_alpha", 1e-3, 1e3), ("mix_probability", 0, 1), ("mix_align", 1, 1e4), ("mix_weight", 0, 1e6),
+            ("queue_size", 0, 1e9), ("topk", 1, 1e9), ("temperature", 1e-3, 1e3), ("ema_momentum", 0, 1),
         ):  # fmt: skip
             value = getattr(self, name)
             if value is not None and not low <= value <= high:

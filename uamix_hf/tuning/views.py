@@ -1,4 +1,4 @@
-"""Two views of each clip: random crops in time at a random gain, made of raw log-mels on their own device."""
+"""Two views of each clip: what uaMix takes for the same sound, made of raw log-mels on their own device."""
 
 import math
 
@@ -13,9 +13,11 @@ NOISE_SNR_RANGE = 30.0  # dB
 NOISE_SPECTRUM_DB = 10.0
 
 
-def crop_lengths(lengths: torch.Tensor, share: float, patch: int, max_frames: int) -> torch.Tensor:
-    """Frames of a view: `share` of the clip (batch,), in whole patches, at least one of them, at most `max_frames`."""
-    return ((lengths * share).long() // patch * patch).clamp(patch, max_frames)
+def crop_lengths(lengths: torch.Tensor, share: float, least: int, patch: int, max_frames: int) -> torch.Tensor:
+    """Frames of a view (batch,) in whole patches, at least one of them, at most `max_frames`: `share` of the clip, but
+    not below `least`; shorter clips whole, the last patch padded."""
+    frames = (lengths * share).long().clamp_min(least) // patch * patch
+    return torch.where(lengths <= least, -(-lengths // patch) * patch, frames).clamp(patch, max_frames)
 
 
 def random_crop(log_mels: torch.Tensor, lengths: torch.Tensor, sizes: torch.Tensor) -> torch.Tensor:
@@ -34,6 +36,53 @@ def random_crop(log_mels: torch.Tensor, lengths: torch.Tensor, sizes: torch.Tens
     view = log_mels.gather(1, index[..., None].expand(-1, -1, log_mels.shape[2]))
     valid = place < torch.minimum(sizes, lengths)[:, None]
     return view.masked_fill(~valid[..., None], 0.0)
+
+
+def random_resized_crop(
+    log_mels: torch.Tensor, lengths: torch.Tensor, sizes: torch.Tensor, time: float, mel: float
+) -> torch.Tensor:
+    """A stretch of each clip, and of its mel bins, resampled to `sizes` (batch,) frames and all bins (BYOL-A's view).
+
+    It is up to `time` times longer or shorter than the view and up to `mel` times wider or narrower than the mel axis,
+    log-uniformly, anywhere with equal probability: another pace, another pitch, another length of the vocal tract.
+    What lies beyond the clip repeats its edge.
+
+    Returns:
+        (batch, largest size, mel bins), 0 where a view has no frame.
+    """
+    batch, length, bins = log_mels.shape
+    device = log_mels.device
+    place = torch.arange(int(sizes.max()), device=device)
+    # The clip's last frame goes on to the end of the batch, so that rounding cannot let padding in.
+    inside = torch.minimum(torch.arange(length, device=device), (lengths - 1)[:, None])
+    log_mels = log_mels.gather(1, inside[..., None].expand(-1, -1, bins))
+
+    def zoom(factor: float) -> torch.Tensor:
+        return factor ** (2 * torch.rand(batch, device=device) - 1)
+
+    def sampled(width: torch.Tensor, extent: torch.Tensor, count: torch.Tensor, place: torch.Tensor) -> torch.Tensor:
+        """Where on an axis of `extent` the `count` places of a window of `width` lie, (batch, places)."""
+        start = torch.rand(batch, device=device) * (extent - width)
+        step = (width - 1) / (count - 1).clamp_min(1)
+        return torch.minimum((start[:, None] + step[:, None] * place).clamp_min(0), (extent - 1)[:, None])
+
+    frames = sampled(torch.minimum(sizes * zoom(time), lengths), lengths, sizes, place)
+    all_bins = torch.full_like(sizes, bins)
+    rows = sampled(all_bins * zoom(mel), all_bins, all_bins, torch.arange(bins, device=device))
+    # grid_sample counts places from -1 to 1, and the last axis, here mel, comes first.
+    across = 2 * rows[:, None, :] / max(bins - 1, 1) - 1
+    along = 2 * frames[:, :, None] / max(length - 1, 1) - 1
+    grid = torch.stack(torch.broadcast_tensors(across, along), dim=-1)
+    view = F.grid_sample(log_mels[:, None], grid, align_corners=True, padding_mode="border")[:, 0]
+    return view.masked_fill((place >= sizes[:, None])[..., None], 0.0)
+
+
+def random_background(log_mels: torch.Tensor, most: float) -> torch.Tensor:
+    """Each clip with another of the batch behind it, power for power, with a share of up to `most` of the sum."""
+    batch = len(log_mels)
+    share = most * torch.rand(batch, 1, 1, device=log_mels.device)
+    other = log_mels[(torch.arange(batch, device=log_mels.device) + torch.randint(batch, ())) % batch]
+    return torch.logaddexp(log_mels + torch.log1p(-share), other + share.clamp_min(1e-6).log())
 
 
 def random_gain(log_mels: torch.Tensor, alpha: float) -> torch.Tensor:
@@ -85,9 +134,15 @@ def two_views(
     """
     # One share a step for both views: they can be encoded together, and equal clips stay without padding.
     share = config.min_crop + (1 - config.min_crop) * torch.rand(()).item()
-    sizes = crop_lengths(lengths, share, patch, max_frames)
-    views = [random_crop(log_mels, lengths, sizes) for _ in range(2)]
-    frames = torch.minimum(sizes, lengths)
+    sizes = crop_lengths(lengths, share, config.min_view_frames, patch, max_frames)
+    if config.resize_time > 1 or config.resize_mel > 1:
+        views = [random_resized_crop(log_mels, lengths, sizes, config.resize_time, config.resize_mel) for _ in range(2)]
+        frames = sizes
+    else:
+        views = [random_crop(log_mels, lengths, sizes) for _ in range(2)]
+        frames = torch.minimum(sizes, lengths)
+    if config.background > 0:
+        views = [random_background(view, config.background) for view in views]
     if config.gain_alpha > 0:
         views = [random_gain(view, config.gain_alpha) for view in views]
     if config.equalizer_db > 0:
