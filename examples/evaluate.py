@@ -1,80 +1,82 @@
-"""Few-shot accuracy of one or more encoders on labelled sound, from the same episodes:
+"""How far few labels go with one or more frozen encoders, on labelled sound and on the same draws:
 
 python examples/evaluate.py --model_name_or_path audio-mae tuned --data_dir recordings --label_column label \
-    --output_dir results
+    --group_column speaker --protocol few_shot low_shot knn linear --output_dir results
 """
 
 import json
+import shlex
+import sys
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-import numpy as np
 from transformers import HfArgumentParser
 
-from uamix_hf import AudioEmbedder
-from uamix_hf.data import as_groups, column_as_text, load_recordings
-from uamix_hf.evaluation import Accuracy, few_shot_accuracy
-from uamix_hf.evaluation.plots import plot_embeddings
+from uamix_hf.data import load_recordings
+from uamix_hf.evaluation import cached_embeddings
+from uamix_hf.evaluation.report import draw_pictures, score_table, write_report
+from uamix_hf.evaluation.results import ProtocolArguments, check_draws, measure, read_labels, result_tree
 
 
 @dataclass
 class EvaluationArguments:
     model_name_or_path: list[str] = field(metadata={"help": "Encoders: folders or Hub repositories."})
-    data_dir: str = field(metadata={"help": "Folder of labelled sound."})
-    output_dir: str = field(metadata={"help": "Where results.json and embeddings.png go."})
-    model_labels: list[str] = field(default_factory=list, metadata={"help": "Names for the table, one a model."})
+    output_dir: str = field(metadata={"help": "Where results.json, report.html and the pictures go."})
+    model_labels: list[str] = field(default_factory=list, metadata={"help": "Names for the tables, one a model."})
+    data_dir: list[str] = field(default_factory=list, metadata={"help": "Folders of labelled sound."})
+    dataset_name: str | None = field(default=None, metadata={"help": "Dataset on the Hub, instead of a folder."})
+    dataset_split: str = field(default="train", metadata={"help": "Split of that dataset."})
+    audio_column: str = field(default="audio", metadata={"help": "Column of that dataset that holds the sound."})
     where: list[str] = field(
         default_factory=list, metadata={"help": "Rows to use: COLUMN=VALUE[,VALUE...].", "action": "extend"}
     )
     label_column: str = field(default="label", metadata={"help": "Column of the labels."})
-    group_column: str | None = field(default=None, metadata={"help": "What support and query must not share."})
-    n_way: int = field(default=5, metadata={"help": "Classes in an episode."})
-    k_shot: list[int] = field(default_factory=lambda: [1, 5], metadata={"help": "Labelled clips per class."})
-    episodes: int = field(default=600, metadata={"help": "Episodes."})
-    seed: int = field(default=0, metadata={"help": "Of the episodes."})
+    label_separator: str | None = field(
+        default=None, metadata={"help": "What separates the labels of a clip that has several: ';' in 'dog;rain'."}
+    )
+    group_column: str | None = field(
+        default=None, metadata={"help": "Speaker or source, which labelled and tested clips must not share."}
+    )
+    fold_column: str | None = field(
+        default=None, metadata={"help": "Official folds (low_shot, linear); random splits if unset."}
+    )
     batch_size: int = field(default=32, metadata={"help": "Clips embedded at once."})
+    cache_dir: str | None = field(
+        default=None, metadata={"help": "Where embeddings are kept; output_dir/embeddings if unset."}
+    )
 
-
-def table(titles: list[str], rows: list[list[str]]) -> str:
-    """Plain text with aligned columns."""
-    widths = [max(len(cell) for cell in column) for column in zip(titles, *rows, strict=True)]
-    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in [titles, *rows]]
-    return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:]])
+    def __post_init__(self) -> None:
+        paths = self.model_name_or_path
+        if not self.model_labels:
+            names = [Path(path).name for path in paths]
+            self.model_labels = names if len(set(names)) == len(paths) else list(paths)
+        if len(self.model_labels) != len(paths) or len(set(self.model_labels)) < len(paths):
+            raise ValueError(
+                f"{len(paths)} models and the names {', '.join(self.model_labels)}: give --model_labels one name a "
+                "model, all different."
+            )
 
 
 def main() -> None:
-    (args,) = HfArgumentParser(EvaluationArguments).parse_args_into_dataclasses()
-    recordings = load_recordings(args.data_dir, where=args.where)
-    names, labels = np.unique(column_as_text(recordings, args.label_column), return_inverse=True)
-    groups = as_groups(column_as_text(recordings, args.group_column)) if args.group_column else None
-    titles = args.model_labels or args.model_name_or_path
-
-    vectors, results = {}, {}
-    for title, path in zip(titles, args.model_name_or_path, strict=True):
-        embedder = AudioEmbedder.from_pretrained(path)
-        vectors[title] = embedder.encode(recordings["audio"][:], batch_size=args.batch_size)
-        results[title] = {
-            k: few_shot_accuracy(vectors[title], labels, groups, args.n_way, k, episodes=args.episodes, seed=args.seed)
-            for k in args.k_shot
-        }
-    rows = [[title, *map(str, scores.values())] for title, scores in results.items()]
-    first, last = results[titles[0]], results[titles[-1]]
-    if len(titles) > 1:
-        gains = [Accuracy(last[k].episodes - first[k].episodes) for k in args.k_shot]  # paired: the same episodes
-        rows.append(["difference", *map(str, gains)])
-    print(f"\nFew-shot accuracy in %, {args.n_way}-way, mean and 95 % interval over {args.episodes} episodes, "
-          f"{len(labels)} clips of {len(names)} classes")  # fmt: skip
-    print(table(["encoder", *(f"{k}-shot" for k in args.k_shot)], rows))
-
+    args, protocols = HfArgumentParser((EvaluationArguments, ProtocolArguments)).parse_args_into_dataclasses()
+    recordings = load_recordings(args.data_dir, args.dataset_name, args.dataset_split, args.audio_column, args.where)
+    clips = read_labels(recordings, args.label_column, args.label_separator, args.group_column, args.fold_column)
+    splits = check_draws(clips, protocols)
     folder = Path(args.output_dir)
     folder.mkdir(parents=True, exist_ok=True)
-    scores = {
-        title: {k: {"mean": score.mean, "interval": score.interval} for k, score in by_k.items()}
-        for title, by_k in results.items()
-    }
-    (folder / "results.json").write_text(json.dumps({"arguments": asdict(args), "accuracy": scores}, indent=2))
-    plot_embeddings(folder / "embeddings.png", vectors, labels, list(names), args.seed)
-    print(f"\nPicture: {folder / 'embeddings.png'}")
+
+    paths = dict(zip(args.model_labels, args.model_name_or_path, strict=True))
+    cache = args.cache_dir or folder / "embeddings"
+    vectors = {name: cached_embeddings(path, recordings, cache, args.batch_size) for name, path in paths.items()}
+    found = {name: measure(vectors[name], clips, splits, protocols) for name in paths}
+    results = result_tree(asdict(args) | asdict(protocols), clips, paths, found)
+    (folder / "results.json").write_text(json.dumps(results, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+    pictures = draw_pictures(folder, results, vectors, clips.labels)
+    write_report(folder / "report.html", results, pictures, shlex.join(["python", *sys.argv]))
+
+    print(f"\nMean and 95 % interval over draws from {len(clips.labels)} clips of {len(clips.names)} classes")
+    print(score_table(results))
+    print(f"\nReport: {folder / 'report.html'}; pictures: {', '.join(picture.path.name for picture in pictures)}")
 
 
 if __name__ == "__main__":

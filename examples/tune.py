@@ -1,21 +1,29 @@
 """Tune an audio encoder on unlabelled sound with uaMix; what comes out loads with AutoModel.from_pretrained:
 
 accelerate launch examples/tune.py --model_name_or_path audio-mae --train_dir recordings --output_dir tuned
+
+To compare it with: `--objective pseudo_labels`, which learns the clusters of the encoder's own embeddings;
+`--random_weights`, the same tuning without the pretraining; and head-only tuning, `--freeze_blocks N` with N the number
+of the encoder's blocks. Of the encoder, that trains what follows the blocks alone: weight and bias of its last norm.
 """
 
 import dataclasses
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, Literal
 
-from transformers import AutoFeatureExtractor, AutoModel, HfArgumentParser, set_seed
+from transformers import AutoFeatureExtractor, AutoModel, HfArgumentParser, PreTrainedModel, Trainer, set_seed
 
-import uamix_hf  # noqa: F401  (makes the Auto classes know Audio-MAE)
-from uamix_hf import UaMixForContrastiveTuning, UaMixTrainingArguments
+from uamix_hf import UaMixConfig, UaMixForContrastiveTuning, UaMixTrainingArguments
 from uamix_hf.data import DataArguments, LogMelCollator, PreparedData, prepare
+from uamix_hf.evaluation.knn import leave_one_out_knn
 from uamix_hf.hub.cards import tuned_card
 from uamix_hf.hub.push import push_folder
-from uamix_hf.tuning import KNNCallback, UaMixTrainer, train_stages, uamix_arguments
+from uamix_hf.supervised import embed_log_mels
+from uamix_hf.tuning import PSEUDO_LABELS_IGNORE, KNNCallback, train_stages, tune_on_pseudo_labels, uamix_arguments
+
+SHOWN = ("train_loss", "loss_clean", "loss_mixed", "embedding_std", "neighbour_purity", "knn_accuracy", "train_runtime")
 
 
 @dataclass
@@ -26,58 +34,94 @@ class ModelArguments:
         default=False, metadata={"help": "Whether to run code that comes with the encoder."}
     )
     attn_implementation: str = field(default="sdpa", metadata={"help": "sdpa or eager attention."})
+    random_weights: bool = field(
+        default=False, metadata={"help": "Whether to train random weights in an encoder of that configuration instead."}
+    )
+    objective: Literal["uamix", "pseudo_labels"] = field(
+        default="uamix", metadata={"help": "What is learnt: uamix, or clusters of the given encoder's embeddings."}
+    )
+    clusters: int = field(default=50, metadata={"help": "With pseudo_labels: how many clusters."})
+    rounds: int = field(
+        default=1,
+        metadata={"help": "With pseudo_labels: how often to cluster and train; each has all steps or epochs."},
+    )
 
 
-def knn_callback(model: UaMixForContrastiveTuning, data: PreparedData, extractor, batch_size: int) -> list[KNNCallback]:
-    """The kNN check, where labels are known."""
-    if not data.label_names:
-        return []
+def tune(
+    encoder: PreTrainedModel,
+    extractor: Any,
+    data: PreparedData,
+    model_args: ModelArguments,
+    uamix_args: Any,
+    args: UaMixTrainingArguments,
+) -> tuple[PreTrainedModel, Trainer, UaMixConfig]:
+    """The tuned encoder, the trainer with its log, and the method's configuration."""
+    start = type(encoder)(encoder.config) if model_args.random_weights else encoder
+    batch_size = args.per_device_train_batch_size
+    if model_args.objective == "pseudo_labels":
+        config = UaMixConfig(**vars(uamix_args))
+        trainer = tune_on_pseudo_labels(
+            encoder, extractor, data.dataset, config, args, model_args.clusters, model_args.rounds, start
+        )
+        tuned = trainer.model.audio_mae
+        if data.label_names:
+            vectors = embed_log_mels(tuned, extractor, data.dataset, batch_size=batch_size)
+            labels = data.dataset["labels"][:].numpy()
+            trainer.log({"knn_accuracy": leave_one_out_knn(vectors, labels, data.groups, neighbours=10)})
+        return tuned, trainer, config
+    model = UaMixForContrastiveTuning.from_encoder(
+        start, input_mean=extractor.mean, input_std=extractor.std, input_std_factor=extractor.std_factor,
+        **vars(uamix_args),
+    )  # fmt: skip
     collator = LogMelCollator(extractor, model.adapter.max_frames, normalize=False)
-    return [KNNCallback(data.dataset, collator, data.groups, batch_size=batch_size)]
+    checks = [KNNCallback(data.dataset, collator, data.groups, batch_size=batch_size)] if data.label_names else []
+    return model.encoder, train_stages(model, args, data.dataset, extractor, checks), model.config
+
+
+def settings(config: UaMixConfig, model_args: ModelArguments, args: UaMixTrainingArguments) -> dict[str, Any]:
+    """Of the method, and the arguments with a default or a meaning of their own here; those that were used."""
+    method = {name: getattr(config, name) for name in sorted(uamix_arguments().__dataclass_fields__)}
+    own = {entry.name for entry in dataclasses.fields(args)} & set(UaMixTrainingArguments.__annotations__)
+    values = method | {name: getattr(args, name) for name in sorted(own)}
+    if model_args.objective == "pseudo_labels":
+        values = {name: value for name, value in values.items() if name not in PSEUDO_LABELS_IGNORE}
+        values |= {"clusters": model_args.clusters, "rounds": model_args.rounds}
+    return values
 
 
 def save(
-    model: UaMixForContrastiveTuning,
-    extractor,
-    trainer: UaMixTrainer,
+    encoder: PreTrainedModel,
+    extractor: Any,
+    trainer: Trainer,
+    config: UaMixConfig,
     model_args: ModelArguments,
     data_args: DataArguments,
     data: PreparedData,
     args: UaMixTrainingArguments,
 ) -> None:
     """Encoder, preprocessor and card into the output folder; then, if asked for, onto the Hub."""
-    model.encoder.save_pretrained(args.output_dir)
+    encoder.save_pretrained(args.output_dir)
     extractor.save_pretrained(args.output_dir)
     figures: dict[str, float] = {}
     for entry in trainer.state.log_history:
         figures |= {name: value for name, value in entry.items() if isinstance(value, (int, float))}
-    shown = (
-        "train_loss",
-        "loss_clean",
-        "loss_mixed",
-        "embedding_std",
-        "neighbour_purity",
-        "knn_accuracy",
-        "train_runtime",
-    )
-    own = {entry.name for entry in dataclasses.fields(UaMixTrainingArguments)} & set(
-        UaMixTrainingArguments.__annotations__
-    )
-    settings = {name: getattr(model.config, name) for name in sorted(uamix_arguments().__dataclass_fields__)}
-    settings |= {name: getattr(trainer.args, name) for name in sorted(own)}
-    settings |= {"seed": args.seed, "updates": trainer.state.global_step, "processes": args.world_size}
+    used = settings(config, model_args, trainer.args)
+    used |= {"seed": args.seed, "updates": trainer.state.global_step, "processes": args.world_size}
     repo_id = args.hub_model_id or Path(args.output_dir).resolve().name
     card = tuned_card(
         base_model=model_args.model_name_or_path,
-        data=data_args.dataset_name or ", ".join([Path(data_args.train_dir).resolve().name, *data_args.where]),
+        data=data_args.source,
         clips=len(data.dataset),
-        settings=settings,
-        results={name: f"{figures[name]:.4g}" for name in shown if name in figures},
+        settings=used,
+        results={name: f"{figures[name]:.4g}" for name in SHOWN if name in figures},
         repo_id=repo_id if args.push_to_hub else None,
         dataset=data_args.dataset_name,
+        objective=model_args.objective,
+        random_weights=model_args.random_weights,
     )
     card.save(Path(args.output_dir) / "README.md")
-    print(f"Saved the tuned encoder to {args.output_dir}")
+    source = ", which started from random weights," if model_args.random_weights else ""
+    print(f"Saved the tuned encoder{source} to {args.output_dir}")
     if args.push_to_hub:
         print(f"Pushed it: {push_folder(args.output_dir, repo_id, args.hub_private_repo, args.hub_token)}")
 
@@ -98,19 +142,11 @@ def main() -> None:
     with training_args.main_process_first(desc="log-mels"):
         data = prepare(data_args, extractor)
 
-    model = UaMixForContrastiveTuning.from_encoder(
-        encoder,
-        input_mean=extractor.mean,
-        input_std=extractor.std,
-        input_std_factor=extractor.std_factor,
-        **vars(uamix_args),
-    )
     # The run's folder holds optimiser and random states; only the finished encoder is uploaded, by `save`.
     local_args = dataclasses.replace(training_args, push_to_hub=False)
-    callbacks = knn_callback(model, data, extractor, training_args.per_device_train_batch_size)
-    trainer = train_stages(model, local_args, data.dataset, extractor, callbacks)
+    tuned, trainer, config = tune(encoder, extractor, data, model_args, uamix_args, local_args)
     if trainer.is_world_process_zero():
-        save(model, extractor, trainer, model_args, data_args, data, training_args)
+        save(tuned, extractor, trainer, config, model_args, data_args, data, training_args)
         data.report_skipped()
 
 

@@ -21,6 +21,7 @@ from .modeling_audio_mae import (
 )
 from .tuning import UaMixConfig, UaMixForContrastiveTuning, UaMixTrainer, UaMixTrainingArguments
 from .version import __version__
+from .whitening import fit_whitening
 
 AutoConfig.register("audio_mae", AudioMAEConfig, exist_ok=True)
 AutoModel.register(AudioMAEConfig, AudioMAEModel, exist_ok=True)
@@ -53,6 +54,7 @@ __all__ = [
     "UaMixTrainingArguments",
     "__version__",
     "compute_norm_stats",
+    "fit_whitening",
     "load_audio",
     "stream_audio",
 ]

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 
 from .convert import SYSTEMS, CheckpointError, convert
+from .hub.export import export_encoder
 
 PACKAGES = (
     "uamix_hf", "torch", "transformers", "datasets", "accelerate", "evaluate", "huggingface-hub", "safetensors",
@@ -25,6 +26,9 @@ def build_parser() -> argparse.ArgumentParser:
     converter.add_argument("target", help="folder to write, for from_pretrained")
     converter.add_argument("--num_attention_heads", type=int, help="of the encoder (if not width / 64)")
     converter.add_argument("--decoder_num_attention_heads", type=int, help="of the decoder (if not width / 32)")
+    exporter = commands.add_parser("export", help="write an encoder alone, in half precision, to publish it")
+    exporter.add_argument("source", help="folder or repository of a pretrained or tuned Audio-MAE")
+    exporter.add_argument("target", help="folder to write, for from_pretrained")
     commands.add_parser("env", help="print versions, for bug reports")
     return parser
 
@@ -44,6 +48,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     args = build_parser().parse_args(arguments)
     if args.command == "env":
         print(environment())
+        return 0
+    if args.command == "export":
+        try:
+            export_encoder(args.source, args.target)
+        except (OSError, TypeError, ValueError) as error:
+            print(f"uamix-hf: {error}", file=sys.stderr)
+            return 1
+        print(f"wrote {args.target}")
         return 0
     try:
         report = convert(

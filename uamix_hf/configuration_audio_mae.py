@@ -32,6 +32,7 @@ class AudioMAEConfig(PreTrainedConfig):
         patch_size: Side of a square patch in frames and mel bins; patches do not overlap.
         pooling: What `pooler_output` is: `"mean"` of the normed patch tokens, the normed class token `"cls"`, or
             `"mean_fc_norm"`, a LayerNorm of the mean of un-normed tokens (layout of fine-tuned Audio-MAE).
+        whitening: Whether a fixed affine map follows the pooling; `uamix_hf.fit_whitening` fits it to unlabelled sound.
         position_layout: Grid the sin-cos table is laid out on. `"audiomae"` is the released code's (mel, time) grid
             although tokens run time-major, so it must be kept for its weights (method.md 1.2); `"time_freq"` is the
             geometric one, for new pretraining only.
@@ -67,6 +68,7 @@ class AudioMAEConfig(PreTrainedConfig):
     max_length: int = 1024
     patch_size: int = 16
     pooling: Literal["mean", "cls", "mean_fc_norm"] = "mean"
+    whitening: bool = False
     position_layout: Literal["audiomae", "time_freq"] = "audiomae"
     decoder_type: Literal["global", "local"] = "global"
     decoder_hidden_size: int = 512

@@ -403,6 +403,24 @@ def encoder_attention_mask(config: AudioMAEConfig, hidden_states: torch.Tensor, 
     return create_bidirectional_mask(config=config, inputs_embeds=hidden_states, attention_mask=valid)
 
 
+class AudioMAEWhitening(nn.Module):
+    """A fixed affine map of the pooled output; the identity until it is fitted (`uamix_hf.fit_whitening`)."""
+
+    mean: torch.Tensor
+    matrix: torch.Tensor
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(width))
+        self.register_buffer("matrix", torch.eye(width))
+
+    def forward(self, pooled: torch.Tensor) -> torch.Tensor:
+        # Directions of little spread are scaled up: rounding of the others would drown them in half precision.
+        with torch.autocast(pooled.device.type, enabled=False):
+            whitened = (pooled.float() - self.mean.float()) @ self.matrix.float()
+        return whitened.to(self.matrix.dtype)
+
+
 class AudioMAEPreTrainedModel(PreTrainedModel):
     config: AudioMAEConfig
     base_model_prefix = "audio_mae"
@@ -441,6 +459,9 @@ class AudioMAEPreTrainedModel(PreTrainedModel):
             init.normal_(module.mask_token, std=std)
             table = sincos_position_table(self.config, self.config.decoder_hidden_size)
             init.copy_(module.position_embeddings, table)
+        elif isinstance(module, AudioMAEWhitening):
+            init.zeros_(module.mean)
+            init.copy_(module.matrix, torch.eye(len(module.matrix)))
         elif isinstance(module, AudioMAEWindowAttention):
             init.ones_(module.tau)
             init.copy_(module.log_offsets, module.make_log_offsets())
@@ -471,6 +492,7 @@ class AudioMAEModel(AudioMAEPreTrainedModel):
         fine_tuned = config.pooling == "mean_fc_norm"
         self.layernorm = nn.Identity() if fine_tuned else nn.LayerNorm(width, eps=config.layer_norm_eps)
         self.fc_norm = nn.LayerNorm(width, eps=config.layer_norm_eps) if fine_tuned else nn.Identity()
+        self.whitening = AudioMAEWhitening(width) if config.whitening else nn.Identity()
         self.post_init()
 
     def token_mask(self, attention_mask: torch.Tensor | None, input_values: torch.Tensor) -> torch.Tensor | None:
@@ -529,7 +551,7 @@ class AudioMAEModel(AudioMAEPreTrainedModel):
         hidden_states = self.layernorm(hidden_states)
         return AudioMAEModelOutput(
             last_hidden_state=hidden_states,
-            pooler_output=self.pool(hidden_states, visible),
+            pooler_output=self.whitening(self.pool(hidden_states, visible)),
             mask=mask,
             ids_restore=ids_restore,
         )

@@ -16,7 +16,7 @@ class LengthBucketTrainer(Trainer):
         # One bucket feeds all processes, so that each of them pads alike.
         size = self.args.train_batch_size * self.args.world_size
         seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
-        return LengthBucketSampler(dataset["length"][:], size, seed)
+        return LengthBucketSampler(dataset["length"][:], size, seed, getattr(self.args, "visit_frames", 0))
 
 
 __all__ = ["LengthBucketTrainer"]

@@ -32,6 +32,17 @@ def test_every_row_comes_once(lengths: list[int]) -> None:
     assert order([], 8) == []
 
 
+def test_long_rows_come_once_for_each_visit() -> None:
+    lengths = [50, 100, 199, 200, 500] * 40
+    sampler = LengthBucketSampler(lengths, 8, visit_frames=100)
+    counts = np.bincount(list(sampler), minlength=200).reshape(40, 5)
+    assert (counts == [1, 1, 1, 2, 5]).all() and len(sampler) == len(list(sampler)) == 400
+    rows = list(sampler)
+    twice = [len(set(rows[start : start + 8])) < 8 for start in range(0, 400, 8)]
+    assert np.mean(twice) < 0.2
+    assert list(LengthBucketSampler(lengths, 8, visit_frames=0)) == order(lengths, 8)
+
+
 def test_the_order_depends_on_seed_and_epoch_alone(lengths: list[int]) -> None:
     first = order(lengths, 8, seed=3, epoch=2)
     torch.manual_seed(99)

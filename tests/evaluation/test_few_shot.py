@@ -4,11 +4,8 @@ import warnings
 
 import numpy as np
 import pytest
-from scipy.stats import binom
-from sklearn.neighbors import NearestCentroid
-from sklearn.preprocessing import normalize
 
-from uamix_hf.evaluation import Accuracy, Episode, EpisodeError, draw_episodes, few_shot_accuracy, nearest_centroid
+from uamix_hf.evaluation import CLASSIFIERS, Episode, EpisodeError, EvaluationError, draw_episodes, few_shot_accuracy
 
 
 def corpus(classes: int = 8, speakers: int = 12, clips: int = 2) -> tuple[np.ndarray, np.ndarray]:
@@ -69,67 +66,52 @@ def test_a_class_of_a_single_group_is_never_drawn() -> None:
         assert set(labels[episode.support]) == set(labels[episode.query]) == {0, 1, 3, 4, 5}
 
 
+@pytest.mark.parametrize(
+    ("groups_of_class", "drawn"), [((5, 5), True), ((8, 2), True), ((10,), False), ((2, 2), False)]
+)
+def test_a_class_is_drawn_where_k_clips_leave_a_query_of_another_group(groups_of_class: tuple, drawn: bool) -> None:
+    """With k = 3, groups of two and two clips are met by any three of them."""
+    labels = np.repeat([0, 1, 2], [20, 20, sum(groups_of_class)])
+    groups = np.arange(len(labels))
+    groups[labels == 2] = 1000 + np.repeat(np.arange(len(groups_of_class)), groups_of_class)
+    seen = set()
+    for episode in draw_episodes(labels, groups, n_way=2, k_shot=3, queries=5, episodes=100):
+        seen |= set(labels[episode.support].tolist())
+        assert set(labels[episode.query]) == set(labels[episode.support])
+        assert not set(groups[episode.support]) & set(groups[episode.query])
+    assert (2 in seen) == drawn
+
+
 def test_impossible_episodes_say_what_to_change() -> None:
     labels = np.repeat(np.arange(6), 10)
     for arguments in ({"n_way": 7}, {"k_shot": 10}):
         with pytest.raises(EpisodeError, match="lower n_way or k_shot"):
             next(draw_episodes(labels, **arguments))
+    for name in ("n_way", "k_shot", "queries", "episodes"):
+        with pytest.raises(EpisodeError, match=f"{name}=0"):
+            next(draw_episodes(labels, **{name: 0}))
     with pytest.raises(EpisodeError, match="from other groups"):
         next(draw_episodes(labels, np.zeros(60, int), k_shot=1))
     with pytest.raises(EpisodeError, match="4 classes have more than 5 clips"):
         few_shot_accuracy(np.zeros((60, 3)), np.where(labels < 4, labels, np.arange(60) + 9))
 
 
-def centroid_by_loops(support: np.ndarray, labels: np.ndarray, query: np.ndarray) -> list[int]:
-    """method.md 3.6: mean taken off, unit vectors, nearest class mean."""
-    centre = sum(support) / len(support)
-    places = {}
-    for label in sorted(set(labels.tolist())):
-        units = [(row - centre) / np.sqrt(((row - centre) ** 2).sum()) for row in support[labels == label]]
-        places[label] = sum(units) / len(units)
-    predicted = []
-    for row in query:
-        unit = (row - centre) / np.sqrt(((row - centre) ** 2).sum())
-        predicted.append(min(places, key=lambda label, unit=unit: ((unit - places[label]) ** 2).sum()))
-    return predicted
-
-
-@pytest.mark.parametrize("shots", [[1] * 5, [5] * 5, [2, 9, 1, 30]])
-def test_nearest_centroid_equals_its_definition(shots: list[int]) -> None:
-    rng = np.random.default_rng(0)
-    labels = np.repeat(np.arange(len(shots)) * 3, shots)  # any class numbers
-    support = rng.standard_normal((len(labels), 6)) + 5  # far off the origin, so that centring shows
-    query = rng.standard_normal((300, 6)) * [1, 1, 1, 1, 1, 20] + 5
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        predicted = nearest_centroid(support, labels, query)
-    assert predicted.tolist() == centroid_by_loops(support, labels, query)
-    assert len(set(predicted.tolist())) == len(shots)
-    if shots == [5] * 5:
-        centre = support.mean(axis=0)
-        peer = NearestCentroid().fit(normalize(support - centre), labels)
-        assert predicted.tolist() == peer.predict(normalize(query - centre)).tolist()
-
-
-def random_episodes(rng: np.random.Generator, episodes: int, seed: int) -> Accuracy:
-    """Accuracy where each episode has vectors of its own that know nothing of the classes."""
-    labels = np.repeat(np.arange(6), 12)
-    scores = []
-    for episode in draw_episodes(labels, n_way=5, k_shot=2, queries=10, episodes=episodes, seed=seed):
-        vectors = rng.standard_normal((len(labels), 4))
-        predicted = nearest_centroid(vectors[episode.support], episode.support_labels, vectors[episode.query])
-        scores.append((predicted == episode.query_labels).mean())
-    return Accuracy(np.array(scores))
-
-
-def test_random_vectors_give_chance_and_the_interval_covers_it_as_often_as_it_says() -> None:
-    rng, runs = np.random.default_rng(0), 250
-    results = [random_episodes(rng, 30, seed) for seed in range(runs)]
-    everything = Accuracy(np.concatenate([result.episodes for result in results]))
-    assert abs(everything.mean - 0.2) < 4 * everything.interval / 1.96
-    covered = sum(abs(result.mean - 0.2) <= result.interval for result in results)
-    low, high = binom.interval(0.999, runs, 0.95)
-    assert low <= covered <= high
+@pytest.mark.parametrize("k_shot", [1, 3])
+def test_random_vectors_give_chance_in_every_class(k_shot: int) -> None:
+    """Vectors are drawn anew for every episode, so that episodes know nothing of each other."""
+    rng, labels = np.random.default_rng(0), np.repeat(np.arange(6), 12) * 2
+    runs = [
+        few_shot_accuracy(
+            rng.standard_normal((len(labels), 4)), labels, k_shot=k_shot, queries=8, episodes=1, seed=seed
+        )
+        for seed in range(1500)
+    ]
+    assert all(run.interval is None and len(run.values) == 5 for run in runs)
+    means = np.array([run.mean for run in runs])
+    assert abs(means.mean() - 1 / 5) < 4 * means.std() / np.sqrt(len(means))
+    for label in range(0, 12, 2):
+        values = np.concatenate([run.values[run.classes == label] for run in runs])
+        assert abs(values.mean() - 1 / 5) < 4 * values.std() / np.sqrt(len(values))
 
 
 def test_separable_vectors_give_one_and_equal_vectors_chance() -> None:
@@ -150,15 +132,35 @@ def test_two_encoders_meet_the_same_episodes() -> None:
     vectors = np.random.default_rng(2).standard_normal((60, 5))
     other = vectors.copy()
     other[3] += 10
-    scores = [few_shot_accuracy(space, labels, k_shot=1, queries=2, episodes=60).episodes for space in (vectors, other)]
+    scores = [few_shot_accuracy(space, labels, k_shot=1, queries=2, episodes=60).by_draw for space in (vectors, other)]
     with_clip = [3 in [*e.support, *e.query] for e in draw_episodes(labels, k_shot=1, queries=2, episodes=60)]
     assert np.array_equal(scores[0][~np.array(with_clip)], scores[1][~np.array(with_clip)])
     assert 5 < sum(with_clip) < 55
 
 
-def test_interval_is_the_normal_approximation() -> None:
-    accuracy = Accuracy(np.array([0.2, 0.4, 0.6, 0.8]))
-    spread = np.sqrt((0.09 + 0.01 + 0.01 + 0.09) / 3)
-    assert accuracy.mean == pytest.approx(0.5)
-    assert accuracy.interval == pytest.approx(1.96 * spread / 2)
-    assert str(accuracy) == "50.0 ± 25.3"
+@pytest.mark.parametrize("classifier", ["nearest_centroid", "logistic_regression"])
+def test_cells_equal_a_loop_over_episodes(classifier: str) -> None:
+    rng, labels = np.random.default_rng(4), np.repeat([2, 3, 5, 7, 11, 13], 9)
+    vectors, groups = rng.standard_normal((54, 6)) + 0.6 * np.eye(14)[labels, 2:8], rng.integers(0, 30, 54)
+    settings = {"n_way": 3, "k_shot": 2, "queries": 4, "episodes": 40, "seed": 3}
+    scores = few_shot_accuracy(vectors, labels, groups, **settings, classifier=classifier)
+    expected = {}
+    for number, episode in enumerate(draw_episodes(labels, groups, **settings)):
+        predicted = CLASSIFIERS[classifier](vectors[episode.support], labels[episode.support], vectors[episode.query])
+        for label in set(labels[episode.query].tolist()):
+            asked = labels[episode.query] == label
+            expected[number, label] = (predicted[asked] == label).mean()
+    found = zip(zip(scores.draws.tolist(), scores.classes.tolist(), strict=True), scores.values, strict=True)
+    assert dict(found) == pytest.approx(expected)
+    assert 0.4 < scores.mean < 0.9
+
+
+def test_what_cannot_be_evaluated_is_refused() -> None:
+    vectors, labels = np.random.default_rng(0).standard_normal((60, 3)), np.repeat(np.arange(6), 10)
+    with pytest.raises(EvaluationError, match="linear_probe and knn_probe"):
+        few_shot_accuracy(vectors, np.eye(6, dtype=bool)[labels])
+    with pytest.raises(EvaluationError, match="nearest_centroid, logistic_regression"):
+        few_shot_accuracy(vectors, labels, classifier="svm")
+    vectors[17] = np.nan
+    with pytest.raises(EvaluationError, match="1 of 60 embeddings are not finite, the first of clip 17"):
+        few_shot_accuracy(vectors, labels)

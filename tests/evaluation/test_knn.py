@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from sklearn.neighbors import KNeighborsClassifier
 
-from uamix_hf.evaluation import leave_one_out_knn
+from uamix_hf.evaluation import knn, leave_one_out_knn
 
 
 def by_sklearn(vectors: np.ndarray, labels: np.ndarray, groups: np.ndarray, neighbours: int) -> float:
@@ -28,6 +28,12 @@ def test_equals_sklearn(classes: int, neighbours: int, grouped: bool) -> None:
     expected = by_sklearn(vectors, labels, groups, neighbours)
     assert leave_one_out_knn(vectors, labels, groups if grouped else None, neighbours) == pytest.approx(expected)
     assert 0.1 < expected < 0.95
+
+
+@pytest.mark.parametrize("grouped", [False, True])
+def test_clips_are_compared_in_blocks(monkeypatch: pytest.MonkeyPatch, grouped: bool) -> None:
+    monkeypatch.setattr(knn, "BLOCK", 32)  # 90 clips: the last block is shorter
+    test_equals_sklearn(2, 5, grouped)
 
 
 def test_clips_of_a_group_do_not_vote_for_each_other() -> None:

@@ -40,8 +40,12 @@ def test_demo_on_rendered_events_ends_with_a_table_and_a_picture(rendered: tuple
         assert part in printed
     with Image.open(tmp_path / "embeddings.png") as picture:
         assert min(picture.size) >= 600
-    accuracy = json.loads((tmp_path / "results.json").read_text())["accuracy"]
-    assert all(0 <= score["mean"] <= 1 for scores in accuracy.values() for score in scores.values())
+    models = json.loads((tmp_path / "results.json").read_text())["models"]
+    assert [(one["name"], [score["k"] for score in one["scores"]]) for one in models] == [
+        ("pretrained", [1, 5]),
+        ("uaMix-tuned", [1, 5]),
+    ]
+    assert all(0 < score["mean"] <= 1 for one in models for score in one["scores"])
     assert (tmp_path / "uamix-mae" / "model.safetensors").is_file()
 
 

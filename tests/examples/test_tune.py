@@ -2,6 +2,7 @@
 
 import json
 import os
+import runpy
 import shutil
 import subprocess
 import sys
@@ -13,6 +14,7 @@ import soundfile
 import torch
 from hub_server import HubServer
 from safetensors.torch import load_file
+from toy_sounds import tones
 from transformers import AutoFeatureExtractor, AutoModel
 
 from uamix_hf import AudioMAEConfig, AudioMAEFeatureExtractor, AudioMAEForPreTraining, load_audio
@@ -213,3 +215,84 @@ def test_unreadable_files_stop_the_run_or_are_listed(base: Path, tmp_path: Path)
     printed = launch("examples/tune.py", *arguments, "--on_error", "skip")
     assert "1 recordings were left out" in printed and "broken.wav: not readable" in printed
     assert load_audio(folder / "0.wav").shape == (8000,)
+
+
+# --- what uaMix is compared with: short runs, in this process
+
+
+@pytest.fixture(scope="module")
+def sounds(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Twelve short clips of three classes, each in its folder."""
+    folder = tmp_path_factory.mktemp("sounds")
+    waves, labels = tones(12)
+    lines = ["file_name,label"]
+    for number, (wave, label) in enumerate(zip(waves, labels, strict=True)):
+        soundfile.write(folder / f"{number}.wav", wave, 16_000)
+        lines.append(f"{number}.wav,{'abc'[label]}")
+    (folder / "metadata.csv").write_text("\n".join(lines))
+    return folder
+
+
+@pytest.fixture
+def tune(base: Path, sounds: Path, tmp_path: Path, monkeypatch, capsys):
+    """`tune(*flags)`: weights of the tuned encoder and of the base, the card, and what was printed."""
+
+    def tune(*flags: object) -> tuple[dict, dict, str, str]:
+        fixed = ["--model_name_or_path", base, "--train_dir", sounds, "--output_dir", tmp_path, "--use_cpu",
+                 "--per_device_train_batch_size", 6, "--max_steps", 2, "--report_to", "none"]  # fmt: skip
+        monkeypatch.setattr(sys, "argv", ["tune.py", *map(str, [*fixed, *flags])])
+        runpy.run_path(str(ROOT / "examples" / "tune.py"), run_name="__main__")
+        given = load_file(base / "model.safetensors")
+        given = {name.removeprefix("audio_mae."): value for name, value in given.items() if "decoder" not in name}
+        tuned, card = load_file(tmp_path / "model.safetensors"), (tmp_path / "README.md").read_text()
+        assert {name: value.shape for name, value in tuned.items()} == {n: v.shape for n, v in given.items()}
+        configs = [json.loads((folder / "config.json").read_text()) for folder in (tmp_path, base)]
+        assert configs[0] | {"architectures": None} == configs[1] | {"architectures": None}
+        return tuned, given, card, capsys.readouterr().out
+
+    return tune
+
+
+def changed(tuned: dict, given: dict) -> set[str]:
+    return {name for name, value in tuned.items() if not torch.equal(value, given[name])}
+
+
+def test_head_only_tuning_trains_the_last_norm_alone(tune) -> None:
+    tuned, given, card, _ = tune("--freeze_blocks", 4, "--head_steps", 1, *SMALL)
+    assert changed(tuned, given) == {"layernorm.weight", "layernorm.bias"}
+    assert "| freeze_blocks | 4.0 |" in card
+
+
+@pytest.mark.parametrize("objective", [SMALL, ["--objective", "pseudo_labels", "--clusters", 3]])
+def test_random_weights_have_nothing_of_the_given_ones_but_their_shapes(tune, objective) -> None:
+    head = ["--head_steps", 0] if objective is SMALL else []
+    tuned, given, card, printed = tune("--random_weights", *objective, *head)
+    assert "random weights" in printed and "training started from **random weights**" in card
+    matrices = [name for name in tuned if name.endswith("proj.weight") or "fc" in name and name.endswith("weight")]
+    assert len(matrices) == 4 * 6
+    for name in matrices:
+        assert abs(np.corrcoef(tuned[name].flatten(), given[name].flatten())[0, 1]) < 0.1, name
+
+
+def test_pseudo_labels_tune_the_encoder_and_the_card_says_what_was_used(tune) -> None:
+    flags = ["--objective", "pseudo_labels", "--clusters", 3, "--label_column", "label"]
+    tuned, given, card, printed = tune(*flags, "--rounds", 2, "--freeze_blocks", 0.5)
+    expected = {n for n in given if n.startswith(("layers.2.", "layers.3.", "layernorm.")) and "k_proj.bias" not in n}
+    assert {name for name in changed(tuned, given) if "k_proj.bias" not in name} == expected
+    assert "on pseudo-labels" in card and "random weights" not in card + printed
+    for part in (
+        "| clusters | 3 |",
+        "| rounds | 2 |",
+        "| token_drop | 0.5 |",
+        "| freeze_blocks | 0.5 |",
+        "knn_accuracy",
+    ):
+        assert part in card, part
+    assert "| mix |" not in card and "| head_epochs |" not in card
+    still, given, _, _ = tune(*flags, "--learning_rate", 0)
+    assert changed(still, given) == set()
+
+
+def test_pseudo_labels_refuse_what_they_would_not_use(tune) -> None:
+    with pytest.raises(ValueError, match="does not use mix, head_steps"):
+        tune("--objective", "pseudo_labels", "--clusters", 3, "--mix", "none", "--head_steps", 3)

@@ -63,6 +63,19 @@ def test_tuned_card_names_base_data_licence_and_what_was_run(base: Path, tmp_pat
     assert str(base.parent) not in loaded.content  # nobody else has that folder
 
 
+@pytest.mark.parametrize("objective, method", [("uamix", "with uaMix"), ("pseudo_labels", "on pseudo-labels")])
+def test_card_says_what_was_learnt_and_from_which_start(monkeypatch, objective: str, method: str) -> None:
+    monkeypatch.setattr("uamix_hf.hub.cards.base_licence", lambda name: "mit")
+    start, fresh = (tuned("you/base", objective=objective, random_weights=random) for random in (False, True))
+    assert f"# you/base, tuned {method}\n" in start.text and "random weights" not in start.text
+    assert f"# you/base, trained from random weights {method}\n" in fresh.text
+    assert "- Base model: you/base, of which the configuration" in fresh.text
+    assert start.data.base_model == "you/base" and fresh.data.base_model is None  # nothing of it is in the weights
+    for card in (start, fresh):
+        assert ("contrastive" in card.content) == (objective == "uamix")
+        assert ("cluster " in card.text and "2303.05668" in card.text) == (objective == "pseudo_labels")
+
+
 def test_tuned_card_of_a_base_on_the_hub(monkeypatch) -> None:
     card = ModelCard("---\nlicense: cc-by-sa-4.0\n---\n# Base\n")
     monkeypatch.setattr(ModelCard, "load", classmethod(lambda cls, name, **options: {"you/base": card}[name]))

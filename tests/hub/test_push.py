@@ -6,10 +6,12 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 from hub_server import HubServer
 
 from uamix_hf import AudioMAEConfig, AudioMAEFeatureExtractor, AudioMAEModel
+from uamix_hf.hub import push
 from uamix_hf.hub.cards import tuned_card
 
 PUBLISHED = {
@@ -92,3 +94,49 @@ def test_pushed_folder_is_clean_and_gives_the_same_embedding(tiny_config: AudioM
         expected = model(**inputs).pooler_output.numpy()
     np.testing.assert_allclose(np.load(vector_file), expected, atol=1e-6)
     assert (folder / "optimizer.pt").read_bytes() == b"private"  # nothing of the run is touched
+
+
+PUSH_METRIC = """
+import sys
+from huggingface_hub.errors import HfHubHTTPError
+from uamix_hf.hub.push import push_metric
+
+for name in ("few_shot_accuracy", "user/few_shot_accuracy"):  # the second time into what exists
+    address = push_metric(name)
+    assert address.startswith(f"{sys.argv[1]}/spaces/user/few_shot_accuracy/commit/"), address
+try:
+    push_metric("user/few_shot_accuracy", token="hf_stranger")
+except HfHubHTTPError as error:
+    assert error.response.status_code == 401
+else:
+    raise AssertionError("pushed without the right to")
+"""
+
+PULL_METRIC = """
+import sys
+sys.modules["uamix_hf"] = None
+
+import evaluate
+
+metric = evaluate.load("user/few_shot_accuracy")
+result = metric.compute(predictions=[0, 1, 0, 0], references=[0, 1, 0, 1], episodes=[0, 0, 1, 1])
+assert result["accuracy"] == 0.75, result
+"""
+
+
+def test_pushed_metric_loads_where_the_package_is_absent(tmp_path: Path) -> None:
+    with HubServer() as hub:
+        for home, code in (("author", PUSH_METRIC), ("user", PULL_METRIC)):
+            environment = os.environ | hub.environment(tmp_path / home)
+            command = [sys.executable, "-c", code, hub.url]
+            process = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+            assert process.returncode == 0, process.stderr
+        names = ("README.md", "app.py", "few_shot_accuracy.py", "requirements.txt")
+        expected = {name: (push.METRIC / name).read_bytes() for name in names}
+        assert hub.files("user/few_shot_accuracy", repo_type="space") == expected
+        assert hub.unhandled == []
+
+
+def test_a_metric_of_another_name_is_not_pushed() -> None:
+    with pytest.raises(ValueError, match="must be named few_shot_accuracy"):
+        push.push_metric("user/accuracy")

@@ -18,10 +18,17 @@ class LengthBucketSampler(Sampler[int]):
     """Shuffled row numbers in which each run of `batch_size` has clips of similar length.
 
     The order depends on seed and epoch alone, not on the global random state, so that a resumed run sees the same one.
+
+    Args:
+        lengths: Frames of each row. visit_frames: A row comes once an epoch for each so many frames that it has, and at
+            least once; 0 is once for all.
     """
 
-    def __init__(self, lengths: Sequence[int], batch_size: int, seed: int = 0):
+    def __init__(self, lengths: Sequence[int], batch_size: int, seed: int = 0, visit_frames: int = 0):
         self.lengths = torch.as_tensor(lengths)
+        self.visits = torch.ones_like(self.lengths)
+        if visit_frames > 0:
+            self.visits = (self.lengths // visit_frames).clamp_min(1)
         self.batch_size = batch_size
         self.seed = seed
         self.epoch = 0
@@ -30,11 +37,13 @@ class LengthBucketSampler(Sampler[int]):
         self.epoch = epoch
 
     def __len__(self) -> int:
-        return len(self.lengths)
+        return int(self.visits.sum())
 
     def __iter__(self) -> Iterator[int]:
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
-        rows = torch.randperm(len(self.lengths), generator=generator)
+        # Round after round, so that a clip that comes several times is hardly ever twice in a batch.
+        rounds = [(self.visits > visit).nonzero()[:, 0] for visit in range(max(self.visits.tolist(), default=1))]
+        rows = torch.cat([part[torch.randperm(len(part), generator=generator)] for part in rounds])
         # A short batch, if any, is last, where drop_last finds it. Its rows are taken before sorting: else it would
         # always be the longest clips that are dropped.
         whole = len(rows) // self.batch_size * self.batch_size

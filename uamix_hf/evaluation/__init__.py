@@ -1,14 +1,35 @@
 """How far few labels go in a space of frozen embeddings."""
 
-from .few_shot import Accuracy, Episode, EpisodeError, draw_episodes, few_shot_accuracy, nearest_centroid
+from .checks import EvaluationError
+from .classifiers import CLASSIFIERS, logistic_regression, nearest_centroid
+from .embeddings import cached_embeddings
+from .few_shot import Episode, EpisodeError, draw_episodes, few_shot_accuracy
 from .knn import leave_one_out_knn
+from .low_shot import draw_labelled, low_shot_accuracy
+from .probes import knn_probe, linear_probe
+from .scores import Difference, Scores, bootstrap_mean, paired_difference
+from .splits import SplitError, check_split, make_splits
 
 __all__ = [
-    "Accuracy",
+    "CLASSIFIERS",
+    "Difference",
     "Episode",
     "EpisodeError",
+    "EvaluationError",
+    "Scores",
+    "SplitError",
+    "bootstrap_mean",
+    "cached_embeddings",
+    "check_split",
     "draw_episodes",
+    "draw_labelled",
     "few_shot_accuracy",
+    "knn_probe",
     "leave_one_out_knn",
+    "linear_probe",
+    "logistic_regression",
+    "low_shot_accuracy",
+    "make_splits",
     "nearest_centroid",
+    "paired_difference",
 ]

@@ -4,11 +4,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
-from sklearn.metrics.pairwise import euclidean_distances
-from sklearn.preprocessing import normalize
+
+from .checks import EvaluationError, check_clips, check_single_label
+from .classifiers import find_classifier
+from .scores import Scores
 
 
-class EpisodeError(ValueError):
+class EpisodeError(EvaluationError):
     """The data cannot give the episodes asked for; the message says which number to change."""
 
 
@@ -20,25 +22,6 @@ class Episode:
     support_labels: np.ndarray
     query: np.ndarray
     query_labels: np.ndarray
-
-
-@dataclass(frozen=True)
-class Accuracy:
-    """Accuracy of each episode (episodes,), in [0, 1]."""
-
-    episodes: np.ndarray
-
-    @property
-    def mean(self) -> float:
-        return float(self.episodes.mean())
-
-    @property
-    def interval(self) -> float:
-        """Half width of the 95 % interval of the mean over episodes of this pool of clips (normal approximation)."""
-        return float(1.96 * self.episodes.std(ddof=1) / np.sqrt(len(self.episodes)))
-
-    def __str__(self) -> str:
-        return f"{100 * self.mean:.1f} ± {100 * self.interval:.1f}"
 
 
 def draw_episodes(
@@ -59,8 +42,11 @@ def draw_episodes(
         labels: Class of each clip (clips,). groups: Speaker or source of each clip (clips,); each its own by default.
 
     Raises:
-        EpisodeError: too few classes with more than `k_shot` clips, or groups that leave no queries.
+        EpisodeError: too few classes with more than `k_shot` clips, groups that leave no queries, or a number below 1.
     """
+    for name, number in {"n_way": n_way, "k_shot": k_shot, "queries": queries, "episodes": episodes}.items():
+        if number < 1:
+            raise EpisodeError(f"{name}={number}: at least one is needed.")
     rng = np.random.default_rng(seed)
     groups = np.arange(len(labels)) if groups is None else groups
     clips = {label: np.flatnonzero(labels == label) for label in np.unique(labels)}
@@ -103,15 +89,6 @@ def fill_episode(chosen: list[np.ndarray], groups: np.ndarray, n_way: int, k_sho
     )
 
 
-def nearest_centroid(support: np.ndarray, labels: np.ndarray, query: np.ndarray) -> np.ndarray:
-    """Class of each query (queries,): centroids of unit vectors, after the mean of the labelled clips is taken off."""
-    # Not sklearn's NearestCentroid: it weighs classes by their size, and fails where all vectors are equal.
-    centre, classes = support.mean(axis=0), np.unique(labels)
-    unit = normalize(support - centre)
-    centroids = np.stack([unit[labels == label].mean(axis=0) for label in classes])
-    return classes[euclidean_distances(normalize(query - centre), centroids).argmin(axis=1)]
-
-
 def few_shot_accuracy(
     vectors: np.ndarray,
     labels: np.ndarray,
@@ -121,14 +98,29 @@ def few_shot_accuracy(
     queries: int = 15,
     episodes: int = 600,
     seed: int = 0,
-) -> Accuracy:
-    """Accuracy of nearest-centroid classification on embeddings (clips, width). The same seed draws the same episodes,
-    so that two models compare clip by clip; see [`draw_episodes`] for the rest."""
-    results = []
-    for episode in draw_episodes(labels, groups, n_way, k_shot, queries, episodes, seed):
-        predicted = nearest_centroid(vectors[episode.support], episode.support_labels, vectors[episode.query])
-        results.append((predicted == episode.query_labels).mean())
-    return Accuracy(np.array(results))
+    classifier: str = "nearest_centroid",
+) -> Scores:
+    """Accuracy of the classes of each episode; a draw is an episode.
+
+    The same seed draws the same episodes, so that two models compare cell by cell; see [`draw_episodes`].
+
+    Args:
+        vectors: Embeddings (clips, width). labels: Class numbers (clips,). classifier: A key of `CLASSIFIERS`.
+
+    Raises:
+        EvaluationError: labels of several classes a clip, embeddings or labels that cannot be used, or no such
+            classifier. EpisodeError: the data cannot give the episodes.
+    """
+    check_single_label(labels, "few_shot_accuracy")
+    check_clips(vectors, labels, groups)
+    predict = find_classifier(classifier)
+    hits, classes, draws = [], [], []
+    for number, episode in enumerate(draw_episodes(labels, groups, n_way, k_shot, queries, episodes, seed)):
+        predicted = predict(vectors[episode.support], episode.support_labels, vectors[episode.query])
+        hits.append(predicted == episode.query_labels)
+        classes.append(labels[episode.query])
+        draws.append(np.full(len(episode.query), number))
+    return Scores.from_clips(np.concatenate(hits), np.concatenate(classes), np.concatenate(draws))
 
 
-__all__ = ["Accuracy", "Episode", "EpisodeError", "draw_episodes", "few_shot_accuracy", "nearest_centroid"]
+__all__ = ["Episode", "EpisodeError", "draw_episodes", "few_shot_accuracy"]

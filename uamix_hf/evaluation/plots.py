@@ -1,44 +1,161 @@
-"""Pictures of embeddings; needs matplotlib (`pip install uamix_hf[demo]`)."""
+"""Pictures of embeddings and scores, narrow enough for a phone; needs matplotlib (`pip install uamix_hf[demo]`)."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import NullLocator, PercentFormatter
 from sklearn.manifold import TSNE
 from sklearn.preprocessing import normalize
 
+# A phone is 360 pixels wide: at this width 8 pt are 8 of them, and the resolution leaves room for zooming in.
+WIDTH, DPI = 4.5, 220  # inches, dots per inch
+STYLE: dict[Any, Any] = {
+    "font.size": 9, "axes.titlesize": 9, "xtick.labelsize": 8, "ytick.labelsize": 8, "legend.fontsize": 8,
+    "axes.spines.top": False, "axes.spines.right": False, "axes.axisbelow": True, "grid.color": "0.9",
+    "text.parse_math": False,  # a name may hold dollar signs
+}  # fmt: skip
+# Okabe and Ito's colours, which those who cannot tell red from green can tell apart; classes beyond eight change shape.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")
+MARKERS = "os^DvPX*"
+# More classes than this have no room for: numbers in the cells of a confusion matrix, names below it, names at all.
+NUMBERED, NAMED_BELOW, NAMED = 12, 25, 60
 
+
+@dataclass(frozen=True)
+class LabelCurves:
+    """Accuracy against labels per class: of each model (k, mean, half width of the interval or None), in [0, 1]."""
+
+    title: str
+    chance: float
+    curves: Mapping[str, Sequence[tuple[int, float, float | None]]]
+
+
+def shorten(name: str, length: int = 24) -> str:
+    """The beginning of a name that has no room."""
+    return name if len(name) <= length else name[: length - 1] + "…"
+
+
+@rc_context(STYLE)
 def plot_embeddings(
     path: str | Path, vectors: Mapping[str, np.ndarray], labels: np.ndarray, names: Sequence[str], seed: int = 0
 ) -> None:
-    """A map of the clips (t-SNE by cosine) for each model, side by side, one colour a class.
+    """A map of the clips (t-SNE by cosine) for each model, side by side; a colour and shape for each class.
 
     Args:
         vectors: Embeddings (clips, width) by the title of their map. labels: Class numbers (clips,). names: Of classes.
     """
-    import matplotlib
-
-    matplotlib.use("Agg")  # a picture for a file needs no screen
-    from matplotlib import pyplot
-
-    figure, axes = pyplot.subplots(
-        1, len(vectors), figsize=(6.5 * len(vectors), 6.5), layout="constrained", squeeze=False
-    )
-    colours = pyplot.get_cmap("tab20")
-    for axis, (title, points) in zip(axes[0], vectors.items(), strict=True):
+    texts = [shorten(name) for name in names]
+    columns = 3 if max(map(len, texts)) <= 18 else 2
+    legend = 0.4 + 0.16 * -(-len(names) // columns) if len(names) <= NAMED else 0.0
+    figure = Figure(figsize=(WIDTH, max(WIDTH / len(vectors) + legend, 3)), layout="constrained")
+    axes = figure.subplots(1, len(vectors), squeeze=False)[0]
+    for axis, (title, points) in zip(axes, vectors.items(), strict=True):
         unit = normalize(points - points.mean(axis=0))
         perplexity = min(30.0, (len(points) - 1) / 3)
         flat = TSNE(metric="cosine", init="random", perplexity=perplexity, random_state=seed).fit_transform(unit)
-        for number, name in enumerate(names):
+        for number in range(len(names)):
             chosen = flat[labels == number]
-            axis.scatter(chosen[:, 0], chosen[:, 1], s=18, color=colours(number % 20), label=name, linewidths=0)
-        axis.set_title(title)
+            marker = MARKERS[number // len(COLOURS) % len(MARKERS)]
+            axis.scatter(*chosen.T, s=7, c=COLOURS[number % len(COLOURS)], marker=marker, linewidths=0)
+        axis.set(title=shorten(title), xticks=[], yticks=[])
+        axis.spines[:].set(visible=True, color="0.8")
+    if legend:
+        figure.legend(axes[0].collections, texts, loc="outside lower center", ncols=columns, frameon=False,
+                      markerscale=2, handletextpad=0.1, columnspacing=1, labelspacing=0.2)  # fmt: skip
+    figure.savefig(path, dpi=DPI)
+
+
+@rc_context(STYLE)
+def plot_label_curves(path: str | Path, panels: Sequence[LabelCurves]) -> None:
+    """Accuracy against labels per class, one panel below the other, one line a model with its interval as a band."""
+    figure = Figure(figsize=(WIDTH, 0.4 + 2.4 * len(panels)), layout="constrained")
+    axes = figure.subplots(len(panels), 1, squeeze=False)[:, 0]
+    for axis, panel in zip(axes, panels, strict=True):
+        for number, (model, points) in enumerate(panel.curves.items()):
+            k, mean, half = np.array([(k, mean, half or 0.0) for k, mean, half in sorted(points)]).T
+            colour, marker = COLOURS[number % len(COLOURS)], MARKERS[number % len(MARKERS)]
+            axis.plot(k, mean, color=colour, marker=marker, markersize=4, linewidth=1.5, label=shorten(model))
+            axis.fill_between(k, mean - half, mean + half, color=colour, alpha=0.2, linewidth=0)
+        axis.axhline(panel.chance, color="0.5", linestyle=":", linewidth=1.2, label="chance")
+        axis.set(title=panel.title, ylabel="accuracy (%)", xscale="log")
+        axis.set_xticks(k, labels=[f"{value:g}" for value in k])
+        axis.xaxis.set_minor_locator(NullLocator())
+        axis.yaxis.set_major_formatter(lambda value, _: f"{100 * value:g}")
+        axis.grid(axis="y")
+    axes[-1].set_xlabel("labelled clips per class")
+    texts = [str(line.get_label()) for line in axes[-1].lines]
+    columns = 3 if max(map(len, texts)) <= 14 else 2
+    figure.legend(axes[-1].lines, texts, loc="outside upper center", ncols=columns, frameon=False)
+    figure.savefig(path, dpi=DPI)
+
+
+@rc_context(STYLE)
+def plot_confusion(path: str | Path, matrices: Mapping[str, np.ndarray], names: Sequence[str]) -> None:
+    """How often each class is taken for each other, in shares of the true class, one model below the other.
+
+    Args:
+        matrices: Numbers of clips (true classes, predicted classes) by their title. names: Of the classes.
+    """
+    count, texts = len(names), [shorten(name) for name in names]
+    named, size = count <= NAMED, 7.5 if count > NUMBERED else 8
+    height = max(2.2, 0.125 * count) if named else WIDTH
+    below = 0.07 * max(map(len, texts)) if count <= NAMED_BELOW else 0.2
+    figure = Figure(figsize=(WIDTH, (height + 0.3) * len(matrices) + below + 0.6), layout="constrained")
+    axes = figure.subplots(len(matrices), 1, sharex=True, squeeze=False)[:, 0]
+    for axis, (title, matrix) in zip(axes, matrices.items(), strict=True):
+        shares = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
+        image = axis.imshow(shares, cmap="Blues", vmin=0, vmax=1, aspect="auto", interpolation="nearest")
+        axis.set(title=shorten(title, 48), ylabel="true class")
+        axis.set_yticks(range(count) if named else [], labels=texts if named else [], fontsize=size)
+        axis.tick_params(length=0)
+        axis.spines[:].set_visible(False)
+        if count <= NUMBERED:
+            write_shares(axis, shares)
+    if count <= NAMED_BELOW:
+        axis.set_xticks(range(count), labels=texts, rotation=90, fontsize=size)
+    else:
         axis.set_xticks([])
-        axis.set_yticks([])
-    handles, texts = axes[0][0].get_legend_handles_labels()
-    figure.legend(handles, texts, loc="outside lower center", ncols=min(6, len(names)), frameon=False, markerscale=1.5)
-    figure.savefig(path, dpi=110)
-    pyplot.close(figure)
+    axis.set_xlabel("predicted class" + ", in the same order" * (count > NAMED_BELOW))
+    bar = figure.colorbar(image, ax=axes, location="bottom", aspect=40, pad=0.01, format=PercentFormatter(1.0, 0))
+    bar.set_label("share of the true class's clips")
+    bar.outline.set_visible(False)
+    figure.savefig(path, dpi=DPI)
 
 
-__all__ = ["plot_embeddings"]
+def write_shares(axis: Axes, shares: np.ndarray) -> None:
+    for row, column in np.argwhere(shares >= 0.005):
+        share = shares[row, column]
+        axis.text(column, row, f"{100 * share:.0f}", ha="center", va="center", fontsize=7,
+                  color="white" if share > 0.65 else "black")  # fmt: skip
+
+
+@rc_context(STYLE)
+def plot_class_gains(path: str | Path, gains: Mapping[str, float], label: str) -> None:
+    """Change of each class's score as bars, the largest gain first; of very many classes, those that change most.
+
+    Args:
+        gains: Difference of scores in [-1, 1] by class. label: What the axis shows.
+    """
+    chosen = sorted(gains.items(), key=lambda item: -abs(item[1]))[:NAMED]
+    chosen.sort(key=lambda item: item[1])
+    values = np.array([value for _, value in chosen])
+    figure = Figure(figsize=(WIDTH, 0.8 + 0.135 * max(len(chosen), 6)), layout="constrained")
+    axis = figure.subplots()
+    axis.barh(range(len(chosen)), 100 * values, height=0.7, color=np.where(values < 0, COLOURS[1], COLOURS[0]))
+    axis.axvline(0, color="0.3", linewidth=0.8)
+    axis.set_yticks(range(len(chosen)), labels=[shorten(name) for name, _ in chosen], fontsize=7.5)
+    axis.set_ylim(-0.6, len(chosen) - 0.4)
+    figure.supxlabel(label, fontsize=9)  # below the whole figure: long names leave the axis little width
+    axis.tick_params(axis="y", length=0)
+    axis.spines["left"].set_visible(False)
+    axis.grid(axis="x")
+    figure.savefig(path, dpi=DPI)
+
+
+__all__ = ["LabelCurves", "plot_class_gains", "plot_confusion", "plot_embeddings", "plot_label_curves", "shorten"]

@@ -13,6 +13,7 @@ from ..version import __version__
 TEMPLATES = Path(__file__).parent / "templates"
 # Audio-MAE's LICENSE file says CC BY-NC 4.0, its README CC BY 4.0: the stricter one binds whoever wants to be safe.
 AUDIOMAE_LICENCE = "cc-by-nc-4.0"
+OBJECTIVE_TAGS = {"uamix": ["uamix", "contrastive-learning"], "pseudo_labels": ["pseudo-labels"]}
 PACKAGES = ("torch", "transformers", "datasets", "accelerate")
 
 
@@ -47,6 +48,8 @@ def tuned_card(
     results: Mapping[str, Any],
     repo_id: str | None = None,
     dataset: str | None = None,
+    objective: str = "uamix",
+    random_weights: bool = False,
 ) -> ModelCard:
     """Card of a tuned encoder.
 
@@ -54,12 +57,14 @@ def tuned_card(
         base_model: Folder or repository that was tuned. data: Name of the training data. clips: How many.
         settings: Every hyper-parameter that was used. results: Figures measured in the run.
         repo_id: Repository it is pushed to, for the lines on loading. dataset: Hub id of the data, if it has one.
+        objective: `"uamix"` or `"pseudo_labels"`. random_weights: Whether training started from random weights; the
+            card then names no base model to the Hub, but keeps its licence to be safe.
     """
     local = Path(base_model).exists()
     card_data = ModelCardData(
         license=base_licence(base_model), library_name="transformers", pipeline_tag="feature-extraction",
-        base_model=None if local else base_model, datasets=[dataset] if dataset else None,
-        tags=["audio", "audio-mae", "uamix", "contrastive-learning", "few-shot"],
+        base_model=None if local or random_weights else base_model, datasets=[dataset] if dataset else None,
+        tags=["audio", "audio-mae", *OBJECTIVE_TAGS[objective], "few-shot"],
     )  # fmt: skip
     return ModelCard.from_template(
         card_data,
@@ -67,6 +72,8 @@ def tuned_card(
         name=repo_id or "PATH/OF/THIS/FOLDER",
         base_model=Path(base_model).name if local else base_model,
         licence=card_data.license,
+        objective=objective,
+        random_weights=random_weights,
         data=data,
         clips=clips,
         settings=settings,

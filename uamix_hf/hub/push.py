@@ -1,4 +1,4 @@
-"""Uploads of a finished folder: what from_pretrained reads, and nothing else."""
+"""Uploads: of a finished folder what from_pretrained reads and nothing else, and of the metric."""
 
 from pathlib import Path
 
@@ -6,6 +6,7 @@ from huggingface_hub import HfApi
 
 # No optimiser, no random state, no pickle: a folder of a run holds them beside these.
 PUBLISHED = ("README.md", "*.json", "*.safetensors", "*.py")
+METRIC = Path(__file__).parents[1] / "evaluation" / "metrics" / "few_shot_accuracy"
 
 
 def published_files(folder: str | Path) -> list[str]:
@@ -40,4 +41,35 @@ def push_folder(
     return str(commit.commit_url)
 
 
-__all__ = ["PUBLISHED", "published_files", "push_folder"]
+def push_metric(
+    repo_id: str,
+    private: bool | None = None,
+    token: str | None = None,
+    commit_message: str = "Upload the metric few_shot_accuracy",
+) -> str:
+    """Uploads the `evaluate` module `few_shot_accuracy` as a Space, for `evaluate.load(repo_id)` anywhere.
+
+    Args:
+        repo_id: `few_shot_accuracy`, with or without an owner: `evaluate` looks for a file of the repository's name.
+
+    Returns:
+        Address of the commit.
+
+    Raises:
+        ValueError: another name. huggingface_hub.errors.HfHubHTTPError: no right to write, or no connection.
+    """
+    if repo_id.split("/")[-1] != METRIC.name:
+        raise ValueError(f"{repo_id}: evaluate would not find the module, the repository must be named {METRIC.name}.")
+    api = HfApi(token=token)
+    repo = api.create_repo(repo_id, repo_type="space", space_sdk="gradio", private=private, exist_ok=True)
+    commit = api.upload_folder(
+        repo_id=repo.repo_id,
+        repo_type="space",
+        folder_path=METRIC,
+        allow_patterns=["README.md", "requirements.txt", "*.py"],
+        commit_message=commit_message,
+    )
+    return str(commit.commit_url)
+
+
+__all__ = ["METRIC", "PUBLISHED", "published_files", "push_folder", "push_metric"]

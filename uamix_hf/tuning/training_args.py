@@ -29,6 +29,10 @@ class UaMixTrainingArguments(TrainingArguments):
     layer_decay: float = field(
         default=1.0, metadata={"help": "Factor of the learning rate from each encoder block to the one below."}
     )
+    visit_frames: int = field(
+        default=0,
+        metadata={"help": "A clip comes once an epoch for each so many frames (10 ms) that it has; 0: once for all."},
+    )
     knn_steps: int = field(
         default=0, metadata={"help": "Steps between kNN checks where labels are known; 0: at the start and end alone."}
     )

@@ -1,0 +1,101 @@
+"""Whitened embeddings have unit covariance over the clips they were fitted to, wherever the encoder is loaded."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from sklearn.decomposition import PCA
+from transformers import AutoModel
+
+from uamix_hf import AudioEmbedder, AudioMAEConfig, AudioMAEFeatureExtractor, AudioMAEModel, fit_whitening
+from uamix_hf.data import DataArguments, prepare
+from uamix_hf.whitening import whitening_of
+
+
+def test_whitened_vectors_have_unit_covariance_and_keep_their_directions() -> None:
+    rng = np.random.default_rng(0)
+    mixing = rng.standard_normal((6, 6)) * [10, 3, 1, 0.3, 0.1, 0.05]
+    vectors = rng.standard_normal((500, 6)) @ mixing + 100
+    mean, matrix = whitening_of(vectors, shrinkage=0)
+    white = (vectors - mean) @ matrix
+    np.testing.assert_allclose(np.cov(white, rowvar=False), np.eye(6), atol=1e-6)
+    np.testing.assert_allclose(matrix, matrix.T, atol=1e-9)
+    # Up to a rotation, what scikit-learn makes: distances are the same.
+    peer = PCA(whiten=True).fit_transform(vectors)
+    np.testing.assert_allclose(white[:50] @ white[:50].T, peer[:50] @ peer[:50].T, atol=1e-5)
+
+
+def test_shrinkage_bounds_what_a_direction_without_spread_is_scaled_by() -> None:
+    rng = np.random.default_rng(0)
+    vectors = rng.standard_normal((50, 4)) * [2, 1, 1, 0]
+    _, matrix = whitening_of(vectors, shrinkage=0.01)
+    variance = np.cov(vectors, rowvar=False).trace() / 4
+    assert np.linalg.eigvalsh(matrix).max() == pytest.approx((0.01 * variance) ** -0.5)
+    mean, matrix = whitening_of(vectors[:3])  # fewer than dimensions: finite all the same
+    assert np.isfinite((vectors - mean) @ matrix).all()
+
+
+@pytest.mark.parametrize("vectors", [np.ones((1, 4)), np.ones((9, 4)), np.full((9, 4), np.nan)])
+def test_vectors_that_tell_nothing_are_refused(vectors: np.ndarray) -> None:
+    with pytest.raises(ValueError, match="embeddings"):
+        whitening_of(vectors)
+
+
+@pytest.fixture
+def sounds(tmp_path: Path) -> Path:
+    rng = np.random.default_rng(0)
+    folder = tmp_path / "sounds"
+    folder.mkdir()
+    for number in range(60):
+        time = np.arange(8000 + 200 * number) / 16_000
+        tone = np.sin(2 * np.pi * rng.uniform(100, 4000) * time) * np.exp(-time * rng.uniform(0, 9))
+        soundfile.write(folder / f"{number:02}.wav", 0.3 * tone + 0.02 * rng.standard_normal(len(time)), 16_000)
+    return folder
+
+
+def test_an_encoder_keeps_its_whitening_when_saved(sounds: Path, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    config = AudioMAEConfig.preset("tiny", hidden_size=16, num_hidden_layers=2, num_attention_heads=2)
+    plain, extractor = AudioMAEModel(config), AudioMAEFeatureExtractor()
+    paths = sorted(str(path) for path in sounds.iterdir())
+    before = AudioEmbedder(plain, extractor).encode(paths, progress_bar=False)
+    data = prepare(DataArguments(train_dir=str(sounds), cache_dir=str(tmp_path / "cache")), extractor)
+    fit_whitening(plain, extractor, data.dataset)
+    plain.save_pretrained(tmp_path / "model")
+    loaded = AutoModel.from_pretrained(tmp_path / "model")
+    assert loaded.config.whitening
+    after = AudioEmbedder(loaded, extractor).encode(paths, progress_bar=False)
+    mean, matrix = whitening_of(before)
+    np.testing.assert_allclose(after, (before - mean) @ matrix, atol=0.05)  # float16 log-mels here, float32 there
+    np.testing.assert_allclose(after.mean(axis=0), 0, atol=0.02)
+    fit_whitening(loaded, extractor, data.dataset)  # again: from the pooled output, not from what was whitened
+    torch.testing.assert_close(loaded.whitening.matrix, plain.whitening.matrix, rtol=1e-3, atol=1e-3)
+
+
+def test_whitening_is_exact_under_autocast(tmp_path: Path) -> None:
+    config = AudioMAEConfig.preset("tiny", hidden_size=16, num_hidden_layers=1, num_attention_heads=2, whitening=True)
+    model = AudioMAEModel(config).eval()
+    basis = torch.linalg.qr(torch.randn(16, 16, generator=torch.Generator().manual_seed(0))).Q
+    model.whitening.matrix.copy_(basis @ torch.diag(torch.logspace(0, 3, 16)) @ basis.T)
+    pooled = torch.randn(5, 16)
+    expected = (pooled.double() @ model.whitening.matrix.double()).float()
+    with torch.autocast("cpu", torch.bfloat16):
+        torch.testing.assert_close(model.whitening(pooled), expected, rtol=1e-4, atol=1e-2)
+
+
+def test_without_fitting_it_changes_nothing(tmp_path: Path) -> None:
+    config = AudioMAEConfig.preset("tiny", hidden_size=16, num_hidden_layers=1, num_attention_heads=2)
+    torch.manual_seed(0)
+    plain = AudioMAEModel(config).eval()
+    plain.save_pretrained(tmp_path)
+    config.whitening = True
+    model = AudioMAEModel.from_pretrained(tmp_path, config=config).eval()  # its tensors are not in the file
+    inputs = torch.randn(2, 32, 128)
+    torch.testing.assert_close(model(inputs).pooler_output, plain(inputs).pooler_output)
+
+
+def test_other_encoders_are_refused() -> None:
+    with pytest.raises(TypeError, match="Linear"):
+        fit_whitening(torch.nn.Linear(2, 2), AudioMAEFeatureExtractor(), None)

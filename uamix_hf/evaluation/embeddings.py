@@ -1,0 +1,97 @@
+"""Embeddings of a table of recordings, made once and kept on disk."""
+
+import hashlib
+import logging
+import os
+from pathlib import Path
+
+import numpy as np
+from datasets import Dataset
+from transformers.utils.hub import cached_file, extract_commit_hash
+
+from ..data.log_mels import source_key
+from ..embedding import AudioEmbedder
+from ..version import __version__
+
+logger = logging.getLogger(__name__)
+
+# What from_pretrained reads of a folder; a run leaves much else in it, which changes without changing the model.
+MODEL_FILES = ("*config.json", "*.safetensors", "*.safetensors.index.json", "*.bin")
+
+
+def cached_embeddings(
+    model_path: str | Path,
+    recordings: Dataset,
+    cache_dir: str | Path,
+    batch_size: int = 32,
+    progress_bar: bool = True,
+) -> np.ndarray:
+    """Embeddings (recordings, hidden_size) float32; a second call with the same model and recordings reads a file.
+
+    Args:
+        model_path: Folder or Hub repository of an encoder, known by the content of its files or by its commit.
+        recordings: Of [`load_recordings`]; known by path, size and time of change. cache_dir: Made if need be.
+        batch_size, progress_bar: Of [`AudioEmbedder.encode`].
+
+    Raises:
+        AudioInputError: a recording that cannot be embedded, with its name. OSError: there is no such model.
+    """
+    name = os.fspath(model_path)
+    revision = None if os.path.isdir(name) else hub_commit(name)
+    sources = [source_key(value) for value in recordings["audio"]]
+    key = repr((__version__, revision or folder_hash(name), sources)).encode()
+    file = Path(cache_dir) / f"{hashlib.sha256(key).hexdigest()}.npy"
+    vectors = read_vectors(file, len(sources))
+    if vectors is None:
+        embedder = AudioEmbedder.from_pretrained(name, revision=revision or "main")
+        vectors = embedder.encode(recordings["audio"][:], batch_size, progress_bar)
+        write_vectors(file, vectors)
+    return vectors
+
+
+def folder_hash(folder: str) -> str:
+    """SHA-256 of the names and contents of a model's files."""
+    digest = hashlib.sha256()
+    for path in sorted({path for pattern in MODEL_FILES for path in Path(folder).glob(pattern)}):
+        with open(path, "rb") as file:
+            content = hashlib.file_digest(file, "sha256").hexdigest()
+        digest.update(f"{path.name} {content}\n".encode())
+    return digest.hexdigest()
+
+
+def hub_commit(repo_id: str) -> str:
+    """Commit that a repository of the Hub stands at, or that is cached where there is no connection."""
+    commit = extract_commit_hash(cached_file(repo_id, "config.json"), None)
+    if commit is None:
+        raise OSError(f"{repo_id} has no config.json that could be found: it is not an encoder.")
+    return commit
+
+
+def read_vectors(file: Path, clips: int) -> np.ndarray | None:
+    """The vectors of a cache file, None where it is absent or, with a warning, corrupt."""
+    try:
+        vectors = np.load(file, allow_pickle=False)
+    except FileNotFoundError:
+        return None
+    except (EOFError, OSError, ValueError) as error:
+        problem = str(error)
+    else:
+        if vectors.dtype == np.float32 and vectors.ndim == 2 and len(vectors) == clips:
+            return vectors
+        problem = f"it holds {vectors.dtype} {vectors.shape}"
+    logger.warning("%s cannot be used (%s): the embeddings are made again.", file, problem)
+    return None
+
+
+def write_vectors(file: Path, vectors: np.ndarray) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    partial = file.with_suffix(f".{os.getpid()}.partial")  # an interrupted write must not look like a finished one
+    try:
+        with open(partial, "wb") as out:
+            np.save(out, vectors)
+        partial.replace(file)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+__all__ = ["cached_embeddings"]

@@ -1,0 +1,110 @@
+"""Train and test rows that share no speaker or source."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
+
+from .checks import EvaluationError, is_multi_label
+
+Split = tuple[np.ndarray, np.ndarray]
+
+
+class SplitError(EvaluationError):
+    """Train and test rows that would mislead, or that the data cannot give; the message says what to change."""
+
+
+def check_split(
+    groups: np.ndarray, train_rows: np.ndarray, test_rows: np.ndarray, names: Sequence[str] | None = None
+) -> None:
+    """
+    Args:
+        groups: Speaker or source of each clip (clips,). names: The same in words (clips,), for the message.
+
+    Raises:
+        SplitError: groups that are on both sides.
+    """
+    both = np.intersect1d(groups[train_rows], groups[test_rows])
+    if len(both):
+        words = [str(group if names is None else names[np.flatnonzero(groups == group)[0]]) for group in both]
+        raise SplitError(
+            f"{len(both)} groups have clips among the training and among the test rows "
+            f"({', '.join(words[:10])}{', ...' * (len(words) > 10)}): put each on one side."
+        )
+
+
+def check_rows(labels: np.ndarray, train_rows: np.ndarray, test_rows: np.ndarray) -> None:
+    """
+    Raises:
+        SplitError: no rows on one side, a clip on both, or a class that is tested but cannot be learnt.
+    """
+    if len(train_rows) == 0 or len(test_rows) == 0:
+        raise SplitError(f"A split has {len(train_rows)} training and {len(test_rows)} test rows.")
+    if both := np.intersect1d(train_rows, test_rows).tolist():
+        raise SplitError(f"{len(both)} clips are training and test rows at once, the first is clip {both[0]}.")
+    if is_multi_label(labels):
+        train, test = labels[train_rows], labels[test_rows]
+        unknown = np.flatnonzero(test.any(axis=0) & ~test.all(axis=0) & (~train.any(axis=0) | train.all(axis=0)))
+    else:
+        unknown = np.setdiff1d(labels[test_rows], labels[train_rows])
+    if len(unknown):
+        raise SplitError(
+            f"Class {', '.join(map(str, unknown))} is among the test rows but cannot be learnt from the training rows: "
+            "use fewer splits, or leave the class out."
+        )
+
+
+def make_splits(
+    labels: np.ndarray,
+    groups: np.ndarray | None = None,
+    folds: Sequence[str] | np.ndarray | None = None,
+    n_splits: int = 5,
+    seed: int = 0,
+    names: Sequence[str] | None = None,
+) -> list[Split]:
+    """Training and test rows of a cross-validation; every clip is tested once.
+
+    Args:
+        labels: Class numbers (clips,), whose shares are kept alike in all splits; or bool (clips, classes), which are
+            not looked at. groups: Speaker or source of each clip (clips,); none straddles a split.
+        folds: Official fold of each clip (clips,) as text; each is the test fold once, in the order of the text.
+        n_splits, seed: Number of random folds and their seed, where there are no official ones.
+        names: Groups in words (clips,), for messages.
+
+    Raises:
+        SplitError: a group in two folds, a single fold, a clip without one, or fewer clips or groups of a class than
+            splits.
+    """
+    splits = random_splits(labels, groups, n_splits, seed) if folds is None else official_splits(np.asarray(folds))
+    for train, test in splits:
+        if groups is not None:
+            check_split(groups, train, test, names)
+        check_rows(labels, train, test)
+    return splits
+
+
+def official_splits(folds: np.ndarray) -> list[Split]:
+    values = np.unique(folds)
+    if "" in values:
+        raise SplitError(f"{(folds == '').sum()} clips are in no fold, the first is clip {(folds == '').argmax()}.")
+    if len(values) < 2:
+        raise SplitError(f"All clips are in fold {values[0]}: at least two folds are needed.")
+    return [(np.flatnonzero(folds != value), np.flatnonzero(folds == value)) for value in values]
+
+
+def random_splits(labels: np.ndarray, groups: np.ndarray | None, n_splits: int, seed: int) -> list[Split]:
+    if n_splits < 2:
+        raise SplitError(f"n_splits={n_splits}: at least two are needed.")
+    classes = np.zeros(len(labels), int) if is_multi_label(labels) else labels
+    units = np.arange(len(labels)) if groups is None else groups
+    for number in np.unique(classes):
+        count = len(np.unique(units[classes == number]))
+        if count < n_splits:
+            what = "There are" if is_multi_label(labels) else f"Class {number} has"
+            unit = "clips" if groups is None else "groups"
+            raise SplitError(f"{what} {count} {unit}, fewer than n_splits={n_splits}: lower n_splits.")
+    splitter = StratifiedKFold if groups is None else StratifiedGroupKFold
+    return list(splitter(n_splits, shuffle=True, random_state=seed).split(classes, classes, groups))
+
+
+__all__ = ["Split", "SplitError", "check_rows", "check_split", "make_splits"]
