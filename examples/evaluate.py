@@ -68,7 +68,7 @@ def main() -> None:
     paths = dict(zip(args.model_labels, args.model_name_or_path, strict=True))
     cache = args.cache_dir or folder / "embeddings"
     vectors = {name: cached_embeddings(path, recordings, cache, args.batch_size) for name, path in paths.items()}
-    found = {name: measure(vectors[name], clips, splits, protocols) for name in paths}
+    found = {name: measure(vectors[name], clips, splits, protocols, path, recordings) for name, path in paths.items()}
     results = result_tree(asdict(args) | asdict(protocols), clips, paths, found)
     (folder / "results.json").write_text(json.dumps(results, indent=2, allow_nan=False) + "\n", encoding="utf-8")
     pictures = draw_pictures(folder, results, vectors, clips.labels)

@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 from transformers import AutoFeatureExtractor, AutoModel, HfArgumentParser, PreTrainedModel, Trainer, set_seed
 
-from uamix_hf import UaMixConfig, UaMixForContrastiveTuning, UaMixTrainingArguments
+from uamix_hf import UaMixConfig, UaMixForContrastiveTuning, UaMixTrainingArguments, fit_whitening
 from uamix_hf.data import DataArguments, LogMelCollator, PreparedData, prepare
 from uamix_hf.evaluation.knn import leave_one_out_knn
 from uamix_hf.hub.cards import tuned_card
@@ -36,6 +36,9 @@ class ModelArguments:
     attn_implementation: str = field(default="sdpa", metadata={"help": "sdpa or eager attention."})
     random_weights: bool = field(
         default=False, metadata={"help": "Whether to train random weights in an encoder of that configuration instead."}
+    )
+    whiten: bool = field(
+        default=True, metadata={"help": "Whether to whiten the tuned encoder's embedding over the training clips."}
     )
     objective: Literal["uamix", "pseudo_labels"] = field(
         default="uamix", metadata={"help": "What is learnt: uamix, or clusters of the given encoder's embeddings."}
@@ -100,13 +103,21 @@ def save(
     args: UaMixTrainingArguments,
 ) -> None:
     """Encoder, preprocessor and card into the output folder; then, if asked for, onto the Hub."""
-    encoder.save_pretrained(args.output_dir)
+    encoder.save_pretrained(args.output_dir)  # before anything else can fail
     extractor.save_pretrained(args.output_dir)
+    if model_args.whiten:
+        fit_whitening(encoder, extractor, data.dataset)
+        encoder.save_pretrained(args.output_dir)
     figures: dict[str, float] = {}
     for entry in trainer.state.log_history:
         figures |= {name: value for name, value in entry.items() if isinstance(value, (int, float))}
     used = settings(config, model_args, trainer.args)
-    used |= {"seed": args.seed, "updates": trainer.state.global_step, "processes": args.world_size}
+    used |= {
+        "whiten": model_args.whiten,
+        "seed": args.seed,
+        "updates": trainer.state.global_step,
+        "processes": args.world_size,
+    }
     repo_id = args.hub_model_id or Path(args.output_dir).resolve().name
     card = tuned_card(
         base_model=model_args.model_name_or_path,

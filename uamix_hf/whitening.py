@@ -10,7 +10,7 @@ from .supervised import embed_log_mels
 
 # Share of the mean variance that is added to each direction's: one that hardly varies is not blown up to noise. Less
 # helps where classes are many or hard, and harms with a single labelled clip (docs/experiments.md).
-SHRINKAGE = 0.1
+SHRINKAGE = 0.03
 
 
 def whitening_of(vectors: np.ndarray, shrinkage: float = SHRINKAGE) -> tuple[np.ndarray, np.ndarray]:

@@ -294,3 +294,25 @@ def test_labels_that_the_data_cannot_give_are_an_error_before_anything_is_embedd
 def test_models_need_names_of_their_own(models: list[Path], evaluate: Callable, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="give --model_labels one name a model, all different"):
         evaluate("--model_name_or_path", models[0], models[0], "--data_dir", tmp_path, "--output_dir", tmp_path)
+
+
+def test_fine_tuning_is_measured_on_the_draws_of_low_shot(
+    evaluate, corpus: Path, models: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of four classes, with an update or two: what it takes is another test's matter."""
+    import uamix_hf.evaluation.fine_tuning as fine_tuning
+
+    short = fine_tuning.FineTuningArguments
+    monkeypatch.setattr(fine_tuning, "FineTuningArguments", lambda **more: short(max_steps=2, use_cpu=True, **more))
+    evaluate(
+        "--model_name_or_path", *models, "--data_dir", corpus, "--where", "label=dog_bark,rain,clock,cough",
+        "--fold_column", "fold", "--protocol", "low_shot", "fine_tune", "--low_shot_k", 2, "--low_shot_seeds", 1,
+        "--output_dir", tmp_path,
+    )  # fmt: skip
+    results = json.loads((tmp_path / "results.json").read_text())
+    for number in (0, 1):
+        (frozen,), (tuned,) = (entries(results, number, protocol) for protocol in ("low_shot", "fine_tune"))
+        assert tuned["draws"] == frozen["draws"] == 5 and tuned["seeds"] == frozen["seeds"] == [0]
+        assert tuned["k"] == 2 and 0 <= tuned["mean"] <= 1 and tuned["by_class"].keys() == frozen["by_class"].keys()
+    assert {one["protocol"] for one in results["comparisons"]} == {"low_shot", "fine_tune"}
+    assert "fine-tuned" in (tmp_path / "report.html").read_text()

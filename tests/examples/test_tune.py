@@ -17,7 +17,8 @@ from safetensors.torch import load_file
 from toy_sounds import tones
 from transformers import AutoFeatureExtractor, AutoModel
 
-from uamix_hf import AudioMAEConfig, AudioMAEFeatureExtractor, AudioMAEForPreTraining, load_audio
+from uamix_hf import AudioEmbedder, AudioMAEConfig, AudioMAEFeatureExtractor, AudioMAEForPreTraining, load_audio
+from uamix_hf.data import load_recordings
 
 ROOT = Path(__file__).parents[2]
 LAUNCH = [sys.executable, "-m", "accelerate.commands.launch", "--num_machines", "1", "--mixed_precision", "no",
@@ -104,7 +105,10 @@ def test_loss_falls_and_its_parts_are_logged(run) -> None:
 
 def test_lower_blocks_are_bit_identical_and_upper_ones_moved(run, base: Path) -> None:
     before, after = load_file(base / "model.safetensors"), load_file(run[0] / "model.safetensors")
+    assert after.keys() - {name.removeprefix("audio_mae.") for name in before} == {"whitening.mean", "whitening.matrix"}
     for name, tuned in after.items():
+        if name.startswith("whitening."):
+            continue
         same = torch.equal(tuned, before[f"audio_mae.{name}"])
         assert same == name.startswith(("embeddings.", "layers.0.", "layers.1.")), name
 
@@ -238,8 +242,23 @@ def tune(base: Path, sounds: Path, tmp_path: Path, monkeypatch, capsys):
     """`tune(*flags)`: weights of the tuned encoder and of the base, the card, and what was printed."""
 
     def tune(*flags: object) -> tuple[dict, dict, str, str]:
-        fixed = ["--model_name_or_path", base, "--train_dir", sounds, "--output_dir", tmp_path, "--use_cpu",
-                 "--per_device_train_batch_size", 6, "--max_steps", 2, "--report_to", "none"]  # fmt: skip
+        fixed = [
+            "--model_name_or_path",
+            base,
+            "--train_dir",
+            sounds,
+            "--output_dir",
+            tmp_path,
+            "--use_cpu",
+            "--per_device_train_batch_size",
+            6,
+            "--max_steps",
+            2,
+            "--report_to",
+            "none",
+            "--whiten",
+            "false",
+        ]
         monkeypatch.setattr(sys, "argv", ["tune.py", *map(str, [*fixed, *flags])])
         runpy.run_path(str(ROOT / "examples" / "tune.py"), run_name="__main__")
         given = load_file(base / "model.safetensors")
@@ -251,6 +270,16 @@ def tune(base: Path, sounds: Path, tmp_path: Path, monkeypatch, capsys):
         return tuned, given, card, capsys.readouterr().out
 
     return tune
+
+
+def test_the_saved_encoder_is_white_over_the_training_clips(run, esc10: Path) -> None:
+    recordings = load_recordings(str(esc10), where=["fold=1,2", "split=train"])
+    vectors = AudioEmbedder.from_pretrained(str(run[0])).encode(recordings["audio"][:], progress_bar=False)
+    np.testing.assert_allclose(vectors.mean(axis=0), 0, atol=0.05)
+    spread = np.linalg.eigvalsh(np.cov(vectors, rowvar=False))
+    assert 0.5 < spread.max() < 1.05  # the direction of most spread, which shrinkage hardly touches
+    card = (run[0] / "README.md").read_text()
+    assert "| whiten | True |" in card
 
 
 def changed(tuned: dict, given: dict) -> set[str]:

@@ -3,6 +3,7 @@
 import importlib.metadata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,15 +14,16 @@ from sklearn.preprocessing import MultiLabelBinarizer
 from ..audio import describe
 from ..data import DataError, as_groups, column_as_text
 from ..version import __version__
-from .checks import check_single_label, is_multi_label
+from .checks import EvaluationError, check_single_label, is_multi_label
 from .classifiers import CLASSIFIERS
 from .few_shot import draw_episodes, few_shot_accuracy
+from .fine_tuning import fine_tune_low_shot
 from .low_shot import low_shot_accuracy
 from .probes import knn_probe, linear_probe
 from .scores import Scores, paired_difference
 from .splits import Split, SplitError, make_splits
 
-PROTOCOLS = ("few_shot", "low_shot", "knn", "linear")
+PROTOCOLS = ("few_shot", "low_shot", "fine_tune", "knn", "linear")
 PACKAGES = ("torch", "transformers", "scikit-learn", "numpy")
 
 
@@ -34,6 +36,7 @@ class ProtocolArguments:
         metadata={
             "choices": PROTOCOLS,
             "help": "few_shot: episodes of a few classes. low_shot: k labelled clips of every class, all test clips. "
+            "fine_tune: the same draws, but the whole encoder learns from the labelled clips. "
             "knn: every clip by its nearest others. linear: a linear probe on all training clips.",
         },
     )
@@ -46,11 +49,12 @@ class ProtocolArguments:
     queries: int = field(default=15, metadata={"help": "Clips to classify per class of an episode (few_shot)."})
     episodes: int = field(default=600, metadata={"help": "Episodes (few_shot)."})
     low_shot_k: list[int] = field(
-        default_factory=lambda: [1, 2, 5, 10, 20], metadata={"help": "Labelled clips per class (low_shot)."}
+        default_factory=lambda: [1, 2, 5, 10, 20],
+        metadata={"help": "Labelled clips per class (low_shot, fine_tune)."},
     )
     low_shot_seeds: int = field(default=5, metadata={"help": "Draws of the labelled clips in each split (low_shot)."})
     n_splits: int = field(
-        default=5, metadata={"help": "Random splits, where no column tells the folds (low_shot, linear)."}
+        default=5, metadata={"help": "Random splits, where no column tells the folds (low_shot, fine_tune, linear)."}
     )
     neighbours: int = field(default=10, metadata={"help": "Clips that vote (knn)."})
     seed: int = field(default=0, metadata={"help": "Of everything that is drawn."})
@@ -118,7 +122,7 @@ def read_labels(
 class Measurement:
     """
     Args:
-        protocol: One of `PROTOCOLS`, or `"fine_tune"`.
+        protocol: One of `PROTOCOLS`.
         predictions: What [`knn_probe`] and [`linear_probe`] return. classifier, k: Where the protocol has them.
         seeds: Of the draws.
     """
@@ -139,12 +143,12 @@ def check_draws(clips: LabelledClips, args: ProtocolArguments) -> list[Split]:
         EvaluationError: a protocol that takes one class a clip, and clips have several. SplitError: splits, or `k`
             labelled clips per class, that the data cannot give. EpisodeError: likewise, of episodes.
     """
-    for protocol in {"few_shot", "low_shot"} & set(args.protocol):
+    for protocol in {"few_shot", "low_shot", "fine_tune"} & set(args.protocol):
         check_single_label(clips.labels, protocol)
     if "few_shot" in args.protocol:
         for k in args.k_shot:
             next(draw_episodes(clips.labels, clips.groups, args.n_way, k, args.queries, seed=args.seed))
-    if not {"low_shot", "linear"} & set(args.protocol):
+    if not {"low_shot", "fine_tune", "linear"} & set(args.protocol):
         return []
     if clips.folds is None and not is_multi_label(clips.labels):
         units = np.arange(len(clips.labels)) if clips.groups is None else clips.groups
@@ -152,7 +156,7 @@ def check_draws(clips: LabelledClips, args: ProtocolArguments) -> list[Split]:
         unit = "clips" if clips.groups is None else "groups"
         require("n_splits", args.n_splits, of_class, unit, clips.names)
     splits = make_splits(clips.labels, clips.groups, clips.folds, args.n_splits, args.seed, clips.group_names)
-    if "low_shot" in args.protocol:
+    if {"low_shot", "fine_tune"} & set(args.protocol):
         for train, _ in splits:
             of_class = np.bincount(clips.labels[train], minlength=len(clips.names))
             unit = "clips among the training rows of a split"
@@ -174,14 +178,21 @@ def require(option: str, needed: int, of_class: np.ndarray, unit: str, names: Se
 
 
 def measure(
-    vectors: np.ndarray, clips: LabelledClips, splits: Sequence[Split], args: ProtocolArguments
+    vectors: np.ndarray,
+    clips: LabelledClips,
+    splits: Sequence[Split],
+    args: ProtocolArguments,
+    path: str | Path = "",
+    recordings: Dataset | None = None,
 ) -> list[Measurement]:
-    """All protocols asked for, on embeddings (clips, width); the same arguments give every model the same draws.
+    """All protocols asked for, of one encoder; the same arguments give every encoder the same draws.
 
     Args:
-        splits: Of [`check_draws`].
+        vectors: Its embeddings (clips, width). splits: Of [`check_draws`].
+        path, recordings: Of the encoder and the clips; fine_tune alone reads them.
     """
     labels, groups, seed = clips.labels, clips.groups, args.seed
+    seeds = list(range(seed, seed + args.low_shot_seeds))
     metric = "average_precision" if is_multi_label(labels) else "accuracy"
     found: list[Measurement] = []
     if "few_shot" in args.protocol:
@@ -192,16 +203,21 @@ def measure(
                 )
                 found.append(Measurement("few_shot", scores, classifier=classifier, k=k, seeds=[seed]))
     if "low_shot" in args.protocol:
-        seeds = list(range(seed, seed + args.low_shot_seeds))
         for classifier in args.classifiers:
             for k in args.low_shot_k:
                 scores = low_shot_accuracy(vectors, labels, splits, k, seeds, classifier)
                 found.append(Measurement("low_shot", scores, classifier=classifier, k=k, seeds=seeds))
+    if "fine_tune" in args.protocol:
+        if recordings is None:
+            raise EvaluationError("fine_tune trains on sound: give the encoder's path and the recordings.")
+        for k in args.low_shot_k:
+            scores = fine_tune_low_shot(path, recordings, labels, splits, k, seeds)
+            found.append(Measurement("fine_tune", scores, k=k, seeds=seeds))
     if "knn" in args.protocol:
         found.append(Measurement("knn", *knn_probe(vectors, labels, groups, args.neighbours), metric=metric))
     if "linear" in args.protocol:
-        seeds = [seed] if clips.folds is None else []
-        found.append(Measurement("linear", *linear_probe(vectors, labels, splits), metric=metric, seeds=seeds))
+        drawn = [seed] if clips.folds is None else []
+        found.append(Measurement("linear", *linear_probe(vectors, labels, splits), metric=metric, seeds=drawn))
     return found
 
 

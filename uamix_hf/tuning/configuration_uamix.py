@@ -59,8 +59,8 @@ class UaMixConfig(PreTrainedConfig):
     input_std_factor: float | int = 2.0
     min_crop: float | int = 0.6
     min_view_frames: int = 96
-    resize_time: float | int = 1.0
-    resize_mel: float | int = 1.0
+    resize_time: float | int = 1.25
+    resize_mel: float | int = 1.15
     background: float | int = 0.0
     gain_alpha: float | int = 10.0
     equalizer_db: float | int = 6.0
@@ -80,7 +80,7 @@ class UaMixConfig(PreTrainedConfig):
     projection_size: int = 256
     predictor_hidden_size: int = 4096
     queue_size: int = 65_536
-    topk: int = 1
+    topk: int = 5
     temperature: float | int = 0.15
     ema_momentum: float | int = 0.99
 

@@ -39,7 +39,7 @@ class UaMixTrainingArguments(TrainingArguments):
 
     per_device_train_batch_size: int = field(default=64, metadata={"help": "Clips per step and process."})
     num_train_epochs: float = field(default=60.0, metadata={"help": "Epochs of stage 2."})
-    learning_rate: float = field(default=5e-4, metadata={"help": "Peak learning rate of the encoder."})
+    learning_rate: float = field(default=1e-3, metadata={"help": "Peak learning rate of the encoder."})
     weight_decay: float = field(default=0.05, metadata={"help": "Weight decay of the encoder's matrices."})
     adam_beta2: float = field(default=0.95, metadata={"help": "Second moment of AdamW."})
     lr_scheduler_type: str = field(default="cosine", metadata={"help": "Schedule of the learning rates."})

@@ -1,0 +1,147 @@
+"""Tunes one encoder in many ways and measures each on four sets of recordings: what docs/experiments.md is made of.
+
+python benchmarks/recipe.py --model_name_or_path model_cards/audio-mae-tiny --data ../shared/data --rows validation \
+    --output_dir recipe --variants t-cutmix no-mixing --seeds 0 1 2
+
+Variants are lists of flags for examples/tune.py, in recipe.json beside this file. A run that is already in the output
+folder is not repeated.
+"""
+
+import json
+import subprocess
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from transformers import AutoFeatureExtractor, AutoModel, HfArgumentParser
+
+from uamix_hf import fit_whitening
+from uamix_hf.data import DataArguments, as_groups, column_as_text, load_recordings, prepare
+from uamix_hf.evaluation import Scores, cached_embeddings, few_shot_accuracy, knn_probe, linear_probe, make_splits
+
+HERE = Path(__file__).parent
+EXAMPLES = HERE.parent / "examples"
+sys.path.insert(0, str(HERE.parent / "model_cards"))
+from speakers import speakers  # noqa: E402
+
+VARIANTS = Path(__file__).with_suffix(".json")
+TRAINING_ROWS = ("esc10:fold=1,2,3", "fsdd:speaker=george,jackson", "speech_commands_sub:split=train")
+GROUPS = {"esc10": "src_file", "fsdd": None, "speech_commands_sub": "speaker", "urbansound8k_sub": "fs_id"}
+SHOTS = (1, 5)
+N_SPLITS = 2  # parts that the linear probe is tested on in turn; some classes have two sources only
+
+
+@dataclass
+class RecipeArguments:
+    model_name_or_path: str = field(metadata={"help": "Encoder to tune."})
+    output_dir: str = field(metadata={"help": "Where the tuned encoders and their scores go."})
+    data: str = field(default="../shared/data", metadata={"help": "Folder that holds the four sets."})
+    variants: list[str] = field(default_factory=list, metadata={"help": "Which ones; all if unset."})
+    seeds: list[int] = field(default_factory=lambda: [0], metadata={"help": "Of the training."})
+    rows: str = field(default="validation", metadata={"help": "Rows to measure on: validation or test."})
+    episodes: int = field(default=600, metadata={"help": "Few-shot episodes for each set and number of shots."})
+
+
+def measured_rows(data: Path, rows: str) -> dict[str, list[str]]:
+    """Conditions on the rows of each set."""
+    half = speakers(str(data / "speech_commands_sub/metadata.csv"), rows)
+    others = {
+        "validation": {"esc10": "fold=4", "fsdd": "speaker=lucas", "urbansound8k_sub": "fold=3"},
+        "test": {"esc10": "fold=5", "fsdd": "speaker=theo", "urbansound8k_sub": "fold=1,2"},
+    }
+    conditions = {name: [condition] for name, condition in others[rows].items()}
+    return conditions | {"speech_commands_sub": ["split=test", "speaker=" + ",".join(half)]}
+
+
+def command(args: RecipeArguments, entry: dict[str, Any], seed: int, folder: Path) -> list[str]:
+    """examples/tune.py as its users would run it."""
+    settings = json.loads(VARIANTS.read_text())
+    words = [sys.executable, "-m", "accelerate.commands.launch", "--num_processes", "1", "--num_machines", "1"]
+    words += ["--mixed_precision", "no", "--dynamo_backend", "no", str(EXAMPLES / "tune.py")]
+    words += ["--model_name_or_path", args.model_name_or_path, "--output_dir", str(folder), "--seed", str(seed)]
+    words += ["--train_dir", *(str(Path(args.data) / condition.partition(":")[0]) for condition in TRAINING_ROWS)]
+    words += ["--where", *TRAINING_ROWS, "--save_strategy", "no", "--report_to", "none", "--disable_tqdm", "true"]
+    words += settings["common"].split()
+    if "--objective" not in entry["flags"]:
+        words += settings["uamix"].split()
+    return words + entry["flags"].split()
+
+
+def make(args: RecipeArguments, variant: str, seed: int, folder: Path) -> None:
+    """The encoder of a variant, in `folder`."""
+    entry = json.loads(VARIANTS.read_text())["variants"][variant]
+    folder.mkdir(parents=True, exist_ok=True)
+    if entry.get("untuned") or "of" in entry:
+        source = args.model_name_or_path if entry.get("untuned") else folder.with_name(f"{entry['of']}-{seed}")
+        extractor = AutoFeatureExtractor.from_pretrained(source)
+        if entry.get("untuned"):
+            encoder = AutoModel.from_pretrained(source)
+            folders = [str(Path(args.data) / condition.partition(":")[0]) for condition in TRAINING_ROWS]
+            fit_whitening(
+                encoder, extractor, prepare(DataArguments(folders, where=list(TRAINING_ROWS)), extractor).dataset
+            )
+        else:
+            encoder = AutoModel.from_pretrained(source, whitening=False)
+        encoder.save_pretrained(folder)
+        extractor.save_pretrained(folder)
+        return
+    with open(folder / "log.txt", "w", encoding="utf-8") as log:
+        subprocess.run(command(args, entry, seed, folder), check=True, stdout=log, stderr=subprocess.STDOUT)
+
+
+def measure(args: RecipeArguments, model: str) -> dict[str, Scores]:
+    """Scores by `set/protocol`."""
+    scores = {}
+    for name, where in measured_rows(Path(args.data), args.rows).items():
+        recordings = load_recordings(str(Path(args.data) / name), where=where)
+        labels = np.unique(column_as_text(recordings, "label"), return_inverse=True)[1]
+        group = GROUPS[name]
+        groups = as_groups(column_as_text(recordings, group)) if group else None
+        vectors = cached_embeddings(model, recordings, Path(args.output_dir) / "embeddings", progress_bar=False)
+        for k in SHOTS:
+            scores[f"{name}/{k}-shot"] = few_shot_accuracy(
+                vectors, labels, groups, k_shot=k, episodes=args.episodes, seed=0
+            )
+        scores[f"{name}/knn"], _ = knn_probe(vectors, labels, groups)
+        scores[f"{name}/linear"], _ = linear_probe(vectors, labels, make_splits(labels, groups, None, N_SPLITS))
+    return scores
+
+
+def save(path: Path, scores: dict[str, Scores], **more: object) -> None:
+    arrays = {
+        f"{name}/{part}": getattr(score, part)
+        for name, score in scores.items()
+        for part in ("values", "classes", "draws")
+    }
+    np.savez_compressed(path, **arrays)
+    means = {name: round(100 * score.mean, 2) for name, score in scores.items()}
+    path.with_suffix(".json").write_text(json.dumps({**more, "means": means}, indent=1))
+    for protocol in dict.fromkeys(name.partition("/")[2] for name in means):
+        found = {name: value for name, value in means.items() if name.endswith(f"/{protocol}")}
+        line = ", ".join(f"{name.partition('/')[0]} {value:.1f}" for name, value in found.items())
+        print(f"{path.stem} {protocol}: {np.mean(list(found.values())):.1f} ({line})", flush=True)
+
+
+def main() -> None:
+    (args,) = HfArgumentParser(RecipeArguments).parse_args_into_dataclasses()
+    folder = Path(args.output_dir)
+    (folder / args.rows).mkdir(parents=True, exist_ok=True)
+    untuned = folder / args.rows / "untuned.npz"
+    if not untuned.exists():
+        save(untuned, measure(args, args.model_name_or_path), model=args.model_name_or_path)
+    for seed in args.seeds:
+        for variant in args.variants or json.loads(VARIANTS.read_text())["variants"]:
+            model, results = folder / f"{variant}-{seed}", folder / args.rows / f"{variant}-{seed}.npz"
+            if results.exists():
+                continue
+            started = time.time()
+            if not (model / "config.json").exists():
+                make(args, variant, seed, model)
+            save(results, measure(args, str(model)), variant=variant, seed=seed, seconds=round(time.time() - started))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,89 @@
+"""The runs of recipe.py as a Markdown table: gain over the untuned encoder, and over the variant without mixing.
+
+python benchmarks/recipe_table.py --output_dir recipe --rows test
+"""
+
+import json
+from collections import defaultdict
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from transformers import HfArgumentParser
+
+from uamix_hf.evaluation import bootstrap_mean
+
+VARIANTS = Path(__file__).with_name("recipe.json")
+PROTOCOLS = ("1-shot", "5-shot", "knn", "linear")
+
+
+@dataclass
+class TableArguments:
+    output_dir: str = field(metadata={"help": "Of recipe.py."})
+    rows: str = field(default="validation", metadata={"help": "validation or test."})
+    against: str = field(default="untuned", metadata={"help": "Variant that all are compared with."})
+
+
+@dataclass
+class Cells:
+    """Accuracies of all sets for one protocol, in %, with the levels that they share."""
+
+    values: np.ndarray
+    sets: np.ndarray
+    classes: np.ndarray
+    draws: np.ndarray
+
+
+def read(path: Path, protocol: str) -> Cells:
+    parts: dict[str, list[np.ndarray]] = defaultdict(list)
+    with np.load(path) as file:
+        names = sorted({name.split("/")[0] for name in file.files})
+        for number, name in enumerate(names):
+            values, classes, draws = (file[f"{name}/{protocol}/{part}"] for part in ("values", "classes", "draws"))
+            parts["values"].append(100 * values)
+            parts["sets"].append(np.full(len(values), number))
+            # Classes and draws of different sets have nothing in common.
+            parts["classes"].append(classes + 1_000 * number)
+            parts["draws"].append(draws + 1_000_000 * number)
+    return Cells(**{name: np.concatenate(columns) for name, columns in parts.items()})
+
+
+def difference(folder: Path, variant: str, against: str, protocol: str) -> tuple[str, dict[int, float]]:
+    """Mean gain with its 95 % interval over draws, classes and training seeds, and the mean gain of each set."""
+    values, levels = [], defaultdict(list)
+    for path in sorted(folder.glob(f"{variant}-[0-9]*.npz")):
+        seed = path.stem.rpartition("-")[2]
+        other = folder / f"{against}-{seed}.npz"
+        tuned = read(path, protocol)
+        base = read(other if other.exists() else folder / f"{against}.npz", protocol)
+        values.append(tuned.values - base.values)
+        for name in ("sets", "classes", "draws"):
+            levels[name].append(getattr(tuned, name))
+        levels["seeds"].append(np.full(len(tuned.values), int(seed)))
+    gains, sets = np.concatenate(values), np.concatenate(levels["sets"])
+    counts = np.bincount(sets)
+    factors = [np.concatenate(levels[name]) for name in ("classes", "draws", "seeds")]
+    # Every set weighs the same, however many cells it has.
+    low, high = bootstrap_mean(gains, factors, weights=1 / counts[sets])
+    by_set = {number: float(gains[sets == number].mean()) for number in range(len(counts))}
+    return f"{np.mean(list(by_set.values())):+.1f} [{low:+.1f}, {high:+.1f}]", by_set
+
+
+def main() -> None:
+    (args,) = HfArgumentParser(TableArguments).parse_args_into_dataclasses()
+    folder = Path(args.output_dir) / args.rows
+    settings = json.loads(VARIANTS.read_text())["variants"]
+    print(f"| variant | flags | seeds | {' | '.join(PROTOCOLS)} | 5-shot by set | why |")
+    print("|" + "---|" * (len(PROTOCOLS) + 5))
+    for variant, entry in settings.items():
+        seeds = sorted(path.stem.rpartition("-")[2] for path in folder.glob(f"{variant}-[0-9]*.npz"))
+        if not seeds or variant == args.against:
+            continue
+        cells = {protocol: difference(folder, variant, args.against, protocol) for protocol in PROTOCOLS}
+        by_set = ", ".join(f"{gain:+.1f}" for gain in cells["5-shot"][1].values())
+        shown = " | ".join(text for text, _ in cells.values())
+        print(f"| {variant} | `{entry['flags'] or '-'}` | {len(seeds)} | {shown} | {by_set} | {entry['why']} |")
+
+
+if __name__ == "__main__":
+    main()

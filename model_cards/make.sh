@@ -1,0 +1,30 @@
+#!/bin/sh
+# Makes audio-mae-tiny and uamix-mae-tiny and measures them: make.sh DATA OUTPUT, DATA being the folder of the four sets.
+set -eu
+data=$1 out=$2
+here=$(dirname "$0")/..
+rows="esc10:fold=1,2,3 fsdd:speaker=george,jackson speech_commands_sub:split=train"
+folders="$data/esc10 $data/fsdd $data/speech_commands_sub"
+launch="accelerate launch --num_processes 1 --num_machines 1 --mixed_precision no --dynamo_backend no"
+
+$launch "$here/examples/pretrain.py" --train_dir $folders --where $rows --output_dir "$out/pretrained" \
+    --preset tiny --num_train_epochs 120 --per_device_train_batch_size 16 --save_strategy no --report_to none
+uamix-hf export "$out/pretrained" "$out/audio-mae-tiny"
+$launch "$here/examples/tune.py" --model_name_or_path "$out/audio-mae-tiny" --train_dir $folders --where $rows \
+    --output_dir "$out/tuned" --save_strategy no --report_to none --seed 0 --max_steps 240 --head_steps 30 \
+    --per_device_train_batch_size 32 --visit_frames 120 --use_cpu --bf16 true --projector_hidden_size 512 \
+    --projection_size 128 --predictor_hidden_size 512
+uamix-hf export "$out/tuned" "$out/uamix-mae-tiny"
+
+odd=$(python "$here/model_cards/speakers.py" "$data/speech_commands_sub/metadata.csv" test)
+evaluate() {
+    name=$1; shift
+    python "$here/examples/evaluate.py" --model_name_or_path "$out/audio-mae-tiny" "$out/uamix-mae-tiny" \
+        --model_labels audio-mae-tiny uamix-mae-tiny --data_dir "$data/$name" --label_column label \
+        --protocol few_shot knn linear --n_splits 2 --output_dir "$out/results/$name" "$@"
+}
+evaluate esc10 --where fold=5 --group_column src_file
+evaluate fsdd --where speaker=theo
+evaluate speech_commands_sub --where split=test "$odd" --group_column speaker
+evaluate urbansound8k_sub --where fold=1,2 --group_column fs_id
+python "$here/model_cards/write_cards.py" "$out/results" "$out"

@@ -1,0 +1,55 @@
+"""The checkpoints that come with the project are small, complete, and what their cards say."""
+
+import filecmp
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from huggingface_hub import ModelCard
+from safetensors import safe_open
+from transformers import AutoModel
+
+from uamix_hf import AudioEmbedder, AudioMAEModel
+
+ROOT = Path(__file__).parents[1]
+FOLDERS = [ROOT / "model_cards" / name for name in ("audio-mae-tiny", "uamix-mae-tiny")]
+CODE = ("configuration_audio_mae.py", "modeling_audio_mae.py", "feature_extraction_audio_mae.py")
+
+
+@pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.name)
+def test_a_checkpoint_is_an_encoder_alone_of_12_megabytes_at_most(folder: Path) -> None:
+    assert (folder / "model.safetensors").stat().st_size <= 12e6
+    assert {path.suffix for path in folder.iterdir()} == {".json", ".md", ".py", ".safetensors"}
+    with safe_open(folder / "model.safetensors", "pt") as file:
+        assert not any("decoder" in name or "classifier" in name for name in file.keys())  # noqa: SIM118
+    model, loading = AutoModel.from_pretrained(folder, output_loading_info=True)
+    assert isinstance(model, AudioMAEModel) and not loading["missing_keys"] and not loading["unexpected_keys"]
+    assert {value.dtype for value in model.state_dict().values()} == {torch.float32}
+
+
+@pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.name)
+def test_its_code_is_the_packages_and_its_card_complete(folder: Path) -> None:
+    for name in CODE:
+        assert filecmp.cmp(folder / name, ROOT / "uamix_hf" / name, shallow=False), f"{name} is out of date"
+    card = ModelCard.load(folder / "README.md")
+    assert card.data.license == "cc-by-sa-4.0" and card.data.library_name == "transformers"
+    assert len(card.data.eval_results) == 8 and all(0 < one.metric_value < 100 for one in card.data.eval_results)
+    for word in ("ESC-10", "Free Spoken Digit", "Speech Commands", "CC BY-SA 4.0", "seed", "hours", "±"):
+        assert word in card.text, word
+    assert "{{" not in card.text and "/tmp" not in card.text
+
+
+@pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.name)
+def test_it_tells_real_sounds_apart(folder: Path, esc10: Path) -> None:
+    """Rows of fold 5, which it has not seen: the nearest other clip often has the same label."""
+    from uamix_hf.data import column_as_text, load_recordings
+
+    recordings = load_recordings(str(esc10), where=["fold=5"])
+    vectors = AudioEmbedder.from_pretrained(str(folder)).encode(recordings["audio"][:], progress_bar=False)
+    labels, sources = (np.array(column_as_text(recordings, name)) for name in ("label", "src_file"))
+    unit = vectors - vectors.mean(axis=0)
+    unit /= np.linalg.norm(unit, axis=1, keepdims=True)
+    similarity = unit @ unit.T
+    similarity[sources[:, None] == sources] = -1
+    assert (labels[similarity.argmax(axis=1)] == labels).mean() > 0.25  # chance is 0.1
