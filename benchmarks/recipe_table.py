@@ -48,14 +48,23 @@ def read(path: Path, protocol: str) -> Cells:
     return Cells(**{name: np.concatenate(columns) for name, columns in parts.items()})
 
 
+def peer(folder: Path, against: str, seed: str) -> Path:
+    """The run to compare with; what is not trained has no seed, or was made with the first alone."""
+    names = (f"{against}-{seed}.npz", f"{against}.npz", f"{against}-0.npz")
+    trained = not json.loads(VARIANTS.read_text())["variants"].get(against, {"untuned": True}).get("untuned")
+    for name in names[:1] if trained else names:
+        if (folder / name).exists():
+            return folder / name
+    raise FileNotFoundError(f"{folder} has no scores of {against} with seed {seed}: run recipe.py for them.")
+
+
 def difference(folder: Path, variant: str, against: str, protocol: str) -> tuple[str, dict[int, float]]:
     """Mean gain with its 95 % interval over draws, classes and training seeds, and the mean gain of each set."""
     values, levels = [], defaultdict(list)
     for path in sorted(folder.glob(f"{variant}-[0-9]*.npz")):
         seed = path.stem.rpartition("-")[2]
-        other = folder / f"{against}-{seed}.npz"
         tuned = read(path, protocol)
-        base = read(other if other.exists() else folder / f"{against}.npz", protocol)
+        base = read(peer(folder, against, seed), protocol)
         values.append(tuned.values - base.values)
         for name in ("sets", "classes", "draws"):
             levels[name].append(getattr(tuned, name))

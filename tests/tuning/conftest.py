@@ -14,7 +14,7 @@ from uamix_hf import AudioMAEConfig, AudioMAEFeatureExtractor, AudioMAEModel
 from uamix_hf.tuning import UaMixForContrastiveTuning, UaMixTrainingArguments
 
 MEL = 32
-SMALL = {"projector_hidden_size": 24, "projection_size": 16, "predictor_hidden_size": 32, "queue_size": 12}
+SMALL = {"projector_hidden_size": 24, "projection_size": 16, "predictor_hidden_size": 32, "queue_size": 12, "topk": 1}
 
 
 @pytest.fixture

@@ -1,15 +1,14 @@
 """Two real processes against one that holds all the clips."""
 
 import os
-import time
 from datetime import timedelta
 from pathlib import Path
 
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from datasets import Dataset
+from processes import run_processes
 from transformers import set_seed
 
 from uamix_hf import AudioMAEConfig, AudioMAEFeatureExtractor, AudioMAEModel
@@ -145,17 +144,7 @@ def work(rank: int, folder: str) -> None:
 @pytest.fixture(scope="module")
 def ranks(tmp_path_factory) -> list[dict]:
     """What each of two processes found."""
-    folder = tmp_path_factory.mktemp("ranks")
-    context = mp.spawn(work, (str(folder),), WORLD, join=False)
-    until = time.monotonic() + 120
-    try:
-        while not context.join(timeout=1):
-            assert time.monotonic() < until, "the processes wait for each other"
-    finally:
-        for process in context.processes:
-            if process.is_alive():
-                process.kill()
-    return [torch.load(folder / f"{rank}.pt", weights_only=False) for rank in range(WORLD)]
+    return run_processes(work, tmp_path_factory.mktemp("ranks"), WORLD)
 
 
 def assert_all_close(found: dict, expected: dict) -> None:

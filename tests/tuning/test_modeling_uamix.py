@@ -364,7 +364,9 @@ def test_degenerate_batches_have_finite_losses_and_gradients(make_model, make_ba
         batch["input_values"].fill_(-15.942385)  # log of the float32 epsilon
     elif sound == "identical":
         batch["input_values"][:] = batch["input_values"][0]
-        model = make_model(mix=kind, min_crop=1, gain_alpha=0, equalizer_db=0, token_drop=0).train()
+        model = make_model(
+            mix=kind, min_crop=1, gain_alpha=0, equalizer_db=0, token_drop=0, resize_time=1, resize_mel=1
+        ).train()
     for _ in range(2):  # with an empty support set and with a filled one
         output = model(**batch)
         output.loss.backward()
@@ -378,7 +380,15 @@ def test_degenerate_batches_have_finite_losses_and_gradients(make_model, make_ba
 
 def test_views_are_made_of_raw_log_mels_and_normalised_afterwards(make_model, make_batch):
     model = make_model(
-        input_mean=-5.0, input_std=3.0, input_std_factor=2, min_crop=1, gain_alpha=0, equalizer_db=0, token_drop=0
+        input_mean=-5.0,
+        input_std=3.0,
+        input_std_factor=2,
+        min_crop=1,
+        gain_alpha=0,
+        equalizer_db=0,
+        token_drop=0,
+        resize_time=1,
+        resize_mel=1,
     )
     seen = []
     model.encoder.register_forward_pre_hook(lambda module, args, kwargs: seen.append(kwargs), with_kwargs=True)
