@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 from transformers import AutoFeatureExtractor, AutoModel, HfArgumentParser, PreTrainedModel, Trainer, set_seed
 
-from uamix_hf import UaMixConfig, UaMixForContrastiveTuning, UaMixTrainingArguments, fit_whitening
+from uamix_hf import AudioMAEModel, UaMixConfig, UaMixForContrastiveTuning, UaMixTrainingArguments, fit_whitening
 from uamix_hf.data import DataArguments, LogMelCollator, PreparedData, prepare
 from uamix_hf.evaluation.knn import leave_one_out_knn
 from uamix_hf.hub.cards import tuned_card
@@ -149,6 +149,8 @@ def main() -> None:
         "trust_remote_code": model_args.trust_remote_code,
     }
     encoder = AutoModel.from_pretrained(**source, attn_implementation=model_args.attn_implementation)
+    if model_args.whiten and not isinstance(encoder, AudioMAEModel):  # now, not after hours of training
+        raise TypeError(f"{type(encoder).__name__} has no place for a whitening: add --whiten false.")
     extractor = AutoFeatureExtractor.from_pretrained(**source)
     with training_args.main_process_first(desc="log-mels"):
         data = prepare(data_args, extractor)
