@@ -11,16 +11,19 @@ import json
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from transformers import AutoFeatureExtractor, AutoModel, HfArgumentParser
+from datasets import Dataset
+from transformers import AutoFeatureExtractor, AutoModel, HfArgumentParser, set_seed
 
-from uamix_hf import fit_whitening
-from uamix_hf.data import DataArguments, as_groups, column_as_text, load_recordings, prepare
+from uamix_hf import AudioMAEFeatureExtractor, fit_whitening
+from uamix_hf.data import DataArguments, as_groups, cached_log_mels, column_as_text, load_recordings, prepare
 from uamix_hf.evaluation import Scores, cached_embeddings, few_shot_accuracy, knn_probe, linear_probe, make_splits
+from uamix_hf.whitening import whitening_of
 
 HERE = Path(__file__).parent
 EXAMPLES = HERE.parent / "examples"
@@ -70,6 +73,12 @@ def command(args: RecipeArguments, entry: dict[str, Any], seed: int, folder: Pat
     return words + entry["flags"].split()
 
 
+def training_clips(args: RecipeArguments, extractor: AudioMAEFeatureExtractor) -> Dataset:
+    """Log-mels of the training rows."""
+    folders = [str(Path(args.data) / condition.partition(":")[0]) for condition in TRAINING_ROWS]
+    return prepare(DataArguments(folders, where=list(TRAINING_ROWS)), extractor).dataset
+
+
 def make(args: RecipeArguments, variant: str, seed: int, folder: Path) -> None:
     """The encoder of a variant, in `folder`."""
     entry = json.loads(VARIANTS.read_text())["variants"][variant]
@@ -79,12 +88,12 @@ def make(args: RecipeArguments, variant: str, seed: int, folder: Path) -> None:
         extractor = AutoFeatureExtractor.from_pretrained(source)
         if entry.get("untuned"):
             encoder = AutoModel.from_pretrained(source)
-            folders = [str(Path(args.data) / condition.partition(":")[0]) for condition in TRAINING_ROWS]
-            fit_whitening(
-                encoder, extractor, prepare(DataArguments(folders, where=list(TRAINING_ROWS)), extractor).dataset
-            )
+            if entry.get("random"):
+                set_seed(seed)
+                encoder = type(encoder)(encoder.config)
+            fit_whitening(encoder, extractor, training_clips(args, extractor))
         else:
-            encoder = AutoModel.from_pretrained(source, whitening=False)
+            encoder = AutoModel.from_pretrained(source, whitening_size=0)
         encoder.save_pretrained(folder)
         extractor.save_pretrained(folder)
         return
@@ -92,7 +101,23 @@ def make(args: RecipeArguments, variant: str, seed: int, folder: Path) -> None:
         subprocess.run(command(args, entry, seed, folder), check=True, stdout=log, stderr=subprocess.STDOUT)
 
 
-def measure(args: RecipeArguments, model: str) -> dict[str, Scores]:
+def log_mel_means(dataset: Dataset) -> np.ndarray:
+    """Mean over time of each mel bin (clips, 128): what is to be had without any encoder."""
+    return np.stack([clip["log_mel"].mean(dim=0).numpy() for clip in dataset])
+
+
+def embedding(args: RecipeArguments, variant: str, model: str) -> Callable[[Dataset], np.ndarray]:
+    """What turns recordings into vectors: the encoder in the folder `model`, or no encoder at all."""
+    if variant != "log-mel":
+        cache = Path(args.output_dir) / "embeddings"
+        return lambda recordings: cached_embeddings(model, recordings, cache, progress_bar=False)
+    extractor = AutoFeatureExtractor.from_pretrained(args.model_name_or_path)
+    clips = log_mel_means(training_clips(args, extractor))
+    mean, matrix = whitening_of(clips, clips.shape[1])
+    return lambda recordings: (log_mel_means(cached_log_mels(recordings, extractor).dataset) - mean) @ matrix
+
+
+def measure(args: RecipeArguments, embed: Callable[[Dataset], np.ndarray]) -> dict[str, Scores]:
     """Scores by `set/protocol`."""
     scores = {}
     for name, where in measured_rows(Path(args.data), args.rows).items():
@@ -100,7 +125,7 @@ def measure(args: RecipeArguments, model: str) -> dict[str, Scores]:
         labels = np.unique(column_as_text(recordings, "label"), return_inverse=True)[1]
         group = GROUPS[name]
         groups = as_groups(column_as_text(recordings, group)) if group else None
-        vectors = cached_embeddings(model, recordings, Path(args.output_dir) / "embeddings", progress_bar=False)
+        vectors = embed(recordings)
         for k in SHOTS:
             scores[f"{name}/{k}-shot"] = few_shot_accuracy(
                 vectors, labels, groups, k_shot=k, episodes=args.episodes, seed=0
@@ -131,16 +156,18 @@ def main() -> None:
     (folder / args.rows).mkdir(parents=True, exist_ok=True)
     untuned = folder / args.rows / "untuned.npz"
     if not untuned.exists():
-        save(untuned, measure(args, args.model_name_or_path), model=args.model_name_or_path)
+        scores = measure(args, embedding(args, "untuned", args.model_name_or_path))
+        save(untuned, scores, model=args.model_name_or_path)
     for seed in args.seeds:
         for variant in args.variants or json.loads(VARIANTS.read_text())["variants"]:
             model, results = folder / f"{variant}-{seed}", folder / args.rows / f"{variant}-{seed}.npz"
             if results.exists():
                 continue
             started = time.time()
-            if not (model / "config.json").exists():
+            if variant != "log-mel" and not (model / "config.json").exists():
                 make(args, variant, seed, model)
-            save(results, measure(args, str(model)), variant=variant, seed=seed, seconds=round(time.time() - started))
+            scores = measure(args, embedding(args, variant, str(model)))
+            save(results, scores, variant=variant, seed=seed, seconds=round(time.time() - started))
 
 
 if __name__ == "__main__":

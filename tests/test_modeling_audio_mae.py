@@ -47,7 +47,7 @@ def model(tiny_config: AudioMAEConfig) -> AudioMAEModel:
 
 
 @pytest.mark.parametrize("implementation", ["sdpa", "eager"])
-@pytest.mark.parametrize("pooling", ["mean", "cls", "mean_fc_norm"])
+@pytest.mark.parametrize("pooling", ["mean", "cls", "mean_fc_norm", "mean_time"])
 def test_a_clips_embedding_does_not_depend_on_its_batch(tiny_config, implementation: str, pooling: str) -> None:
     tiny_config.pooling = pooling
     model = AudioMAEModel(tiny_config).eval()
@@ -121,6 +121,31 @@ def test_dropping_keeps_the_tokens_of_least_noise_and_pools_them_alone(model: Au
     model(clips, mask_ratio=0.5, noise=noise)
     hook.remove()
     torch.testing.assert_close(seen[0][:, 1:], patches.gather(1, kept[..., None].expand(-1, -1, 48)))
+
+
+def test_mean_time_averages_each_mel_row_over_the_frames_of_sound(tiny_config: AudioMAEConfig) -> None:
+    tiny_config.pooling = "mean_time"
+    model = AudioMAEModel(tiny_config).eval()
+    output = model(log_mels(2, 64), mask_of([64, 30], 64))
+    assert output.pooler_output.shape == (2, 8 * 48) == (2, tiny_config.embedding_size)
+    for clip, frames in enumerate([[16, 16, 16, 16], [16, 14, 0, 0]]):
+        columns = output.last_hidden_state[clip, 1:].reshape(4, 8, 48)
+        rows = sum(count / sum(frames) * column for count, column in zip(frames, columns, strict=True))
+        torch.testing.assert_close(output.pooler_output[clip].reshape(8, 48), rows)
+
+
+def test_mean_time_of_dropped_tokens_takes_the_overall_mean_for_a_row_without_any(tiny_config: AudioMAEConfig) -> None:
+    tiny_config.pooling = "mean_time"
+    model = AudioMAEModel(tiny_config).eval()
+    noise = torch.rand(1, 32, generator=torch.Generator().manual_seed(3))
+    noise[0, 2::8] = 2.0  # all four tokens of the third row are dropped
+    output = model(log_mels(1, 64), mask_ratio=0.5, noise=noise)
+    kept = noise[0].argsort()[:16]
+    hidden, pooled = output.last_hidden_state[0, 1:], output.pooler_output.reshape(8, 48)
+    for row in range(8):
+        tokens = hidden[kept % 8 == row]
+        assert len(tokens) > 0 or row == 2
+        torch.testing.assert_close(pooled[row], hidden.mean(0) if row == 2 else tokens.mean(0))
 
 
 @pytest.mark.parametrize("decoder_type", ["global", "local"])

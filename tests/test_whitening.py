@@ -14,33 +14,38 @@ from uamix_hf.data import DataArguments, prepare
 from uamix_hf.whitening import whitening_of
 
 
-def test_whitened_vectors_have_unit_covariance_and_keep_their_directions() -> None:
+def test_whitened_vectors_are_principal_components_of_unit_variance() -> None:
     rng = np.random.default_rng(0)
     mixing = rng.standard_normal((6, 6)) * [10, 3, 1, 0.3, 0.1, 0.05]
     vectors = rng.standard_normal((500, 6)) @ mixing + 100
-    mean, matrix = whitening_of(vectors, shrinkage=0)
-    white = (vectors - mean) @ matrix
-    np.testing.assert_allclose(np.cov(white, rowvar=False), np.eye(6), atol=1e-6)
-    np.testing.assert_allclose(matrix, matrix.T, atol=1e-9)
-    # Up to a rotation, what scikit-learn makes: distances are the same.
-    peer = PCA(whiten=True).fit_transform(vectors)
-    np.testing.assert_allclose(white[:50] @ white[:50].T, peer[:50] @ peer[:50].T, atol=1e-5)
+    for size in (6, 4):
+        mean, matrix = whitening_of(vectors, size, shrinkage=0)
+        white = (vectors - mean) @ matrix
+        np.testing.assert_allclose(np.cov(white, rowvar=False), np.eye(size), atol=1e-6)
+        peer = PCA(size, whiten=True).fit_transform(vectors)
+        np.testing.assert_allclose(white * np.sign(white[0]), peer * np.sign(peer[0]), atol=1e-5)
 
 
 def test_shrinkage_bounds_what_a_direction_without_spread_is_scaled_by() -> None:
     rng = np.random.default_rng(0)
     vectors = rng.standard_normal((50, 4)) * [2, 1, 1, 0]
-    _, matrix = whitening_of(vectors, shrinkage=0.01)
+    _, matrix = whitening_of(vectors, 4, shrinkage=0.01)
     variance = np.cov(vectors, rowvar=False).trace() / 4
-    assert np.linalg.eigvalsh(matrix).max() == pytest.approx((0.01 * variance) ** -0.5)
-    mean, matrix = whitening_of(vectors[:3])  # fewer than dimensions: finite all the same
+    assert np.linalg.norm(matrix, axis=0).max() == pytest.approx((0.01 * variance) ** -0.5)
+    mean, matrix = whitening_of(vectors[:3], 4)  # fewer than dimensions: finite all the same
     assert np.isfinite((vectors - mean) @ matrix).all()
 
 
 @pytest.mark.parametrize("vectors", [np.ones((1, 4)), np.ones((9, 4)), np.full((9, 4), np.nan)])
 def test_vectors_that_tell_nothing_are_refused(vectors: np.ndarray) -> None:
     with pytest.raises(ValueError, match="embeddings"):
-        whitening_of(vectors)
+        whitening_of(vectors, 4)
+
+
+@pytest.mark.parametrize("size", [0, 5])
+def test_a_size_that_the_vectors_do_not_have_is_refused(size: int) -> None:
+    with pytest.raises(ValueError, match=f"size={size}"):
+        whitening_of(np.random.default_rng(0).standard_normal((9, 4)), size)
 
 
 @pytest.fixture
@@ -55,9 +60,10 @@ def sounds(tmp_path: Path) -> Path:
     return folder
 
 
-def test_an_encoder_keeps_its_whitening_when_saved(sounds: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("pooling", ["mean", "mean_time"])
+def test_an_encoder_keeps_its_whitening_when_saved(sounds: Path, tmp_path: Path, pooling: str) -> None:
     torch.manual_seed(0)
-    config = AudioMAEConfig.preset("tiny", hidden_size=16, num_hidden_layers=2, num_attention_heads=2)
+    config = AudioMAEConfig.preset("tiny", hidden_size=16, num_hidden_layers=2, num_attention_heads=2, pooling=pooling)
     plain, extractor = AudioMAEModel(config), AudioMAEFeatureExtractor()
     paths = sorted(str(path) for path in sounds.iterdir())
     before = AudioEmbedder(plain, extractor).encode(paths, progress_bar=False)
@@ -65,17 +71,23 @@ def test_an_encoder_keeps_its_whitening_when_saved(sounds: Path, tmp_path: Path)
     fit_whitening(plain, extractor, data.dataset)
     plain.save_pretrained(tmp_path / "model")
     loaded = AutoModel.from_pretrained(tmp_path / "model")
-    assert loaded.config.whitening
+    assert loaded.config.whitening_size == loaded.config.embedding_size == 16
     after = AudioEmbedder(loaded, extractor).encode(paths, progress_bar=False)
-    mean, matrix = whitening_of(before)
-    np.testing.assert_allclose(after, (before - mean) @ matrix, atol=0.05)  # float16 log-mels here, float32 there
+    mean, matrix = whitening_of(before, 16)
+    expected = (before - mean) @ matrix
+    # Directions have no sign, and log-mels were float16 here, float32 there.
+    sign = np.sign((after * expected).sum(axis=0))
+    np.testing.assert_allclose(after * sign, expected, atol=0.1)
     np.testing.assert_allclose(after.mean(axis=0), 0, atol=0.02)
     fit_whitening(loaded, extractor, data.dataset)  # again: from the pooled output, not from what was whitened
-    torch.testing.assert_close(loaded.whitening.matrix, plain.whitening.matrix, rtol=1e-3, atol=1e-3)
+    again, first = loaded.whitening.matrix, plain.whitening.matrix
+    torch.testing.assert_close(again @ again.T, first @ first.T, rtol=1e-3, atol=1e-3)
 
 
 def test_whitening_is_exact_under_autocast(tmp_path: Path) -> None:
-    config = AudioMAEConfig.preset("tiny", hidden_size=16, num_hidden_layers=1, num_attention_heads=2, whitening=True)
+    config = AudioMAEConfig.preset(
+        "tiny", hidden_size=16, num_hidden_layers=1, num_attention_heads=2, whitening_size=16
+    )
     model = AudioMAEModel(config).eval()
     basis = torch.linalg.qr(torch.randn(16, 16, generator=torch.Generator().manual_seed(0))).Q
     model.whitening.matrix.copy_(basis @ torch.diag(torch.logspace(0, 3, 16)) @ basis.T)
@@ -90,7 +102,7 @@ def test_without_fitting_it_changes_nothing(tmp_path: Path) -> None:
     torch.manual_seed(0)
     plain = AudioMAEModel(config).eval()
     plain.save_pretrained(tmp_path)
-    config.whitening = True
+    config.whitening_size = 16
     model = AudioMAEModel.from_pretrained(tmp_path, config=config).eval()  # its tensors are not in the file
     inputs = torch.randn(2, 32, 128)
     torch.testing.assert_close(model(inputs).pooler_output, plain(inputs).pooler_output)

@@ -31,8 +31,11 @@ class AudioMAEConfig(PreTrainedConfig):
         max_length: Longest input in frames (10 ms each), which is the length of the position table.
         patch_size: Side of a square patch in frames and mel bins; patches do not overlap.
         pooling: What `pooler_output` is: `"mean"` of the normed patch tokens, the normed class token `"cls"`, or
-            `"mean_fc_norm"`, a LayerNorm of the mean of un-normed tokens (layout of fine-tuned Audio-MAE).
-        whitening: Whether a fixed affine map follows the pooling; `uamix_hf.fit_whitening` fits it to unlabelled sound.
+            `"mean_fc_norm"`, a LayerNorm of the mean of un-normed tokens (layout of fine-tuned Audio-MAE), or
+            `"mean_time"`, the mean over time of each mel row of normed tokens, rows side by side, as M2D and MATPAC do:
+            which pitches sound is kept, and the embedding is as many times wider as there are rows.
+        whitening_size: Width of the fixed affine map that follows the pooling and that `uamix_hf.fit_whitening` fits to
+            unlabelled sound; 0 is none.
         position_layout: Grid the sin-cos table is laid out on. `"audiomae"` is the released code's (mel, time) grid
             although tokens run time-major, so it must be kept for its weights (method.md 1.2); `"time_freq"` is the
             geometric one, for new pretraining only.
@@ -67,8 +70,8 @@ class AudioMAEConfig(PreTrainedConfig):
     num_mel_bins: int = 128
     max_length: int = 1024
     patch_size: int = 16
-    pooling: Literal["mean", "cls", "mean_fc_norm"] = "mean"
-    whitening: bool = False
+    pooling: Literal["mean", "cls", "mean_fc_norm", "mean_time"] = "mean"
+    whitening_size: int = 0
     position_layout: Literal["audiomae", "time_freq"] = "audiomae"
     decoder_type: Literal["global", "local"] = "global"
     decoder_hidden_size: int = 512
@@ -108,6 +111,16 @@ class AudioMAEConfig(PreTrainedConfig):
         """Token grid of an input of `max_length` frames: (time, mel)."""
         return self.max_length // self.patch_size, self.num_mel_bins // self.patch_size
 
+    @property
+    def pooled_size(self) -> int:
+        """Width of what is pooled from the tokens."""
+        return self.hidden_size * (self.grid_size[1] if self.pooling == "mean_time" else 1)
+
+    @property
+    def embedding_size(self) -> int:
+        """Width of `pooler_output`."""
+        return self.whitening_size or self.pooled_size
+
     def validate_geometry(self) -> None:
         """Sizes that do not divide would drop frames, mel bins or channels in silence."""
         for name, size, by, divisor in (
@@ -130,6 +143,8 @@ class AudioMAEConfig(PreTrainedConfig):
                 f"decoder_window_size={self.decoder_window_size} does not divide the {self.grid_size[1]} mel rows of "
                 'tokens; use another window or decoder_type="global".'
             )
+        if not 0 <= self.whitening_size <= self.pooled_size:
+            raise ValueError(f"whitening_size={self.whitening_size} is not within 0 and {self.pooled_size}, as pooled.")
         if not 0 <= self.mask_ratio < 1:
             raise ValueError(f"mask_ratio={self.mask_ratio} is outside [0, 1).")
 

@@ -31,7 +31,7 @@ class AudioEmbedder:
 
     ```python
     embedder = AudioEmbedder.from_pretrained("path/or/repo")
-    vectors = embedder.encode(["dog.wav", "an-hour.flac"])  # (2, hidden_size)
+    vectors = embedder.encode(["dog.wav", "an-hour.flac"])  # (2, embedding_size)
     ```
     """
 
@@ -71,7 +71,7 @@ class AudioEmbedder:
             batch_size: Windows in a batch. progress_bar: Whether to show one, in recordings.
 
         Returns:
-            float32 array (inputs, hidden_size); (hidden_size,) for a single path, array or value.
+            float32 array (inputs, embedding_size); (embedding_size,) for a single path, array or value.
 
         Raises:
             AudioInputError: a recording that cannot be embedded, with its name.
@@ -81,7 +81,7 @@ class AudioEmbedder:
             return self.encode([inputs], batch_size, progress_bar=False)[0]
         if hasattr(inputs, "ndim"):
             inputs = split_clips(inputs)  # refuses (samples, channels)
-        total = np.zeros((len(inputs), self.model.config.hidden_size), np.float64)
+        total = np.zeros((len(inputs), self.model.config.embedding_size), np.float64)
         frames = np.zeros((len(inputs), 1))
         windows = self.windows(inputs)
         with tqdm(total=len(inputs), desc="Embedding", unit="clip", disable=not progress_bar) as bar:
@@ -97,7 +97,7 @@ class AudioEmbedder:
         return (total / frames).astype(np.float32)
 
     def embed(self, waves: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-        """Pooled vectors (clips, hidden_size) and numbers of frames (clips, 1) of one batch."""
+        """Pooled vectors (clips, embedding_size) and numbers of frames (clips, 1) of one batch."""
         extractor = self.feature_extractor
         inputs = extractor(
             waves,

@@ -37,7 +37,7 @@ class AudioMAEModelOutput(BaseModelOutputWithPooling):
     Args:
         last_hidden_state (`(batch, 1 + tokens, hidden_size)`): Class token, then patch tokens in time-major order
             (token `t * mel_rows + f`), or, where tokens were dropped, the visible ones only, shuffled.
-        pooler_output (`(batch, hidden_size)`): See `AudioMAEConfig.pooling`.
+        pooler_output (`(batch, embedding_size)`): See `AudioMAEConfig.pooling`.
         mask (`(batch, tokens)`, only where tokens were dropped): 1 = removed, 0 = visible or padding.
         ids_restore (`(batch, tokens)`, only where tokens were dropped): Place of each token in the shuffled order.
     """
@@ -404,15 +404,16 @@ def encoder_attention_mask(config: AudioMAEConfig, hidden_states: torch.Tensor, 
 
 
 class AudioMAEWhitening(nn.Module):
-    """A fixed affine map of the pooled output; the identity until it is fitted (`uamix_hf.fit_whitening`)."""
+    """A fixed affine map (batch, width) to (batch, size); cuts off what is beyond `size` until it is fitted
+    (`uamix_hf.fit_whitening`)."""
 
     mean: torch.Tensor
     matrix: torch.Tensor
 
-    def __init__(self, width: int):
+    def __init__(self, width: int, size: int):
         super().__init__()
         self.register_buffer("mean", torch.zeros(width))
-        self.register_buffer("matrix", torch.eye(width))
+        self.register_buffer("matrix", torch.eye(width, size))
 
     def forward(self, pooled: torch.Tensor) -> torch.Tensor:
         # Directions of little spread are scaled up: rounding of the others would drown them in half precision.
@@ -461,7 +462,7 @@ class AudioMAEPreTrainedModel(PreTrainedModel):
             init.copy_(module.position_embeddings, table)
         elif isinstance(module, AudioMAEWhitening):
             init.zeros_(module.mean)
-            init.copy_(module.matrix, torch.eye(len(module.matrix)))
+            init.copy_(module.matrix, torch.eye(*module.matrix.shape))
         elif isinstance(module, AudioMAEWindowAttention):
             init.ones_(module.tau)
             init.copy_(module.log_offsets, module.make_log_offsets())
@@ -492,7 +493,8 @@ class AudioMAEModel(AudioMAEPreTrainedModel):
         fine_tuned = config.pooling == "mean_fc_norm"
         self.layernorm = nn.Identity() if fine_tuned else nn.LayerNorm(width, eps=config.layer_norm_eps)
         self.fc_norm = nn.LayerNorm(width, eps=config.layer_norm_eps) if fine_tuned else nn.Identity()
-        self.whitening = AudioMAEWhitening(width) if config.whitening else nn.Identity()
+        size = config.whitening_size
+        self.whitening = AudioMAEWhitening(config.pooled_size, size) if size else nn.Identity()
         self.post_init()
 
     def token_mask(self, attention_mask: torch.Tensor | None, input_values: torch.Tensor) -> torch.Tensor | None:
@@ -551,19 +553,54 @@ class AudioMAEModel(AudioMAEPreTrainedModel):
         hidden_states = self.layernorm(hidden_states)
         return AudioMAEModelOutput(
             last_hidden_state=hidden_states,
-            pooler_output=self.whitening(self.pool(hidden_states, visible)),
+            pooler_output=self.whitening(self.pool(hidden_states, visible, attention_mask, ids_restore)),
             mask=mask,
             ids_restore=ids_restore,
         )
 
-    def pool(self, hidden_states: torch.Tensor, visible: torch.Tensor | None) -> torch.Tensor:
+    def pool(
+        self,
+        hidden_states: torch.Tensor,
+        visible: torch.Tensor | None,
+        attention_mask: torch.Tensor | None,
+        ids_restore: torch.Tensor | None,
+    ) -> torch.Tensor:
         if self.config.pooling == "cls":
             return hidden_states[:, 0]
         patches = hidden_states[:, 1:]
+        if self.config.pooling == "mean_time":
+            return self.pool_time(patches, visible, attention_mask, ids_restore)
         if visible is None:
             return self.fc_norm(patches.mean(dim=1))
         weight = visible.to(patches.dtype)[..., None]
         return self.fc_norm((patches * weight).sum(dim=1) / weight.sum(dim=1))
+
+    def pool_time(
+        self,
+        patches: torch.Tensor,
+        visible: torch.Tensor | None,
+        attention_mask: torch.Tensor | None,
+        ids_restore: torch.Tensor | None,
+    ) -> torch.Tensor:
+        """Mean over time of each mel row, lowest row first, (batch, mel rows * hidden_size).
+
+        A token counts as much as it has frames of sound: of a short word, the last one may be padding for the most
+        part. A row of which every token was dropped gets the mean of all rows.
+        """
+        batch, tokens, _ = patches.shape
+        rows, side = self.config.grid_size[1], self.config.patch_size
+        place = torch.arange(tokens, device=patches.device).expand(batch, -1)
+        if ids_restore is not None:  # tokens are shuffled
+            place = ids_restore.argsort(dim=1)[:, :tokens]
+        weight = F.one_hot(place % rows, rows).to(patches.dtype)
+        if attention_mask is not None:
+            sound = attention_mask.to(patches.dtype).unflatten(1, (-1, side)).mean(dim=2)
+            weight = weight * sound.gather(1, place // rows)[..., None]
+        if visible is not None:
+            weight = weight * visible[..., None]
+        sums, counts = weight.transpose(1, 2) @ patches, weight.sum(dim=1)[..., None]
+        overall = sums.sum(dim=1, keepdim=True) / counts.sum(dim=1, keepdim=True)
+        return torch.where(counts > 0, sums / torch.where(counts > 0, counts, 1), overall).flatten(1)
 
 
 class AudioMAEForPreTraining(AudioMAEPreTrainedModel):
@@ -631,7 +668,7 @@ class AudioMAEForAudioClassification(AudioMAEPreTrainedModel):
         super().__init__(config)
         self.num_labels: int = config.num_labels  # type: ignore[assignment]
         self.audio_mae = AudioMAEModel(config)
-        self.classifier = AudioMAEClassifier(config.hidden_size, self.num_labels)
+        self.classifier = AudioMAEClassifier(config.embedding_size, self.num_labels)
         self.post_init()
 
     @can_return_tuple

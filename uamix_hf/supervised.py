@@ -134,7 +134,7 @@ def embed_log_mels(
     rows: np.ndarray | None = None,
     batch_size: int = 32,
 ) -> np.ndarray:
-    """Pooled embeddings (rows, hidden_size) float32 of cached log-mels; all of them by default.
+    """Pooled embeddings (rows, embedding_size) float32 of cached log-mels; all of them by default.
 
     As [`AudioEmbedder`] does with recordings, longer ones are averaged over windows, each weighted by its frames.
     The encoder is left in evaluation mode.
@@ -142,7 +142,7 @@ def embed_log_mels(
     rows = np.arange(len(dataset)) if rows is None else np.asarray(rows)
     encoder.eval()
     collator = LogMelCollator(feature_extractor, encoder.config.max_length, normalize=True)
-    total = np.zeros((len(rows), encoder.config.hidden_size))
+    total = np.zeros((len(rows), encoder.config.embedding_size))
     frames = np.zeros((len(rows), 1))
     stream = windows(dataset, rows, encoder.config.max_length)
     while chunk := list(islice(stream, batch_size)):

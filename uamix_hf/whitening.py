@@ -13,27 +13,36 @@ from .supervised import embed_log_mels
 SHRINKAGE = 0.03
 
 
-def whitening_of(vectors: np.ndarray, shrinkage: float = SHRINKAGE) -> tuple[np.ndarray, np.ndarray]:
-    """Mean (width,) and symmetric matrix (width, width): `(vectors - mean) @ matrix` has about unit covariance.
+def whitening_of(vectors: np.ndarray, size: int, shrinkage: float = SHRINKAGE) -> tuple[np.ndarray, np.ndarray]:
+    """Mean (width,) and matrix (width, size): `(vectors - mean) @ matrix` has about unit covariance.
+
+    Its columns are the `size` directions of most spread (principal components), most spread first.
 
     Args:
-        vectors: (clips, width). shrinkage: Share of the mean variance added to the variance of each direction.
+        vectors: (clips, width). size: At most the width.
+        shrinkage: Share of the mean variance of these directions that is added to the variance of each.
 
     Raises:
-        ValueError: fewer than two vectors, all of them alike, or values that are not finite.
+        ValueError: fewer than two vectors, all of them alike, values that are not finite, or an impossible size.
     """
     vectors = np.asarray(vectors, np.float64)
     if len(vectors) < 2 or not np.isfinite(vectors).all():
         raise ValueError(f"{len(vectors)} embeddings: whitening needs at least two, all of them finite.")
+    if not 1 <= size <= vectors.shape[1]:
+        raise ValueError(f"size={size}: embeddings of width {vectors.shape[1]} have 1 to as many directions.")
     variances, directions = np.linalg.eigh(np.cov(vectors, rowvar=False))
     if not variances.mean() > 0:
         raise ValueError(f"The {len(vectors)} embeddings are all alike: nothing tells how they vary.")
-    scales = np.sqrt(variances.clip(0) + shrinkage * variances.mean())
-    return vectors.mean(axis=0), directions / scales @ directions.T
+    variances, directions = variances[::-1][:size].clip(0), directions[:, ::-1][:, :size]
+    return vectors.mean(axis=0), directions / np.sqrt(variances + shrinkage * variances.mean())
 
 
 def fit_whitening(
-    encoder: AudioMAEModel, feature_extractor: AudioMAEFeatureExtractor, dataset: Dataset, batch_size: int = 32
+    encoder: AudioMAEModel,
+    feature_extractor: AudioMAEFeatureExtractor,
+    dataset: Dataset,
+    size: int | None = None,
+    batch_size: int = 32,
 ) -> None:
     """Gives the encoder, in place, a whitening of its pooled output over unlabelled clips, saved with the weights.
 
@@ -41,19 +50,22 @@ def fit_whitening(
     of what a clip is; the directions of little spread do (method.md 3.6 takes off the mean alone).
 
     Args:
-        dataset: Log-mels as of [`prepare`]; about as many clips as the encoder is wide, or more.
+        dataset: Log-mels as of [`prepare`]; about as many clips as `size`, or more.
+        size: Width of the new pooled output, by default the encoder's `hidden_size`.
 
     Raises:
         ValueError: too few clips, or all embeddings are alike. TypeError: an encoder of another kind.
     """
     if not isinstance(encoder, AudioMAEModel):
         raise TypeError(f"{type(encoder).__name__} has no place for a whitening; AudioMAEModel has.")
-    layer = AudioMAEWhitening(encoder.config.hidden_size).to(encoder.device)
-    encoder.whitening = layer
-    encoder.config.whitening = True
-    mean, matrix = whitening_of(embed_log_mels(encoder, feature_extractor, dataset, batch_size=batch_size))
+    config = encoder.config
+    encoder.whitening, config.whitening_size = torch.nn.Identity(), 0
+    vectors = embed_log_mels(encoder, feature_extractor, dataset, batch_size=batch_size)
+    mean, matrix = whitening_of(vectors, config.hidden_size if size is None else size)
+    layer = AudioMAEWhitening(*matrix.shape).to(encoder.device)
     layer.mean.copy_(torch.from_numpy(mean))
-    layer.matrix.copy_(torch.from_numpy(matrix))
+    layer.matrix.copy_(torch.from_numpy(matrix.copy()))
+    encoder.whitening, config.whitening_size = layer, matrix.shape[1]
 
 
 __all__ = ["fit_whitening", "whitening_of"]

@@ -20,7 +20,7 @@ TINY = {"num_hidden_layers": 2, "hidden_size": 32, "num_attention_heads": 2, "in
 @pytest.fixture
 def pretrained(tmp_path: Path) -> Path:
     torch.manual_seed(0)
-    model = AudioMAEForPreTraining(AudioMAEConfig.preset("tiny", **TINY, whitening=True))
+    model = AudioMAEForPreTraining(AudioMAEConfig.preset("tiny", **TINY, whitening_size=32))
     # Directions of very different spread, as whitening has them.
     basis = torch.linalg.qr(torch.randn(32, 32)).Q
     model.audio_mae.whitening.matrix.copy_(basis @ torch.diag(torch.logspace(0, 4, 32)) @ basis.T)

@@ -26,7 +26,7 @@ def cached_embeddings(
     batch_size: int = 32,
     progress_bar: bool = True,
 ) -> np.ndarray:
-    """Embeddings (recordings, hidden_size) float32; a second call with the same model and recordings reads a file.
+    """Embeddings (recordings, embedding_size) float32; a second call with the same model and recordings reads a file.
 
     Args:
         model_path: Folder or Hub repository of an encoder, known by the content of its files or by its commit.

@@ -22,7 +22,8 @@ class EncoderAdapter:
     `last_hidden_state` and perhaps `pooler_output`, and that keeps its blocks in an ordered list.
 
     An encoder that takes any number of frames and a frame-level `attention_mask` says so by `variable_length = True`;
-    others (AST) get input padded to `config.max_length`. One whose forward knows `mask_ratio` can drop tokens.
+    others (AST) get input padded to `config.max_length`. One whose forward knows `mask_ratio` can drop tokens. Its
+    embeddings are as wide as `config.embedding_size`, where there is one, or else as `config.hidden_size`.
 
     Args:
         layers_path: Where the blocks are, such as `"encoder.layers"`; found by name if None.
@@ -49,6 +50,7 @@ class EncoderAdapter:
         self.variable_length = getattr(encoder, "variable_length", False)
         self.drops_tokens = "mask_ratio" in parameters
         self.max_frames: int = encoder.config.max_length
+        self.embedding_size: int = getattr(encoder.config, "embedding_size", encoder.config.hidden_size)
         patch = encoder.config.patch_size
         self.patch: int = patch if isinstance(patch, int) else patch[-1]
 

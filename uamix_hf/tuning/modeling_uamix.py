@@ -78,9 +78,9 @@ class UaMixForContrastiveTuning(PreTrainedModel):
     def __init__(self, config: UaMixConfig, encoder: PreTrainedModel | None = None):
         super().__init__(config)
         self.encoder = AutoModel.from_config(config.encoder_config) if encoder is None else encoder
-        self.heads = ContrastiveHeads(self.encoder.config.hidden_size, config)
-        self.support_queue = SupportQueue(config.queue_size, config.projection_size)
         self.adapter = EncoderAdapter(self.encoder, config.layers_path)
+        self.heads = ContrastiveHeads(self.adapter.embedding_size, config)
+        self.support_queue = SupportQueue(config.queue_size, config.projection_size)
         self._trainable = trainable_names(self.encoder)
         self.stage: Stage = "tune"
         self._frozen: list[nn.Module] = []
