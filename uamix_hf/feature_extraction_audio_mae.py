@@ -13,8 +13,9 @@ from transformers.utils import logging
 
 logger = logging.get_logger(__name__)
 
-# Frames computed at once on a CPU. More of them fall out of its cache, which is slower than the loop.
-CPU_BLOCK_FRAMES = 1000
+# Frames computed at once on a CPU. More of them fall out of its cache, and their memory is asked anew of the system
+# each time, both of which are slower than the loop.
+CPU_BLOCK_FRAMES = 250
 INTEGER_SCALE = {torch.int16: 2.0**15, torch.int32: 2.0**31, torch.uint8: 2.0**7}
 
 
@@ -70,8 +71,9 @@ def kaldi_fbank(
     def log_mel(framed: torch.Tensor) -> torch.Tensor:
         framed = framed - framed.mean(dim=-1, keepdim=True)
         # The sample before a frame's first is taken to be that first one.
-        framed = framed - preemphasis * F.pad(framed[..., :-1], (1, 0), mode="replicate")
-        power = torch.fft.rfft(framed * window, n=n_fft).abs().square()
+        framed = framed - preemphasis * torch.cat([framed[..., :1], framed[..., :-1]], dim=-1)
+        spectrum = torch.fft.rfft(framed * window, n=n_fft)
+        power = spectrum.real.square() + spectrum.imag.square()  # abs() would take a root first
         return (power @ filters).clamp_min(floor).log()
 
     framed = waveforms.float().unfold(1, frame_length, frame_shift)
@@ -110,11 +112,12 @@ def to_waveform(clip: Any, device: torch.device | str | None = None) -> torch.Te
             f"A clip has type {wave.dtype}, whose full scale is unknown: pass int16, int32, uint8 or float in [-1, 1]."
         )
     wave = wave.float()
-    if not wave.isfinite().all():
+    peak = wave.abs().max()
+    if not peak.isfinite():  # a single NaN makes the maximum NaN
         raise AudioInputError("A clip has NaN or infinite samples: repair it or leave it out.")
-    if wave.abs().max() > 1.5:
+    if peak > 1.5:
         logger.warning_once(
-            f"A float clip reaches {wave.abs().max():.3g}; samples are expected in [-1, 1]. Divide 16-bit values kept "
+            f"A float clip reaches {peak:.3g}; samples are expected in [-1, 1]. Divide 16-bit values kept "
             "as floats by 32768, or the log-mel spectrogram is far from what the model knows."
         )
     return wave
