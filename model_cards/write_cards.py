@@ -79,6 +79,7 @@ def write(
     card = ModelCard.from_template(
         data, str(HERE / "template.md"), name=model, summary=words["summary"], training=words["training"],
         remarks=words["remarks"], results=table(results, models), width=loaded.config.hidden_size,
+        embedding=loaded.config.embedding_size,
         blocks=loaded.config.num_hidden_layers, episodes=first["arguments"]["episodes"],
         episode_seed=first["arguments"]["seed"],
         parameters=f"{sum(value.numel() for value in loaded.parameters()) / 1e6:.1f}",

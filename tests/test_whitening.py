@@ -68,7 +68,7 @@ def test_an_encoder_keeps_its_whitening_when_saved(sounds: Path, tmp_path: Path,
     paths = sorted(str(path) for path in sounds.iterdir())
     before = AudioEmbedder(plain, extractor).encode(paths, progress_bar=False)
     data = prepare(DataArguments(train_dir=str(sounds), cache_dir=str(tmp_path / "cache")), extractor)
-    fit_whitening(plain, extractor, data.dataset)
+    fit_whitening(plain, extractor, data.dataset, size=16)
     plain.save_pretrained(tmp_path / "model")
     loaded = AutoModel.from_pretrained(tmp_path / "model")
     assert loaded.config.whitening_size == loaded.config.embedding_size == 16
@@ -79,7 +79,7 @@ def test_an_encoder_keeps_its_whitening_when_saved(sounds: Path, tmp_path: Path,
     sign = np.sign((after * expected).sum(axis=0))
     np.testing.assert_allclose(after * sign, expected, atol=0.1)
     np.testing.assert_allclose(after.mean(axis=0), 0, atol=0.02)
-    fit_whitening(loaded, extractor, data.dataset)  # again: from the pooled output, not from what was whitened
+    fit_whitening(loaded, extractor, data.dataset, size=16)  # again: from the pooled output, not from what was whitened
     again, first = loaded.whitening.matrix, plain.whitening.matrix
     torch.testing.assert_close(again @ again.T, first @ first.T, rtol=1e-3, atol=1e-3)
 

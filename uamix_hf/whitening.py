@@ -8,9 +8,11 @@ from .feature_extraction_audio_mae import AudioMAEFeatureExtractor
 from .modeling_audio_mae import AudioMAEModel, AudioMAEWhitening
 from .supervised import embed_log_mels
 
-# Share of the mean variance that is added to each direction's: one that hardly varies is not blown up to noise. Less
-# helps where classes are many or hard, and harms with a single labelled clip (docs/experiments.md).
-SHRINKAGE = 0.03
+# Both chosen in docs/experiments.md. Directions that are kept:
+SIZE = 128
+# Share of their mean variance that is added to each one's: what hardly varies is not blown up to noise. Less of it
+# helps spoken words and harms sounds of the street, and a single labelled clip.
+SHRINKAGE = 0.3
 
 
 def whitening_of(vectors: np.ndarray, size: int, shrinkage: float = SHRINKAGE) -> tuple[np.ndarray, np.ndarray]:
@@ -51,7 +53,7 @@ def fit_whitening(
 
     Args:
         dataset: Log-mels as of [`prepare`]; about as many clips as `size`, or more.
-        size: Width of the new pooled output, by default the encoder's `hidden_size`.
+        size: Width of the new pooled output, by default 128, or the old one's where that is less.
 
     Raises:
         ValueError: too few clips, or all embeddings are alike. TypeError: an encoder of another kind.
@@ -61,7 +63,7 @@ def fit_whitening(
     config = encoder.config
     encoder.whitening, config.whitening_size = torch.nn.Identity(), 0
     vectors = embed_log_mels(encoder, feature_extractor, dataset, batch_size=batch_size)
-    mean, matrix = whitening_of(vectors, config.hidden_size if size is None else size)
+    mean, matrix = whitening_of(vectors, min(SIZE, config.pooled_size) if size is None else size)
     layer = AudioMAEWhitening(*matrix.shape).to(encoder.device)
     layer.mean.copy_(torch.from_numpy(mean))
     layer.matrix.copy_(torch.from_numpy(matrix.copy()))

@@ -52,7 +52,7 @@ def test_demo_on_rendered_events_ends_with_a_table_and_a_picture(rendered: tuple
 def test_readme_examples_run_as_written(rendered: tuple[Path, str]) -> None:
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), flags=re.DOTALL)
     assert len(blocks) == 3
-    code = "\n".join(blocks) + "\nassert embeddings.shape == (2, 192) and vectors.shape == (3, 192)\n"
+    code = "\n".join(blocks) + "\nassert embeddings.shape == (2, 128) and vectors.shape == (3, 128)\n"
     folder = rendered[0].parent
     (folder / "model_cards").symlink_to(ROOT / "model_cards")
     done = subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, text=True)
