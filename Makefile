@@ -1,5 +1,6 @@
 # make demo   sets up, runs the main job on an embedded corpus (or DATA=folder), ends with a table and a picture
 # make test   sets up, runs the tests
+# make bench  sets up, measures speed and memory against others (15 minutes), writes the table into README.md
 
 VENV ?= .venv
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
@@ -14,7 +15,9 @@ LABEL ?= label
 GROUP ?=
 OUTPUT ?= demo_output
 
-.PHONY: setup demo test check clean
+BENCHMARKS = encoder pretraining tuning features pipeline utilisation support_set scaling memory
+
+.PHONY: setup demo test bench check clean
 
 $(VENV)/.installed: setup.cfg pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -32,6 +35,10 @@ demo: setup
 # Two OpenMP threads on small tensors are slower than one, and tests run beside each other.
 test: setup
 	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(VENV)/bin/python -m pytest
+
+bench: setup
+	for name in $(BENCHMARKS); do $(VENV)/bin/python benchmarks/$$name.py || exit 1; done
+	$(VENV)/bin/python benchmarks/table.py
 
 check: setup
 	$(VENV)/bin/ruff check .

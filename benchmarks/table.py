@@ -1,0 +1,126 @@
+"""Writes the results of all benchmarks into README.md as a table.
+
+python benchmarks/table.py
+"""
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from compare import RESULTS
+from transformers import HfArgumentParser
+
+NAMES = (
+    "encoder",
+    "pretraining",
+    "tuning",
+    "features",
+    "pipeline",
+    "utilisation",
+    "support_set",
+    "scaling",
+    "memory",
+)
+MARKS = ("<!-- benchmarks -->", "<!-- /benchmarks -->")
+HEADS = ("benchmark", "case", "ours", "peer", "value [low, high]", "aim", "reached")
+
+
+class TableError(ValueError):
+    """Results or a README of which no table can be made; the message names the file and says what to do."""
+
+
+@dataclass
+class TableArguments:
+    results: str = field(default=str(RESULTS), metadata={"help": "Folder of the benchmarks' JSON."})
+    readme: str = field(
+        default=str(Path(__file__).parents[1] / "README.md"), metadata={"help": "File that holds the marks."}
+    )
+
+
+def read(folder: Path) -> list[dict[str, Any]]:
+    """What every benchmark reported, in the order of NAMES.
+
+    Raises:
+        TableError: one is absent, unreadable, of tiny sizes, or of another machine than the first.
+    """
+    records: list[dict[str, Any]] = []
+    for name in NAMES:
+        path = folder / f"{name}.json"
+        if not path.is_file():
+            raise TableError(f"{path} is absent: run python benchmarks/{name}.py.")
+        try:
+            record = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise TableError(f"{path} is not JSON ({error}): run python benchmarks/{name}.py again.") from error
+        if record["arguments"]["small"]:
+            raise TableError(f"{path} was made with --small, so that its figures mean nothing: run it without.")
+        if records and machine(record) != machine(records[0]):
+            raise TableError(
+                f"{path} was measured elsewhere ({machine(record)}) than {NAMES[0]} ({machine(records[0])}): "
+                "run all benchmarks again (make bench)."
+            )
+        records.append(record)
+    return records
+
+
+def machine(record: Mapping[str, Any]) -> str:
+    """Processor, cores and versions in a line."""
+    versions = ", ".join(f"{name} {version}" for name, version in record["versions"].items())
+    return f"{record['processor']}, {record['cores']} cores, {versions}"
+
+
+def markdown_row(cells: Iterable[str]) -> str:
+    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+
+
+def row_cells(row: Mapping[str, Any]) -> list[str]:
+    """Cells of one row of a report, in the order of HEADS without the first."""
+    aim, reached = "", ""
+    if row["bar"] is not None:
+        aim = f"{'≥' if row['at_least'] else '≤'} {row['bar']:,g}"
+        reached = "yes" if row["reached"] else "no"
+    value, low, high = (number(row[name]) for name in ("value", "low", "high"))
+    return [row["case"], row["ours"], row["peer"], f"{value} [{low}, {high}]", aim, reached]
+
+
+def number(value: float) -> str:
+    """Three digits, or all of a whole number's."""
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
+
+
+def table(records: Iterable[Mapping[str, Any]]) -> str:
+    """The Markdown table and a line on the machine."""
+    records = list(records)
+    lines = [markdown_row(HEADS), "|" + "---|" * len(HEADS)]
+    for record in records:
+        name = f"[{record['benchmark']}](benchmarks/{record['benchmark']}.py), against {record['against']}"
+        lines += [markdown_row([name, *row_cells(row)]) for row in record["rows"]]
+    return "\n".join([*lines, "", f"Measured on: {machine(records[0])}."])
+
+
+def replace_between(text: str, content: str, path: Path) -> str:
+    """`text` with `content` between the marks.
+
+    Raises:
+        TableError: there is not one of each mark, in order.
+    """
+    first, last = MARKS
+    before, _, rest = text.partition(first)
+    _, _, after = rest.partition(last)
+    if [text.count(mark) for mark in MARKS] != [1, 1] or last in before:
+        raise TableError(f"{path} needs {first} and, below it, {last}, once each: the table goes between them.")
+    return f"{before}{first}\n{content}\n{last}{after}"
+
+
+def main() -> None:
+    (args,) = HfArgumentParser(TableArguments).parse_args_into_dataclasses()
+    readme = Path(args.readme)
+    text = replace_between(readme.read_text(encoding="utf-8"), table(read(Path(args.results))), readme)
+    readme.write_text(text, encoding="utf-8")
+    print(f"Wrote the table into {readme}")
+
+
+if __name__ == "__main__":
+    main()

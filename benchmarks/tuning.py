@@ -1,0 +1,66 @@
+"""A step of tuning against the plain uaMix step of plain_step.py: forward, backward, AdamW, target.
+
+Once at our default recipe, with clips of 10, 5 and 1 s: views as long as their crop, half of the tokens dropped, one
+pass over all. Once with identical settings: nothing dropped, the same views, partners, cuts and padding; there the
+losses must be the same. The plain step is given its views ready-made, while ours makes them within the time that is
+taken; and since it pads them to 1024 frames, its work is the same for any clip: it is timed with clips of 10 s. Width
+of the base preset with 2 blocks, the heads and the support set whole.
+
+python benchmarks/tuning.py
+"""
+
+from functools import partial
+
+import torch
+from compare import Row, interleaved, parse, ratio_row, report
+from plain_step import PlainStep
+from training_steps import describe, given_views, loss_of_given, make_clips, make_model, plain_copy, training_step
+
+from uamix_hf import UaMixForContrastiveTuning
+
+LAYERS, CLIPS = 2, 6
+BARS = {10: 1.5, 5: 3.0, 1: 10.0}  # seconds of a clip: times faster than the plain step
+
+
+def loss_row(model: UaMixForContrastiveTuning, plain: PlainStep, given: dict[str, torch.Tensor]) -> Row:
+    """By how much the losses of the same views differ; both support sets take the views in."""
+    losses = []
+    for loss in (partial(loss_of_given, model), plain):
+        torch.manual_seed(0)  # which of the nearest neighbours is chosen
+        with torch.no_grad():
+            losses.append(loss(**given).item())
+    ours, peer = losses
+    difference = abs(ours - peer)
+    case = f"identical settings, difference of the losses, {describe(model, CLIPS, 10)}"
+    return Row(case, f"{ours:.7g}", f"{peer:.7g}", difference, difference, difference, 1e-5, at_least=False)
+
+
+def main() -> None:
+    args = parse()
+    same = make_model(args.small, LAYERS, token_drop=0.0)
+    plain = plain_copy(same)
+    given = given_views(same, CLIPS, 10)
+    rows = [loss_row(same, plain, given)]
+
+    default = make_model(args.small, LAYERS)
+    ours = training_step(default, lambda batch: default(**batch).loss)
+    seconds = interleaved(
+        {
+            "plain": partial(training_step(plain, plain), **given),
+            "same": partial(training_step(same, partial(loss_of_given, same)), **given),
+            **{f"{length} s": partial(ours, make_clips(CLIPS, length)) for length in BARS},
+        },
+        args.repeats,
+    )
+
+    def row(recipe: str, side: str, length: int, bar: float) -> Row:
+        pair = {"ours": seconds[side], "plain": seconds["plain"]}
+        return ratio_row(f"{recipe}, {describe(default, CLIPS, length)}", pair, CLIPS, "clips", bar)
+
+    rows += [row("default recipe", f"{length} s", length, bar) for length, bar in BARS.items()]
+    rows.append(row("identical settings", "same", 10, 1.0))
+    report("tuning", "plain uaMix step: three passes padded to 1024 frames", rows, args)
+
+
+if __name__ == "__main__":
+    main()
