@@ -134,6 +134,15 @@ def test_mean_time_averages_each_mel_row_over_the_frames_of_sound(tiny_config: A
         torch.testing.assert_close(output.pooler_output[clip].reshape(8, 48), rows)
 
 
+def test_mean_time_is_not_rounded_under_autocast(tiny_config: AudioMAEConfig) -> None:
+    tiny_config.pooling = "mean_time"
+    model = AudioMAEModel(tiny_config).eval()
+    with torch.autocast("cpu", torch.bfloat16):
+        output = model(log_mels(2, 64))
+    rows = output.last_hidden_state[:, 1:].float().unflatten(1, (4, 8)).mean(1).flatten(1)
+    torch.testing.assert_close(output.pooler_output.float(), rows, atol=1e-5, rtol=1e-5)
+
+
 def test_mean_time_of_dropped_tokens_takes_the_overall_mean_for_a_row_without_any(tiny_config: AudioMAEConfig) -> None:
     tiny_config.pooling = "mean_time"
     model = AudioMAEModel(tiny_config).eval()

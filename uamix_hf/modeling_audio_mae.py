@@ -598,7 +598,8 @@ class AudioMAEModel(AudioMAEPreTrainedModel):
             weight = weight * sound.gather(1, place // rows)[..., None]
         if visible is not None:
             weight = weight * visible[..., None]
-        sums, counts = weight.transpose(1, 2) @ patches, weight.sum(dim=1)[..., None]
+        with torch.autocast(patches.device.type, enabled=False):  # a product would round what a mean does not
+            sums, counts = weight.transpose(1, 2) @ patches, weight.sum(dim=1)[..., None]
         overall = sums.sum(dim=1, keepdim=True) / counts.sum(dim=1, keepdim=True)
         return torch.where(counts > 0, sums / torch.where(counts > 0, counts, 1), overall).flatten(1)
 

@@ -16,7 +16,7 @@ SHRINKAGE = 0.3
 
 
 def whitening_of(vectors: np.ndarray, size: int, shrinkage: float = SHRINKAGE) -> tuple[np.ndarray, np.ndarray]:
-    """Mean (width,) and matrix (width, size): `(vectors - mean) @ matrix` has about unit covariance.
+    """Mean (width,) and matrix (width, size): `(vectors - mean) @ matrix` has unit covariance but for shrinkage.
 
     Its columns are the `size` directions of most spread (principal components), most spread first.
 
