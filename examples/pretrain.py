@@ -77,8 +77,7 @@ def main() -> None:
         ),
         processing_class=extractor,
     )
-    resume = training_args.resume_from_checkpoint
-    trainer.train(resume_from_checkpoint=True if str(resume).lower() == "true" else resume)
+    trainer.train(resume_from_checkpoint=training_args.resume_from_checkpoint)
     trainer.save_model()
     data.report_skipped()
 

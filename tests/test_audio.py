@@ -1,7 +1,9 @@
 """Every way in for sound gives the same samples, or an error that names what cannot be read."""
 
 import io
+import subprocess
 import tracemalloc
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,7 +13,7 @@ import soundfile
 import torch
 
 from uamix_hf import AudioDecodeError, AudioInputError, load_audio, stream_audio
-from uamix_hf.audio import READ_FRAMES
+from uamix_hf.audio_files import READ_FRAMES
 
 RATE = 16_000
 
@@ -75,13 +77,28 @@ def test_every_kind_of_source_gives_the_same(tmp_path: Path) -> None:
     with path.open("rb") as file:
         np.testing.assert_array_equal(load_audio(file), expected)
         assert not file.closed  # it is the caller's
+        np.testing.assert_array_equal(load_audio(file), expected)  # from wherever it was left
+    with subprocess.Popen(["cat", path], stdout=subprocess.PIPE) as process:
+        np.testing.assert_array_equal(load_audio(process.stdout), expected)  # which cannot be sought in
     arrays = [expected, expected.astype(np.float64), torch.from_numpy(expected), expected.tolist()]
     arrays += [{"array": expected, "sampling_rate": RATE}, {"raw": expected, "sampling_rate": RATE}]
-    arrays += [(expected * 2**15).astype(np.int16)]
+    arrays += [(expected * 2**15).astype(kind) for kind in (np.int16, ">i2")]
+    arrays += [expected.astype(">f4"), torch.from_numpy(expected).requires_grad_(), expected[::-1][::-1]]
     for source in arrays:
         loaded = load_audio(source)
         assert loaded.dtype == np.float32
         np.testing.assert_array_equal(loaded, expected)
+
+
+def test_a_float_file_of_16_bit_values_is_warned_of_by_name(tmp_path: Path) -> None:
+    path = tmp_path / "clip.wav"
+    for peak, warned in ((1.4, False), (30_000, True)):
+        soundfile.write(path, peak * tones() / np.abs(tones()).max(), RATE, subtype="FLOAT")
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            load_audio(path)
+        texts = [str(item.message) for item in caught if issubclass(item.category, UserWarning)]
+        assert len(texts) == warned and all(str(path) in text and "3e+04" in text for text in texts)
 
 
 def test_the_content_counts_not_the_name(tmp_path: Path) -> None:
@@ -125,11 +142,13 @@ UNREADABLE: dict[str, Callable[[], bytes]] = {
     "cut to its head.wav": lambda: as_bytes(tones())[:30],
     "cut to its head.flac": lambda: as_bytes(tones(), container="FLAC")[:30],
     "cut to its head.ogg": lambda: as_bytes(tones(), container="OGG")[:30],
-    "cut in the middle.flac": lambda: as_bytes(tones(), container="FLAC")[:-5000],
-    "damaged.flac": lambda: (data := as_bytes(tones(), container="FLAC"))[:2000] + bytes(500) + data[2500:],
+    "damaged from the first sample on.flac": lambda: as_bytes(tones(), container="FLAC")[:200] + bytes(9000),
+    "cut within its only page.ogg": lambda: as_bytes(tones(), container="OGG")[:-100],
     "no samples.wav": lambda: as_bytes(np.zeros(0)),
     "one sample at 48 kHz.wav": lambda: as_bytes(np.full(1, 0.5), 48_000),
+    "one hertz.wav": lambda: as_bytes(tones(), 1),
     "nan.wav": nan_wav,
+    "absurdly loud.wav": lambda: as_bytes(np.array([0.0, 1e30]), subtype="DOUBLE"),
     "infinite.wav": lambda: as_bytes(np.array([0.0, np.inf]), subtype="DOUBLE"),
 }
 
@@ -159,6 +178,12 @@ def test_missing_files_and_unusable_values() -> None:
     for value in (3, None):
         with pytest.raises(TypeError, match="Expected a path"):
             load_audio(value)
+    with open(__file__) as text, pytest.raises(TypeError, match="mode 'rb'"):
+        load_audio(text)
+    with open(__file__, "rb") as closed:
+        pass
+    with pytest.raises(AudioDecodeError, match=r"test_audio\.py.*closed"):
+        load_audio(closed)
 
 
 @pytest.mark.parametrize(
@@ -170,18 +195,25 @@ def test_missing_files_and_unusable_values() -> None:
         np.zeros((2, 0)),
         np.zeros((2, 2, 2)),
         np.zeros(4, np.int64),
+        np.zeros(4, np.longdouble),
+        np.array([0.0, 3e38], np.float32),  # the average of two such channels would be infinite
         ["a", "b"],
+        [[0.0, 0.1], [0.0]],
     ],
 )
 def test_unusable_arrays_are_errors_that_name_their_path(samples) -> None:
     for read in (load_audio, lambda source: list(stream_audio(source))):
         with pytest.raises(AudioInputError, match=r"clip\.wav"):
             read({"array": samples, "sampling_rate": RATE, "path": "clip.wav"})
+    for rate in (0, -RATE, 1, np.nan, np.inf, "fast"):
+        with pytest.raises(AudioInputError, match=r"clip\.wav.*sampling rate"):
+            load_audio({"array": np.ones(100), "sampling_rate": rate, "path": "clip.wav"})
     with pytest.raises(AudioInputError, match=r"clip\.wav"):  # nothing is left of it
         load_audio({"array": np.ones(1), "sampling_rate": 48_000, "path": "clip.wav"})
 
 
-@pytest.mark.parametrize("container", ["WAV", "FLAC", "OGG"])
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("container", ["WAV", "FLAC", "OGG", "MP3", "AIFF"])
 def test_damage_is_sound_or_our_error(container: str) -> None:
     rng = np.random.default_rng(0)
     data = as_bytes(tones(0.2), container=container)

@@ -1,6 +1,7 @@
 """The embedder against the model run by hand; a vector depends on its recording alone."""
 
 import io
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -73,6 +74,22 @@ def test_a_vector_depends_neither_on_its_batch_nor_on_the_order(embedder: AudioE
         np.testing.assert_allclose(vectors, alone, atol=1e-5)
         backwards = embedder.encode(clips[::-1], batch_size=batch_size, progress_bar=False)
         np.testing.assert_allclose(backwards[::-1], alone, atol=1e-5)
+
+
+def test_whole_windows_wait_for_no_more_than_their_batch(
+    embedder: AudioEmbedder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lengths = [WINDOW, 400, WINDOW, WINDOW, 300, WINDOW, 200, WINDOW]
+    read: list[int] = []
+
+    def windows(inputs: object) -> Iterator[tuple[int, np.ndarray]]:
+        for index, length in enumerate(lengths):
+            read.append(index)
+            yield index, clip(length)
+
+    monkeypatch.setattr(embedder, "windows", windows)
+    seen = [([index for index, _ in batch], len(read)) for batch in embedder.batches([None] * 8, 2)]
+    assert seen == [([0, 2], 3), ([3, 5], 6), ([6, 4], 8), ([1, 7], 8)]
 
 
 def test_padding_is_masked_even_if_the_extractor_is_saved_without_a_mask(embedder: AudioEmbedder) -> None:

@@ -8,7 +8,8 @@ from transformers import (
     AutoModelForPreTraining,
 )
 
-from .audio import AudioDecodeError, load_audio, stream_audio
+from .audio import AudioDecodeError, TruncatedAudioWarning, load_audio, stream_audio
+from .checkpoints import RunCheckpointError
 from .configuration_audio_mae import AudioMAEConfig
 from .data import DataError, compute_norm_stats
 from .embedding import AudioEmbedder
@@ -19,6 +20,7 @@ from .modeling_audio_mae import (
     AudioMAEModel,
     InputTooLongError,
 )
+from .trainer import NonFiniteLossError
 from .tuning import UaMixConfig, UaMixForContrastiveTuning, UaMixTrainer, UaMixTrainingArguments
 from .version import __version__
 from .whitening import fit_whitening
@@ -46,8 +48,11 @@ __all__ = [
     "AudioMAEForAudioClassification",
     "AudioMAEForPreTraining",
     "AudioMAEModel",
+    "RunCheckpointError",
     "DataError",
     "InputTooLongError",
+    "NonFiniteLossError",
+    "TruncatedAudioWarning",
     "UaMixConfig",
     "UaMixForContrastiveTuning",
     "UaMixTrainer",

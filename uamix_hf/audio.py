@@ -1,102 +1,72 @@
 """The one door for sound: whatever holds a recording to mono float32 samples, whole or in blocks."""
 
-import io
 import os
+import warnings
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
-import soundfile
 import soxr
+import torch
 
-from .feature_extraction_audio_mae import AudioInputError, to_waveform
+from .audio_files import AUDIO_SUFFIXES, AudioDecodeError, TruncatedAudioWarning, describe, file_blocks
+from .feature_extraction_audio_mae import LARGEST_PEAK, LOUD_PEAK, AudioInputError, to_waveform
 
-# File endings that libsndfile reads; used to find recordings in a folder and to say what works.
-AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".opus", ".mp3", ".aiff", ".aif", ".au", ".caf", ".w64")
-# Frames read at once from a file: large enough to be fast, small beside a clip's spectrogram.
-READ_FRAMES = 1 << 18
-
-
-class AudioDecodeError(AudioInputError):
-    """A recording that cannot be read; the message names it."""
-
-
-def describe(source: Any) -> str:
-    """How an error names a source of sound."""
-    if isinstance(source, Mapping):
-        return describe(source.get("path") or source.get("bytes"))
-    if isinstance(source, (str, os.PathLike)):
-        return os.fspath(source)
-    if isinstance(source, bytes):
-        return f"{len(source)} bytes of sound"
-    return str(getattr(source, "name", f"a {type(source).__name__}"))
+# In Hz; below there is no sound to speak of, and the header of a file is damaged: resampled, its memory would explode.
+LOWEST_RATE = 1000
 
 
 def average_channels(samples: Any, source: Any) -> np.ndarray:
     """(samples,) or (channels, samples) or (samples, channels) to mono float32; the shorter axis is the channels."""
-    array = np.asarray(samples)
     try:
-        if array.ndim == 2 and array.size:
+        array = samples if isinstance(samples, torch.Tensor) else np.asarray(samples)
+        if array.ndim == 2 and 0 not in array.shape:
             channels = array if array.shape[0] <= array.shape[1] else array.T
-            return np.stack([to_waveform(channel).numpy() for channel in channels]).mean(axis=0)
-        return to_waveform(array).numpy()
-    except AudioInputError as error:
+            return torch.stack([to_waveform(channel) for channel in channels]).mean(dim=0).cpu().numpy()
+        return to_waveform(array).cpu().numpy()
+    except (TypeError, ValueError) as error:  # a list of lists of different lengths is NumPy's ValueError
         raise AudioInputError(f"{describe(source)}: {error}") from error
 
 
-def open_sound(source: Any) -> soundfile.SoundFile:
-    """A path, bytes, file object or datasets value as an open sound file.
-
-    Raises:
-        AudioDecodeError: it is missing, or not sound that libsndfile reads. TypeError: it is none of these.
+def checked_rate(rate: Any, source: Any) -> float:
     """
-    name = describe(source)
-    if isinstance(source, Mapping):  # a value of a datasets Audio(decode=False) column
-        if source.get("bytes") is None and source.get("path") is None:
-            raise AudioDecodeError(f"The value has neither bytes nor path, only {sorted(source)}.")
-        source = source["path"] if source.get("bytes") is None else source["bytes"]
-    if isinstance(source, bytes):
-        source_file: Any = io.BytesIO(source)
-    elif isinstance(source, (str, os.PathLike)):
-        source_file = os.fspath(source)
-        if not os.path.isfile(source_file):
-            raise AudioDecodeError(f"{source_file}: no such file.")
-    elif hasattr(source, "read"):
-        source_file = source
-    else:
-        raise TypeError(f"Expected a path, bytes, file object, array or datasets value, got {type(source).__name__}.")
+    Raises:
+        AudioDecodeError: a rate that no sound has.
+    """
     try:
-        return soundfile.SoundFile(source_file)
-    except (soundfile.LibsndfileError, OSError, TypeError) as error:  # TypeError: a name that ends in .raw
-        raise AudioDecodeError(
-            f"{name}: not readable as sound ({error}). Formats that work: {', '.join(AUDIO_SUFFIXES)}."
-        ) from error
+        number = float(rate)
+    except (TypeError, ValueError):
+        number = 0.0
+    if not LOWEST_RATE <= number < float("inf"):
+        raise AudioDecodeError(f"{describe(source)}: a sampling rate of {rate!r}; sound has {LOWEST_RATE} Hz or more.")
+    return number
 
 
 def decoded_blocks(source: Any, sampling_rate: int) -> Iterator[np.ndarray]:
     """Mono float32 blocks of a sound file at `sampling_rate` Hz, of no particular length."""
-    with open_sound(source) as sound:
-        resampler = None
-        if sound.samplerate != sampling_rate:
-            resampler = soxr.ResampleStream(sound.samplerate, sampling_rate, 1, dtype="float32")
-        empty = True
-        while True:
-            try:
-                block = sound.read(READ_FRAMES, dtype="float32", always_2d=True).mean(axis=1)
-            except soundfile.LibsndfileError as error:
-                raise AudioDecodeError(f"{describe(source)}: damaged sound ({error}).") from error
-            last = len(block) < READ_FRAMES
-            if not np.isfinite(block).all():
-                raise AudioDecodeError(f"{describe(source)}: NaN or infinite samples.")
-            if resampler is not None:
-                block = resampler.resample_chunk(block, last=last)
-            empty = empty and len(block) == 0  # so is what is left of a sample or two at a higher rate
-            if len(block):
-                yield block
-            if last:
-                break
-        if empty:
-            raise AudioDecodeError(f"{describe(source)}: no samples.")
+    name = describe(source)
+    resampler = None
+    peak, empty = 0.0, True
+    for rate, channels in file_blocks(source):
+        if resampler is None and rate != sampling_rate:
+            resampler = soxr.ResampleStream(checked_rate(rate, source), sampling_rate, 1, dtype="float32")
+        if channels.size:
+            peak = max(peak, float(np.abs(channels).max()))
+        if not np.isfinite(channels).all() or peak > LARGEST_PEAK:
+            raise AudioDecodeError(f"{name}: NaN, infinite or absurdly large samples.")
+        block = channels.mean(axis=1)
+        if resampler is not None:
+            block = resampler.resample_chunk(block)
+        if len(block):
+            empty = False
+            yield block
+    if resampler is not None and len(block := resampler.resample_chunk(np.empty(0, np.float32), last=True)):
+        empty = False
+        yield block
+    if empty:  # so is what is left of a sample or two at a higher rate
+        raise AudioDecodeError(f"{name}: no samples.")
+    if peak > LOUD_PEAK:
+        warnings.warn(f"{name}: its samples reach {peak:.3g}, sound is expected in [-1, 1].", stacklevel=2)
 
 
 def array_of(source: Any) -> tuple[Any, int | None] | None:
@@ -108,7 +78,10 @@ def array_of(source: Any) -> tuple[Any, int | None] | None:
     if isinstance(source, Mapping) and source.get("raw") is not None:
         return source["raw"], source.get("sampling_rate")
     if hasattr(source, "get_all_samples"):  # the decoder that datasets returns where it decodes itself
-        samples = source.get_all_samples()
+        try:
+            samples = source.get_all_samples()
+        except RuntimeError as error:
+            raise AudioDecodeError(f"{describe(source)}: damaged sound ({error}).") from error
         return samples.data, samples.sample_rate
     if hasattr(source, "__array__") or isinstance(source, (list, tuple)):
         return source, None
@@ -118,13 +91,16 @@ def array_of(source: Any) -> tuple[Any, int | None] | None:
 def load_audio(source: Any, sampling_rate: int = 16_000) -> np.ndarray:
     """A whole recording as mono float32 samples (samples,) in [-1, 1]. Channels are averaged.
 
+    A file that breaks off is read up to there, with a [`TruncatedAudioWarning`] where that can be told.
+
     Args:
         source: Path, bytes, file object, a value of a `datasets` audio column (decoded or not), `{"raw" or "array",
             "sampling_rate"}`, or an array of samples, which is taken to have `sampling_rate` already.
         sampling_rate: In Hz; other rates are resampled (soxr, high quality).
 
     Raises:
-        AudioDecodeError: missing, unreadable, damaged or empty file. AudioInputError: an array that is no sound.
+        AudioDecodeError: missing, unreadable or empty file, or damaged before its first samples. AudioInputError: an
+            array or a sampling rate that is no sound's.
         TypeError: a source of another kind.
     """
     held = array_of(source)
@@ -132,8 +108,8 @@ def load_audio(source: Any, sampling_rate: int = 16_000) -> np.ndarray:
         return np.concatenate(list(decoded_blocks(source, sampling_rate)))
     samples, rate = held
     wave = average_channels(samples, source)
-    if rate not in (None, sampling_rate):
-        wave = soxr.resample(wave, rate, sampling_rate).astype(np.float32)
+    if rate is not None and checked_rate(rate, source) != sampling_rate:
+        wave = soxr.resample(wave, float(rate), sampling_rate).astype(np.float32)
     if len(wave) == 0:
         raise AudioInputError(f"{describe(source)}: no samples at {sampling_rate} Hz.")
     return wave
@@ -158,4 +134,4 @@ def stream_audio(source: Any, sampling_rate: int = 16_000, block_seconds: float 
         yield rest
 
 
-__all__ = ["AUDIO_SUFFIXES", "AudioDecodeError", "load_audio", "stream_audio"]
+__all__ = ["AUDIO_SUFFIXES", "AudioDecodeError", "TruncatedAudioWarning", "load_audio", "stream_audio"]

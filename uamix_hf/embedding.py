@@ -2,7 +2,6 @@
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -13,7 +12,7 @@ from transformers import AutoFeatureExtractor, AutoModel, PreTrainedModel
 from .audio import stream_audio
 from .feature_extraction_audio_mae import AudioMAEFeatureExtractor, split_clips
 
-# Windows gathered before they are sorted by length and cut into batches: bounds memory, leaves little padding.
+# Batches of short clips gathered before they are sorted by length: bounds memory, leaves little padding.
 BATCHES_SORTED_TOGETHER = 16
 # What from_pretrained takes for a model and its feature extractor alike.
 HUB_OPTIONS = (
@@ -52,16 +51,39 @@ class AudioEmbedder:
         extractor = AutoFeatureExtractor.from_pretrained(name_or_path, **shared)
         return cls(AutoModel.from_pretrained(name_or_path, **kwargs).to(device), extractor)
 
+    @property
+    def window_samples(self) -> int:
+        """Samples of `max_length` whole frames."""
+        extractor = self.feature_extractor
+        return (extractor.max_length - 1) * extractor.frame_shift + extractor.frame_length
+
     def windows(self, inputs: Sequence[Any]) -> Iterator[tuple[int, np.ndarray]]:
         """Number of the input and samples of each window, at most `max_length` frames long."""
         extractor = self.feature_extractor
-        samples = (extractor.max_length - 1) * extractor.frame_shift + extractor.frame_length  # max_length whole frames
-        seconds = samples / extractor.sampling_rate
+        seconds = self.window_samples / extractor.sampling_rate
         for index, source in enumerate(inputs):
             for number, block in enumerate(stream_audio(source, extractor.sampling_rate, seconds)):
                 # A tail shorter than one frame says nothing; a whole recording that short is padded to one.
                 if number == 0 or len(block) >= extractor.frame_length:
                     yield index, block
+
+    def batches(self, inputs: Sequence[Any], batch_size: int) -> Iterator[list[tuple[int, np.ndarray]]]:
+        """Windows in batches of similar length. Whole windows, of which long recordings consist, are alike and go at
+        once: no more than a batch of them is ever held."""
+        whole: list[tuple[int, np.ndarray]] = []
+        shorter: list[tuple[int, np.ndarray]] = []
+        for item in self.windows(inputs):
+            if len(item[1]) == self.window_samples:
+                whole.append(item)
+            else:
+                shorter.append(item)
+            if len(whole) == batch_size:
+                yield whole
+                whole = []
+            if len(shorter) == BATCHES_SORTED_TOGETHER * batch_size:
+                yield from by_length(shorter, batch_size)
+                shorter = []
+        yield from by_length(shorter + whole, batch_size)
 
     @torch.inference_mode()
     def encode(self, inputs: Any, batch_size: int = 32, progress_bar: bool = True) -> np.ndarray:
@@ -83,17 +105,13 @@ class AudioEmbedder:
             inputs = split_clips(inputs)  # refuses (samples, channels)
         total = np.zeros((len(inputs), self.model.config.embedding_size), np.float64)
         frames = np.zeros((len(inputs), 1))
-        windows = self.windows(inputs)
         with tqdm(total=len(inputs), desc="Embedding", unit="clip", disable=not progress_bar) as bar:
-            while chunk := list(islice(windows, BATCHES_SORTED_TOGETHER * batch_size)):
-                done = chunk[-1][0]
-                chunk.sort(key=lambda item: len(item[1]))
-                for start in range(0, len(chunk), batch_size):
-                    batch = chunk[start : start + batch_size]
-                    vectors, lengths = self.embed([wave for _, wave in batch])
-                    np.add.at(total, [index for index, _ in batch], vectors * lengths)
-                    np.add.at(frames, [index for index, _ in batch], lengths)
-                bar.update(done + 1 - bar.n)
+            for batch in self.batches(inputs, batch_size):
+                vectors, lengths = self.embed([wave for _, wave in batch])
+                indices = [index for index, _ in batch]
+                np.add.at(total, indices, vectors * lengths)
+                np.add.at(frames, indices, lengths)
+                bar.update(np.count_nonzero(frames) - bar.n)
         return (total / frames).astype(np.float32)
 
     def embed(self, waves: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
@@ -108,6 +126,13 @@ class AudioEmbedder:
         )
         pooled = self.model(**inputs).pooler_output
         return pooled.double().cpu().numpy(), inputs["attention_mask"].sum(1, keepdim=True).cpu().numpy()
+
+
+def by_length(items: list[tuple[int, np.ndarray]], batch_size: int) -> Iterator[list[tuple[int, np.ndarray]]]:
+    """Batches of items, the shortest waves first."""
+    items = sorted(items, key=lambda item: len(item[1]))
+    for start in range(0, len(items), batch_size):
+        yield items[start : start + batch_size]
 
 
 __all__ = ["AudioEmbedder"]

@@ -17,6 +17,8 @@ logger = logging.get_logger(__name__)
 # each time, both of which are slower than the loop.
 CPU_BLOCK_FRAMES = 250
 INTEGER_SCALE = {torch.int16: 2.0**15, torch.int32: 2.0**31, torch.uint8: 2.0**7}
+# Decoders overshoot 1 a little; no integer type that floats may have been made of goes beyond 2**32.
+LOUD_PEAK, LARGEST_PEAK = 1.5, 2.0**32
 
 
 class AudioInputError(ValueError):
@@ -90,12 +92,16 @@ def to_waveform(clip: Any, device: torch.device | str | None = None) -> torch.Te
     """One clip (samples,) as float32 in [-1, 1]; integers are scaled by their type.
 
     Raises:
-        AudioInputError: empty, NaN or infinite, more than one axis, or of a type that has no full scale.
+        AudioInputError: empty, NaN, infinite or beyond 2**32, more than one axis, or of a type without a full scale.
     """
     try:
-        wave = clip if isinstance(clip, torch.Tensor) else torch.from_numpy(np.array(clip))
+        if not isinstance(clip, torch.Tensor):
+            clip = np.array(clip)
+            clip = torch.from_numpy(clip.astype(clip.dtype.newbyteorder("="), copy=False))
     except (TypeError, ValueError) as error:
-        raise AudioInputError(f"Expected numbers, got {type(clip).__name__}: pass an array of samples.") from error
+        kind = getattr(clip, "dtype", type(clip).__name__)
+        raise AudioInputError(f"Expected numbers, got {kind}: pass an array of samples.") from error
+    wave = clip
     wave = wave.detach().to(device)
     if wave.ndim != 1:
         raise AudioInputError(
@@ -115,7 +121,9 @@ def to_waveform(clip: Any, device: torch.device | str | None = None) -> torch.Te
     peak = wave.abs().max()
     if not peak.isfinite():  # a single NaN makes the maximum NaN
         raise AudioInputError("A clip has NaN or infinite samples: repair it or leave it out.")
-    if peak > 1.5:
+    if peak > LARGEST_PEAK:  # its log-mels would be infinite
+        raise AudioInputError(f"A clip reaches {peak:.3g}: samples are expected in [-1, 1].")
+    if peak > LOUD_PEAK:
         logger.warning_once(
             f"A float clip reaches {peak:.3g}; samples are expected in [-1, 1]. Divide 16-bit values kept "
             "as floats by 32768, or the log-mel spectrogram is far from what the model knows."

@@ -1,22 +1,179 @@
-"""transformers' Trainer with batches of clips of similar length."""
+"""transformers' Trainer with batches of clips of similar length, and with care for what goes wrong in long runs."""
 
+import logging
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
+import torch
+from accelerate.utils import gather_object
+from safetensors import SafetensorError
 from torch.utils.data import Dataset, Sampler
-from transformers import Trainer
+from transformers import Trainer, TrainerCallback, TrainerState
 
+from .checkpoints import RunCheckpointError, last_complete_checkpoint, remove_broken_checkpoints, what_is_wrong
 from .data import LengthBucketSampler
+
+logger = logging.getLogger(__name__)
+
+
+class NonFiniteLossError(RuntimeError):
+    """The loss, or its gradient, is NaN or infinite; the weights are as before that step.
+
+    Args:
+        step: Which was not made, counted from 1. sample_ids: Of the clips whose log-mels are not finite, else of the
+            batch. checkpoint: The last complete one, if any.
+    """
+
+    def __init__(self, what: str, step: int, sample_ids: list[int], checkpoint: str | None):
+        self.step, self.sample_ids, self.checkpoint = step, sample_ids, checkpoint
+        found = f"the last complete checkpoint is {checkpoint}" if checkpoint else "there is no checkpoint yet"
+        super().__init__(
+            f"{what} of step {step} is not finite, for the clips of sample_id {sample_ids}. The weights are as before "
+            f"it; {found}. Leave these clips out, or lower the learning rate."
+        )
+
+
+class EpochCallback(TrainerCallback):
+    """Tells the sampler the epoch. The loader does so, too, but not where a run of several processes resumes within an
+    epoch: accelerate does not look for the sampler below both a skip and a shard of its batches."""
+
+    def __init__(self, trainer: "LengthBucketTrainer"):
+        self.trainer = trainer
+
+    def on_epoch_begin(self, args, state, control, **kwargs) -> None:
+        self.trainer.sampler.set_epoch(int(state.epoch or 0))
 
 
 class LengthBucketTrainer(Trainer):
-    """Trains on rows with a column `length`; their order depends on the seed and the epoch alone."""
+    """
+    Trains on rows with a column `length`; their order depends on the seed and the epoch alone.
+
+    Raises:
+        NonFiniteLossError: before the optimiser would take a NaN or an infinity in.
+        RunCheckpointError: a checkpoint cannot be written (what there is of it is removed), or the one to resume from
+            is not whole.
+    """
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.add_callback(EpochCallback(self))
+        self._batches: list[tuple[torch.Tensor, Mapping[str, Any]]] = []
 
     def _get_train_sampler(self, train_dataset: Dataset | None = None) -> Sampler:
         dataset: Any = self.train_dataset if train_dataset is None else train_dataset
         # One bucket feeds all processes, so that each of them pads alike.
         size = self.args.train_batch_size * self.args.world_size
         seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
-        return LengthBucketSampler(dataset["length"][:], size, seed, getattr(self.args, "visit_frames", 0))
+        self.sampler = LengthBucketSampler(dataset["length"][:], size, seed, getattr(self.args, "visit_frames", 0))
+        return self.sampler
+
+    # --- going on
+
+    def train(self, resume_from_checkpoint: str | bool | None = None, *args, **kwargs) -> Any:
+        """As in transformers; but `True` passes broken checkpoints over, and starts afresh without any. A checkpoint of
+        a finished run is only loaded: transformers would do a step more."""
+        resume = resume_from_checkpoint or None
+        if resume and str(resume).lower() == "true":
+            resume = last_complete_checkpoint(str(self.args.output_dir))
+            if resume is None:
+                logger.warning(
+                    "There is no complete checkpoint in %s to resume from: starting afresh.", self.args.output_dir
+                )
+        if resume:
+            problem = what_is_wrong(str(resume))
+            if problem:
+                raise RunCheckpointError(f"{resume} cannot be resumed from: {problem}.")
+            state = TrainerState.load_from_json(os.path.join(str(resume), "trainer_state.json"))
+            *_, steps = self.set_initial_training_values(self.args, self.get_train_dataloader())
+            if state.global_step >= steps:
+                self._load_from_checkpoint(str(resume))
+                self.state = state
+                return None
+        # Here each step is looked at; the filter would hide a NaN, and wait for the device twice more.
+        self.args.logging_nan_inf_filter = False
+        self._batches.clear()
+        return super().train(resume, *args, **kwargs)
+
+    def last_checkpoint(self) -> str | None:
+        """What the run can go on from if it stops now."""
+        return last_complete_checkpoint(str(self.args.output_dir))
+
+    # --- losses
+
+    def training_step(self, model: Any, inputs: Any, *args, **kwargs) -> torch.Tensor:
+        loss = super().training_step(model, inputs, *args, **kwargs)
+        self._batches.append((loss, inputs))
+        return loss
+
+    def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> Any:
+        norm = super()._get_grad_norm(model, grad_norm=grad_norm)
+        self.check_finite(norm)
+        return norm
+
+    def check_finite(self, norm: torch.Tensor | float) -> None:
+        """Of the batches since the last optimiser step; all processes raise alike."""
+        batches, self._batches = self._batches, []
+        losses = torch.stack([loss for loss, _ in batches])
+        finite = losses.isfinite().all()
+        # float16's scalers expect gradients to overflow now and then, and leave such steps out themselves.
+        if self.accelerator.scaler is None and not self.is_deepspeed_enabled:
+            finite = finite & torch.as_tensor(norm, device=finite.device).isfinite()
+        if self.accelerator.gather(finite[None]).all():
+            return
+        lost = [inputs for loss, inputs in batches if not loss.isfinite()]
+        what = "The loss" if gather_object([True for _ in lost]) else "The gradient"
+        # A clip that is broken itself spoils the losses of other processes, too: their keys are shared.
+        ids = gather_object([clip for _, inputs in batches for clip in sample_ids(inputs, broken=True)])
+        if not ids:
+            named = lost if what == "The loss" else [inputs for _, inputs in batches]
+            ids = gather_object([clip for inputs in named for clip in sample_ids(inputs)])
+        raise NonFiniteLossError(what, self.state.global_step + 1, ids, self.last_checkpoint())
+
+    # --- saving
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        run = Path(self._get_output_dir(trial))
+        folder = run / f"checkpoint-{self.state.global_step}"
+        if self.args.should_save:
+            # Parts of an older run would make a half-written checkpoint look whole.
+            shutil.rmtree(folder, ignore_errors=True)
+            if self.args.save_total_limit and not self.args.save_only_model:
+                remove_broken_checkpoints(run, after=self.state.global_step)
+        self.accelerator.wait_for_everyone()
+        try:
+            super()._save_checkpoint(model, trial)
+        except (OSError, RuntimeError, SafetensorError) as problem:  # torch and safetensors have no OSError
+            if self.args.should_save:
+                shutil.rmtree(folder, ignore_errors=True)
+            last, disk = self.last_checkpoint(), next(path for path in folder.absolute().parents if path.exists())
+            raise RunCheckpointError(
+                f"{folder} could not be saved: {problem}. It takes about {self.checkpoint_bytes() / 1e6:.1f} MB; "
+                f"{shutil.disk_usage(disk).free / 1e6:.1f} MB are free there. "
+                + (f"{last} is complete: make room and resume from it." if last else "No earlier one is complete.")
+            ) from problem
+
+    def _save_rng_state(self, output_dir: str) -> None:
+        super()._save_rng_state(output_dir)
+        # What comes next, trainer_state.json, says that the checkpoint is complete.
+        self.accelerator.wait_for_everyone()
+
+    def checkpoint_bytes(self) -> int:
+        """About what a checkpoint takes: the weights and the optimiser's state."""
+        model: Any = self.model
+        optimizer: Any = self.optimizer
+        states = [model.state_dict(), *optimizer.state.values()]
+        return sum(value.nbytes for state in states for value in state.values() if isinstance(value, torch.Tensor))
 
 
-__all__ = ["LengthBucketTrainer"]
+def sample_ids(inputs: Mapping[str, Any], broken: bool = False) -> list[int]:
+    """`sample_id` of the clips of a batch, or of those `broken`, whose log-mels are not finite."""
+    if "sample_id" not in inputs or (broken and "input_values" not in inputs):
+        return []
+    ids = inputs["sample_id"]
+    return (ids[~inputs["input_values"].flatten(1).isfinite().all(dim=1)] if broken else ids).tolist()
+
+
+__all__ = ["LengthBucketTrainer", "NonFiniteLossError"]

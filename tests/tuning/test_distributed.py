@@ -7,11 +7,16 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed as dist
+from accelerate.commands.config.config_args import load_config_from_file
 from datasets import Dataset
 from processes import run_processes
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor
+from toy_sounds import CONFIG
 from transformers import set_seed
 
-from uamix_hf import AudioMAEConfig, AudioMAEFeatureExtractor, AudioMAEModel
+from uamix_hf import AudioMAEConfig, AudioMAEFeatureExtractor, AudioMAEForPreTraining, AudioMAEModel
 from uamix_hf.data import LogMelCollator
 from uamix_hf.tuning import KNNCallback, UaMixForContrastiveTuning, UaMixTrainingArguments, train_stages
 from uamix_hf.tuning.distributed import SyncBatchNorm, gather, world
@@ -57,9 +62,10 @@ def make_model(symmetric: bool = False, **config) -> UaMixForContrastiveTuning:
     )
 
 
-def run_contrast(rank: int, size: int, symmetric: bool) -> dict[str, torch.Tensor]:
-    """One step on rows of a batch of eight, whose partners are in the same half."""
+def run_contrast(rank: int, size: int, symmetric: bool, turn: int | None = None) -> dict[str, torch.Tensor]:
+    """A step on rows of a batch of eight, whose partners are in the same half; the encoder has `turn` views at once."""
     model = make_model(symmetric, token_drop=0, topk=1).train()
+    model.encoder_batch_size = turn
     torch.manual_seed(1)
     views = torch.randn(2, 8, 96, MEL)
     lengths = torch.tensor([96, 80, 64, 96, 90, 40, 96, 64])
@@ -123,6 +129,35 @@ def run_trainer(folder: Path) -> dict:
     return found
 
 
+def run_sharded(rank: int, size: int) -> dict[str, torch.Tensor]:
+    """Mean losses and whole weights after three steps of pretraining, on rows of a batch of eight; with two processes
+    sharded by PyTorch, at the layers that examples/accelerate/fsdp.yaml names."""
+    torch.manual_seed(0)
+    model = AudioMAEForPreTraining(CONFIG).train()
+    if size == BATCH:
+        config = load_config_from_file(str(Path(__file__).parents[2] / "examples" / "accelerate" / "fsdp.yaml"))
+        layer = config.fsdp_config["fsdp_transformer_layer_cls_to_wrap"]
+        parts = [module for module in model.modules() if type(module).__name__ == layer]
+        assert len(parts) == CONFIG.num_hidden_layers + CONFIG.decoder_num_hidden_layers
+        for module in [*parts, model]:
+            fully_shard(module, mesh=init_device_mesh("cpu", (WORLD,)))
+        assert all(isinstance(value, DTensor) for value in model.parameters())
+    # Not Adam: softmax leaves the biases of keys no gradient but rounding, which Adam would scale up.
+    optimizer = torch.optim.SGD([value for value in model.parameters() if value.requires_grad], 0.1)
+    generator, losses = torch.Generator().manual_seed(1), []
+    for _ in range(3):
+        inputs, noise = (torch.randn(8, *shape, generator=generator) for shape in ((64, MEL), (8,)))
+        rows = slice(rank * size, (rank + 1) * size)
+        optimizer.zero_grad()
+        loss = model(inputs[rows], noise=noise[rows]).loss
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        losses.append(gather(loss.detach()[None]).mean())
+    weights = {name: getattr(value, "full_tensor", value.clone)() for name, value in model.state_dict().items()}
+    return {"losses": torch.stack(losses), **weights}
+
+
 def work(rank: int, folder: str) -> None:
     os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(WORLD), LOCAL_WORLD_SIZE=str(WORLD))
     dist.init_process_group(
@@ -134,7 +169,9 @@ def work(rank: int, folder: str) -> None:
         "norm": run_norm(ROWS[rank]),
         "contrast": run_contrast(rank, BATCH, False),
         "symmetric": run_contrast(rank, BATCH, True),
+        "turns": run_contrast(rank, BATCH, False, 5),
         "steps": run_steps(rank),
+        "sharded": run_sharded(rank, BATCH),
         "trainer": run_trainer(Path(folder) / "run"),
     }
     torch.save(found, f"{folder}/{rank}.pt")
@@ -179,13 +216,20 @@ def test_batch_norm_over_processes_equals_torchs_over_all_rows(ranks):
     torch.testing.assert_close(gradients, torch.stack([plain.weight.grad, plain.bias.grad]), **CLOSE)
 
 
-@pytest.mark.parametrize("kind", ["contrast", "symmetric"])
+@pytest.mark.parametrize("kind", ["contrast", "symmetric", "turns"])
 def test_two_processes_equal_one_with_twice_the_batch(ranks, kind):
     expected = run_contrast(0, WORLD * BATCH, kind == "symmetric")
     gradients = [name for name in expected if name.startswith("grad encoder.layers")]
     assert len(gradients) > 20 and all(expected[name].abs().max() > 1e-4 for name in gradients if "weight" in name)
     for found in ranks:
         assert_all_close(found[kind], expected)
+
+
+def test_a_model_sharded_over_two_processes_takes_the_steps_of_a_whole_one(ranks):
+    expected = run_sharded(0, WORLD * BATCH)
+    assert expected["losses"][-1] < expected["losses"][0]
+    for found in ranks:
+        assert_all_close(found["sharded"], expected)
 
 
 def test_the_support_set_is_the_same_everywhere_after_it_wrapped(ranks):

@@ -27,7 +27,10 @@ def convert(
     """
     path = find_checkpoint(source)
     tensors, arguments = read_checkpoint(path)
-    model, extractor, report = SYSTEMS[system](tensors, arguments, num_attention_heads, decoder_num_attention_heads)
+    try:
+        model, extractor, report = SYSTEMS[system](tensors, arguments, num_attention_heads, decoder_num_attention_heads)
+    except CheckpointError as error:
+        raise CheckpointError(f"{path}: {error}") from error
     if report.missing:
         raise CheckpointError(f"{path} lacks {len(report.missing)} keys of its layout: {', '.join(report.missing)}.")
     model.save_pretrained(target)

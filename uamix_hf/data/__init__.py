@@ -3,7 +3,8 @@
 from .arguments import DataArguments, PreparedData, as_groups, prepare
 from .batches import LengthBucketSampler, LogMelCollator
 from .log_mels import LogMels, cached_log_mels, compute_norm_stats
-from .recordings import DataError, column_as_text, load_recordings, sound_folder
+from .metadata import DataError
+from .recordings import column_as_text, load_recordings, sound_folder
 
 __all__ = [
     "DataArguments",

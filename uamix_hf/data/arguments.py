@@ -9,7 +9,8 @@ from datasets import Dataset
 
 from ..feature_extraction_audio_mae import AudioMAEFeatureExtractor
 from .log_mels import cached_log_mels
-from .recordings import DataError, column_as_text, load_recordings
+from .metadata import DataError
+from .recordings import column_as_text, load_recordings
 
 
 @dataclass

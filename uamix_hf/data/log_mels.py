@@ -16,7 +16,7 @@ from tqdm.auto import tqdm
 
 from ..audio import describe, load_audio
 from ..feature_extraction_audio_mae import AudioInputError, AudioMAEFeatureExtractor
-from .recordings import DataError
+from .metadata import DataError
 
 logger = logging.getLogger(__name__)
 

@@ -1,18 +1,18 @@
 """Folders and Hub datasets of sound to one table: `audio` (undecoded), `sample_id`, and what is known of each row."""
 
-import csv
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.compute as pc
 from datasets import Audio, Dataset, concatenate_datasets, load_dataset
+from datasets import config as datasets_config
+from datasets.exceptions import DatasetGenerationError
+from huggingface_hub import constants
 
 from ..audio import AUDIO_SUFFIXES
-
-METADATA = "metadata.csv"
-
-
-class DataError(ValueError):
-    """Data that cannot be used; the message names the folder, column or value and says what to do."""
+from .metadata import METADATA, DataError, file_inside, find_files, read_metadata
 
 
 def sound_folder(folder: str | Path) -> Dataset:
@@ -21,26 +21,21 @@ def sound_folder(folder: str | Path) -> Dataset:
     With a `metadata.csv` (column `file_name`, relative paths; the layout of `audiofolder`) its columns are kept, as
     strings. Without, `label` is the name of the folder that holds the file, where there are sub-folders.
 
+    No link and no listed name leads out of the folder: data that came from elsewhere must not choose what is read here.
+
     Raises:
-        DataError: no folder, no recording, a file that is listed but absent, or one that lies outside the folder.
+        DataError: no folder, no recording, a file that is listed but absent or outside the folder, a link that leads
+            out of it, or a `metadata.csv` that is none.
     """
     root = Path(folder)
     if not root.is_dir():
         raise DataError(f"{root} is not a folder.")
-    if (root / METADATA).is_file():
-        # Everything is kept as text: class "01" must not turn into the number 1, nor an empty cell into NaN.
-        try:
-            with open(root / METADATA, newline="", encoding="utf-8-sig") as file:
-                reader = csv.DictReader(file)
-                rows, names = list(reader), list(reader.fieldnames or [])
-        except UnicodeDecodeError as error:
-            raise DataError(f"{root / METADATA} is not UTF-8 text: {error}") from error
-        if "file_name" not in names:
-            raise DataError(f"{root / METADATA} has no column file_name, only {', '.join(names) or 'nothing'}.")
-        columns = {name: [row[name] or "" for row in rows] for name in names if name not in ("audio", "sample_id")}
-        paths = [checked_path(root, name) for name in columns["file_name"]]
+    if (root / METADATA).is_file() or (root / METADATA).is_symlink():
+        columns = read_metadata(root)
+        paths = [file_inside(root, name, f"{root / METADATA} lists") for name in columns["file_name"]]
+        columns = {name: values for name, values in columns.items() if name not in ("audio", "sample_id")}
     else:
-        paths = sorted(path for path in root.rglob("*") if path.suffix.lower() in AUDIO_SUFFIXES and path.is_file())
+        paths = find_files(root, AUDIO_SUFFIXES)
         columns = {"file_name": [str(path.relative_to(root)) for path in paths]}
         if any(path.parent != root for path in paths):
             columns["label"] = [path.parent.name for path in paths]
@@ -49,15 +44,6 @@ def sound_folder(folder: str | Path) -> Dataset:
     return Dataset.from_dict({"audio": [str(path) for path in paths], **columns}).cast_column(
         "audio", Audio(decode=False)
     )
-
-
-def checked_path(root: Path, name: str) -> Path:
-    path = (root / name).resolve()
-    if not path.is_relative_to(root.resolve()):
-        raise DataError(f"{root / METADATA} lists {name}, which lies outside the folder.")
-    if not path.is_file():
-        raise DataError(f"{root / METADATA} lists {name}, which does not exist.")
-    return path
 
 
 def load_recordings(
@@ -102,12 +88,36 @@ def load_recordings(
 
 
 def hub_dataset(name: str, split: str, audio_column: str) -> Dataset:
-    table = load_dataset(name, split=split)
+    try:
+        table = load_dataset(name, split=split)
+    except DatasetGenerationError as error:
+        raise DataError(f"{name} cannot be read: {error.__cause__ or error}") from error
     if audio_column not in table.column_names:
         raise DataError(f"{name} has no column {audio_column!r}, only {', '.join(table.column_names)}.")
-    # load_audio decodes: one path for training and inference, which averages channels without a gain of 3 dB.
-    table = table.cast_column(audio_column, Audio(decode=False))
+    try:
+        # load_audio decodes: one path for training and inference, which averages channels without a gain of 3 dB.
+        table = table.cast_column(audio_column, Audio(decode=False))
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError, TypeError) as error:
+        raise DataError(f"Column {audio_column!r} of {name} holds no sound: {error}") from error
+    check_paths(table, audio_column, name)
     return table if audio_column == "audio" else table.rename_column(audio_column, "audio")
+
+
+def check_paths(table: Dataset, column: str, name: str) -> None:
+    """
+    Raises:
+        DataError: a row without bytes names a file that did not come with the dataset.
+    """
+    values = table.data.column(column)
+    bare = values.filter(pc.is_null(pc.struct_field(values, "bytes")))
+    caches = (constants.HF_HUB_CACHE, datasets_config.HF_DATASETS_CACHE, datasets_config.DOWNLOADED_DATASETS_PATH)
+    roots = [Path(root).resolve() for root in ([name] if Path(name).is_dir() else caches)]
+    for path in pc.struct_field(bare, "path").drop_null().to_pylist():
+        if not any(Path(os.path.realpath(path)).is_relative_to(root) for root in roots):
+            raise DataError(
+                f"{name} lists {path}, which is no file that came with it: store the sound itself in the dataset, or "
+                "unpack it and give the folder."
+            )
 
 
 def select_rows(table: Dataset, first_id: int, where: Sequence[str]) -> Dataset:
@@ -146,4 +156,4 @@ def filter_rows(table: Dataset, condition: str) -> Dataset:
     return table.select(rows)
 
 
-__all__ = ["DataError", "column_as_text", "load_recordings", "sound_folder"]
+__all__ = ["column_as_text", "load_recordings", "sound_folder"]

@@ -28,7 +28,8 @@ class UaMixConfig(PreTrainedConfig):
         equalizer_db: A view passes a random smooth filter within this many dB, up and down; 0 turns it off.
         noise_snr: A view gets stationary noise of a random spectrum at this many dB below its mean power, or up to 30
             dB less of it; None turns it off.
-        token_drop: Share of the tokens dropped from every view, where the encoder can drop tokens.
+        token_drop: Share of the tokens dropped from every view, where the encoder can drop tokens. None leaves it to
+            [`UaMixTrainer`]: 0 for less than an hour of sound (docs/experiments.md), 0.5 for more, in half the time.
         mix: `"t-cutmix"` pastes a stretch of time of another clip over all mel bins, `"cutmix"` a box in time and mel,
             `"mixup"` blends the log-mels, `"none"` leaves the method without mixtures.
         mix_alpha: The share lambda of the clip itself is drawn from Beta(mix_alpha, mix_alpha).
@@ -65,7 +66,7 @@ class UaMixConfig(PreTrainedConfig):
     gain_alpha: float | int = 10.0
     equalizer_db: float | int = 6.0
     noise_snr: float | int | None = None
-    token_drop: float | int = 0.5
+    token_drop: float | int | None = None
     mix: Literal["t-cutmix", "cutmix", "mixup", "none"] = "t-cutmix"
     mix_alpha: float | int = 1.0
     mix_probability: float | int = 1.0

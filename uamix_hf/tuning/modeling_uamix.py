@@ -2,12 +2,14 @@
 
 import copy
 import os
-from collections.abc import Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 import torch
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 from transformers import AutoModel, PreTrainedModel
 from transformers import initialization as init
 from transformers.utils import ModelOutput
@@ -64,6 +66,9 @@ class UaMixForContrastiveTuning(PreTrainedModel):
     ```python
     model = UaMixForContrastiveTuning.from_encoder(AutoModel.from_pretrained("path/or/repo"), mix="t-cutmix")
     ```
+
+    `encoder_batch_size`, None unless set, is how many views pass the encoder at once. More of them take turns, whose
+    activations are computed again for the backward pass: gradients are those of the whole batch, in less memory.
     """
 
     config: UaMixConfig
@@ -83,6 +88,7 @@ class UaMixForContrastiveTuning(PreTrainedModel):
         self.support_queue = SupportQueue(config.queue_size, config.projection_size)
         self._trainable = trainable_names(self.encoder)
         self.stage: Stage = "tune"
+        self.encoder_batch_size: int | None = None
         self._frozen: list[nn.Module] = []
         self.post_init()
         self.heads.update_target(0.0)  # each linear layer was initialised on its own; the target starts as a copy
@@ -204,17 +210,21 @@ class UaMixForContrastiveTuning(PreTrainedModel):
             return 0
         return 2 if self.config.symmetric_mix else 1
 
-    def embed(
-        self, views: list[torch.Tensor], lengths: torch.Tensor
-    ) -> Iterator[tuple[torch.Tensor, torch.Tensor | None]]:
-        """Pooled embeddings and seen tokens of each view, from one pass of the encoder over all of them."""
+    def embed(self, views: list[torch.Tensor], lengths: torch.Tensor) -> list[tuple[torch.Tensor, torch.Tensor | None]]:
+        """Pooled embeddings and seen tokens of each view, from one pass of the encoder over all of them, or from as
+        many passes as `encoder_batch_size` takes."""
         padding = self.normalize(torch.zeros((), device=lengths.device)).item()
+        drop = (self.config.token_drop or 0.0) if self.training else 0.0
+        inputs, frames = torch.cat(views), lengths.repeat(len(views))
+        size = self.encoder_batch_size or len(inputs)
+        encode: Callable = self.adapter.encode
+        if size < len(inputs):  # its random state is restored, so that the same tokens are dropped again
+            encode = partial(checkpoint, encode, use_reentrant=False)
         with torch.set_grad_enabled(torch.is_grad_enabled() and self.stage == "tune"):
-            pooled, visible = self.adapter.encode(
-                torch.cat(views), lengths.repeat(len(views)), self.config.token_drop if self.training else 0.0, padding
-            )
-        parts = [None] * len(views) if visible is None else visible.chunk(len(views))
-        yield from zip(pooled.chunk(len(views)), parts, strict=True)
+            turns = [encode(*turn, drop, padding) for turn in zip(inputs.split(size), frames.split(size), strict=True)]
+        pooled, visible = zip(*turns, strict=True)
+        seen = [None] * len(views) if visible[0] is None else torch.cat(visible).chunk(len(views))
+        return list(zip(torch.cat(pooled).chunk(len(views)), seen, strict=True))
 
     def contrast(
         self,

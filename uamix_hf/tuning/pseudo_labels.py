@@ -33,8 +33,8 @@ UNUSED_FIELDS = (
     "queue_size", "topk", "temperature", "ema_momentum",
 )  # fmt: skip
 UNUSED_ARGUMENTS = (
-    "head_steps", "head_epochs", "head_learning_rate", "head_weight_decay", "layer_decay", "knn_steps",
-    "resume_from_checkpoint",
+    "head_steps", "head_epochs", "head_learning_rate", "head_weight_decay", "layer_decay", "encoder_batch_size",
+    "knn_steps", "resume_from_checkpoint",
 )  # fmt: skip
 PSEUDO_LABELS_IGNORE = UNUSED_FIELDS + UNUSED_ARGUMENTS
 

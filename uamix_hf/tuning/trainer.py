@@ -2,17 +2,16 @@
 
 import dataclasses
 import logging
-import math
 import os
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch.utils.data import Dataset
-from transformers import TrainerCallback, TrainerState
+from transformers import TrainerCallback
 
+from ..checkpoints import last_complete_checkpoint
 from ..data import LogMelCollator
 from ..feature_extraction_audio_mae import AudioMAEFeatureExtractor
 from ..trainer import LengthBucketTrainer
@@ -23,10 +22,9 @@ from .training_args import UaMixTrainingArguments
 
 logger = logging.getLogger(__name__)
 
-# Parts of a checkpoint without which a run cannot go on as if it had never stopped.
-CHECKPOINT_FILES = ("model.safetensors", "optimizer.pt", "scheduler.pt", "trainer_state.json")
 LOGGED = ("loss_clean", "loss_mixed", "mix_lambda", "neighbour_purity", "embedding_std")
 NO_DECAY = ("token", "position_embeddings")
+LITTLE_SOUND = 3600.0  # seconds; below, dropping tokens costs more than it teaches (docs/experiments.md)
 
 
 class UaMixTrainer(LengthBucketTrainer):
@@ -64,12 +62,15 @@ class UaMixTrainer(LengthBucketTrainer):
                 max_steps=args.head_steps,
                 num_train_epochs=args.head_epochs,
             )
+        if model.config.token_drop is None:
+            model.config.token_drop = default_token_drop(train_dataset, feature_extractor)
         queue = model.support_queue
         if len(queue) > len(train_dataset):  # type: ignore[arg-type]
             # More places than clips would hold the same clip several times, which no neighbour search profits from.
             model.config.queue_size = len(train_dataset)  # type: ignore[arg-type]
             queue.allocate(model.config.queue_size, queue.keys.shape[1], queue.keys.device)
         model.set_stage(stage, args.frozen_blocks(len(model.adapter.layers)))
+        model.encoder_batch_size = args.encoder_batch_size
         # Views crop further, so that a long recording gives two different stretches of it.
         collator = LogMelCollator(feature_extractor, 2 * model.adapter.max_frames, normalize=False)
         super().__init__(
@@ -85,16 +86,8 @@ class UaMixTrainer(LengthBucketTrainer):
                 callback.log = self.log
         self._parts: dict[str, list[torch.Tensor]] = {}
 
-    def train(self, resume_from_checkpoint: str | bool | None = None, *args, **kwargs) -> Any:
-        """As in transformers; but a checkpoint of a finished run is only loaded: transformers would do a step more."""
-        if isinstance(resume_from_checkpoint, str):
-            state = TrainerState.load_from_json(os.path.join(resume_from_checkpoint, "trainer_state.json"))
-            steps = math.ceil(self.args.num_train_epochs * len(self.get_train_dataloader()))
-            if state.global_step >= (self.args.max_steps if self.args.max_steps > 0 else steps):
-                self._load_from_checkpoint(resume_from_checkpoint)
-                self.state = state
-                return None
-        return super().train(resume_from_checkpoint, *args, **kwargs)
+    def last_checkpoint(self) -> str | None:
+        return super().last_checkpoint() or last_complete_checkpoint(Path(str(self.args.output_dir)) / "head")
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
         """AdamW with a group per learning rate and weight decay (method.md 2.6)."""
@@ -141,6 +134,13 @@ class UaMixTrainer(LengthBucketTrainer):
         super().log(logs, *args, **kwargs)
 
 
+def default_token_drop(dataset: Any, feature_extractor: AudioMAEFeatureExtractor) -> float:
+    """Share of the tokens to drop from the views of a dataset with a column `length`, in frames."""
+    frames_per_second = feature_extractor.sampling_rate / feature_extractor.frame_shift
+    seconds = torch.as_tensor(dataset["length"][:]).sum().item() / frames_per_second
+    return 0.0 if seconds < LITTLE_SOUND else 0.5
+
+
 def fit_batch(args: UaMixTrainingArguments, clips: int) -> UaMixTrainingArguments:
     """Arguments whose batch is not larger than the data, so that there is at least one whole batch.
 
@@ -155,17 +155,6 @@ def fit_batch(args: UaMixTrainingArguments, clips: int) -> UaMixTrainingArgument
     logger.warning("Only %d clips: the batch of each process shrinks from %d to %d.", clips,
                    args.per_device_train_batch_size, share)  # fmt: skip
     return dataclasses.replace(args, per_device_train_batch_size=share)
-
-
-def last_complete_checkpoint(folder: str | Path) -> str | None:
-    """The newest `checkpoint-*` of a folder from which a run can go on; unfinished ones are passed over, and said."""
-    found = [path for path in Path(folder).glob("checkpoint-*") if re.fullmatch(r"checkpoint-\d+", path.name)]
-    for path in sorted(found, key=lambda path: int(path.name.split("-")[1]), reverse=True):
-        missing = [name for name in CHECKPOINT_FILES if not (path / name).is_file()]
-        if not missing and any(path.glob("rng_state*.pth")):
-            return str(path)
-        logger.warning("%s is incomplete (no %s) and passed over.", path, ", ".join(missing) or "rng_state")
-    return None
 
 
 def train_stages(

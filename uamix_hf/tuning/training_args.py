@@ -5,6 +5,7 @@ import os
 from dataclasses import dataclass, field
 
 from transformers import TrainingArguments
+from transformers.integrations import is_deepspeed_zero3_enabled
 
 
 @dataclass
@@ -12,6 +13,9 @@ class UaMixTrainingArguments(TrainingArguments):
     """
     transformers' arguments, with the defaults of contrastive tuning (method.md 2.6 and 3.4), and those of its two
     stages. The ordinary ones, such as `max_steps` and `num_train_epochs`, are the second stage's.
+
+    Raises:
+        ValueError: a value out of range, gradient accumulation, or weights that are sharded over processes.
     """
 
     head_steps: int = field(
@@ -32,6 +36,13 @@ class UaMixTrainingArguments(TrainingArguments):
     visit_frames: int = field(
         default=0,
         metadata={"help": "A clip comes once an epoch for each so many frames (10 ms) that it has; 0: once for all."},
+    )
+    encoder_batch_size: int | None = field(
+        default=None,
+        metadata={
+            "help": "Views (two of each clip, and its mixtures) that pass the encoder at once, which bounds memory. "
+            "None: all. Gradients are those of the whole batch, at the price of a second forward pass."
+        },
     )
     knn_steps: int = field(
         default=0, metadata={"help": "Steps between kNN checks where labels are known; 0: at the start and end alone."}
@@ -55,6 +66,13 @@ class UaMixTrainingArguments(TrainingArguments):
         if self.use_cpu and self.ddp_backend is None and int(os.environ.get("WORLD_SIZE", "1")) > 1:
             self.ddp_backend = "gloo"  # the default, nccl, needs a GPU
         super().__post_init__()
+        launched_with_fsdp = os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true"
+        if self.fsdp or launched_with_fsdp or is_deepspeed_zero3_enabled():
+            raise ValueError(
+                "Tuning with FSDP or DeepSpeed's ZeRO stage 3: one process could neither check neighbours nor save the "
+                "encoder, since each would hold a part of the weights. Use examples/accelerate/multi_gpu.yaml; "
+                "encoder_batch_size saves the memory of activations, which sharding leaves as they are."
+            )
         if not 0 < self.layer_decay <= 1:
             raise ValueError(f"layer_decay={self.layer_decay} is outside (0, 1].")
         if self.freeze_blocks < 0 or (self.freeze_blocks >= 1 and self.freeze_blocks % 1):
@@ -62,9 +80,12 @@ class UaMixTrainingArguments(TrainingArguments):
         if self.gradient_accumulation_steps > 1:
             raise ValueError(
                 f"gradient_accumulation_steps={self.gradient_accumulation_steps}: clips are contrasted within a "
-                "batch alone, so accumulation would not enlarge it. Raise per_device_train_batch_size "
-                "(activation_checkpointing=True saves memory) or use more processes, whose keys are shared."
+                "batch alone, so accumulation would not enlarge it: negatives stay as few as in a small batch. "
+                "Raise per_device_train_batch_size and set encoder_batch_size to what fits in memory: gradients are "
+                "those of the whole batch. Or use more processes, whose keys are shared."
             )
+        if self.encoder_batch_size is not None and self.encoder_batch_size < 1:
+            raise ValueError(f"encoder_batch_size={self.encoder_batch_size}: at least 1 view, or None for all of them.")
 
     def frozen_blocks(self, blocks: int) -> int:
         """Number of frozen blocks of an encoder that has so many."""

@@ -1,0 +1,94 @@
+"""Which checkpoints of a run are whole, so that it can go on from them."""
+
+import json
+import logging
+import re
+import shutil
+import zipfile
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+
+logger = logging.getLogger(__name__)
+
+# Parts without which a run cannot go on as if it had never stopped, by their names on one device, on several, and under
+# FSDP and DeepSpeed.
+PARTS = (
+    ("model.safetensors", "model-*.safetensors", "pytorch_model_fsdp*", "global_step*"),
+    ("optimizer.pt", "optimizer.bin", "optimizer_*", "global_step*"),
+    ("scheduler.pt", "global_step*"),
+    ("rng_state.pth", "rng_state_*.pth"),
+    ("trainer_state.json",),
+)
+
+
+class RunCheckpointError(OSError):
+    """A checkpoint could not be written, or one that was asked for is not whole."""
+
+
+def check_readable(path: Path) -> None:
+    """Opens a file as far as shows that its end is there; what it holds is not read.
+
+    Raises:
+        OSError, ValueError, SafetensorError, zipfile.BadZipFile: it is not whole.
+    """
+    if path.suffix == ".safetensors":
+        with safe_open(path, framework="pt"):
+            pass
+    elif path.suffix in (".pt", ".pth", ".bin"):  # of torch.save: a zip archive, whose directory is at the end
+        with zipfile.ZipFile(path):
+            pass
+    elif path.suffix == ".json":
+        json.loads(path.read_text(encoding="utf-8"))
+
+
+def what_is_wrong(checkpoint: str | Path) -> str | None:
+    """Why a run cannot go on from this folder (`"no optimizer.pt"`), or None."""
+    folder = Path(checkpoint)
+    for names in PARTS:
+        if not any(any(folder.glob(name)) for name in names):
+            return f"no {names[0]}"
+    for path in sorted(folder.iterdir()):
+        try:
+            check_readable(path)
+        except (OSError, ValueError, SafetensorError, zipfile.BadZipFile) as problem:
+            return f"{path.name} is damaged, {problem}"
+    return None
+
+
+def step_of(checkpoint: Path) -> int:
+    return int(checkpoint.name.split("-")[1])
+
+
+def numbered_checkpoints(folder: str | Path) -> list[Path]:
+    """The folders `checkpoint-STEP` of a run, the highest step first."""
+    found = [path for path in Path(folder).glob("checkpoint-*") if re.fullmatch(r"checkpoint-\d+", path.name)]
+    return sorted(found, key=step_of, reverse=True)
+
+
+def last_complete_checkpoint(folder: str | Path) -> str | None:
+    """The newest `checkpoint-*` of a folder from which a run can go on; broken ones are passed over, and said."""
+    for path in numbered_checkpoints(folder):
+        problem = what_is_wrong(path)
+        if problem is None:
+            return str(path)
+        logger.warning("%s is incomplete (%s) and passed over.", path, problem)
+    return None
+
+
+def remove_broken_checkpoints(folder: str | Path, after: int) -> None:
+    """Deletes those of a step higher than `after` from which no run can go on: where files have no true times, the
+    highest step is held for the newest, and the ones to go on from are deleted in its place."""
+    for path in numbered_checkpoints(folder):
+        problem = what_is_wrong(path) if step_of(path) > after else None
+        if problem is not None:
+            logger.warning("%s is incomplete (%s) and deleted.", path, problem)
+            shutil.rmtree(path, ignore_errors=True)
+
+
+__all__ = [
+    "RunCheckpointError",
+    "last_complete_checkpoint",
+    "remove_broken_checkpoints",
+    "what_is_wrong",
+]
