@@ -6,6 +6,8 @@ VENV ?= .venv
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 UAMIX_SHARED ?= ../shared
 export UAMIX_SHARED
+# test,torchcodec also tests m4a and aac; that takes FFmpeg's libraries.
+EXTRAS ?= test
 
 # make demo DATA=folder TRAIN="fold=1,2,3" TEST="fold=4,5" LABEL=label GROUP=src_file
 DATA ?=
@@ -15,14 +17,14 @@ LABEL ?= label
 GROUP ?=
 OUTPUT ?= demo_output
 
-BENCHMARKS = encoder pretraining tuning features pipeline utilisation support_set scaling memory
+BENCHMARKS = encoder pretraining tuning features pipeline utilisation support_set scaling memory modes
 
-.PHONY: setup demo test bench check clean
+.PHONY: setup demo test test-minimum bench check clean
 
 $(VENV)/.installed: setup.cfg pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/pip install --quiet --constraint constraints.txt torch
-	$(VENV)/bin/pip install --quiet --constraint constraints.txt --editable ".[test]"
+	$(VENV)/bin/pip install --quiet --constraint constraints.txt --editable ".[$(EXTRAS)]"
 	touch $@
 
 setup: $(VENV)/.installed
@@ -36,6 +38,13 @@ demo: setup
 test: setup
 	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(VENV)/bin/python -m pytest
 
+# With the oldest versions that setup.cfg allows.
+test-minimum:
+	$(PYTHON) -m venv .venv-minimum
+	.venv-minimum/bin/pip install --quiet --constraint constraints-minimum.txt torch
+	.venv-minimum/bin/pip install --quiet --constraint constraints-minimum.txt --editable ".[test]"
+	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 .venv-minimum/bin/python -m pytest
+
 bench: setup
 	for name in $(BENCHMARKS); do $(VENV)/bin/python benchmarks/$$name.py || exit 1; done
 	$(VENV)/bin/python benchmarks/table.py
@@ -46,4 +55,4 @@ check: setup
 	$(VENV)/bin/mypy
 
 clean:
-	rm -rf $(VENV) demo_output build *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) .venv-minimum demo_output build *.egg-info .pytest_cache .mypy_cache .ruff_cache

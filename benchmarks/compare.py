@@ -1,5 +1,6 @@
 """Times ways of doing the same thing in turns and in one process, so that what slows the machine slows all alike."""
 
+import ctypes
 import importlib.metadata
 import json
 import os
@@ -16,6 +17,9 @@ from transformers.utils import logging
 
 RESULTS = Path(__file__).parent / "results"
 PACKAGES = ("torch", "transformers", "numpy")
+# Of glibc's malloc.h; both in bytes.
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
+KEPT_BYTES = 2**31 - 1
 
 
 @dataclass
@@ -56,11 +60,25 @@ class Row:
 
 
 def parse() -> BenchmarkArguments:
-    """The arguments of a benchmark, threads set."""
+    """The arguments of a benchmark; threads and memory are set for it."""
     (args,) = HfArgumentParser(BenchmarkArguments).parse_args_into_dataclasses()
     torch.set_num_threads(args.threads)
+    keep_freed_memory()
     logging.set_verbosity_error()
     return args
+
+
+def keep_freed_memory() -> None:
+    """Under Linux, blocks that were freed stay with the process.
+
+    Otherwise those of more than 32 MB go back to the system, which hands them out zeroed at the next step: whoever
+    computes in larger pieces pays for that, not for computing. MALLOC_MMAP_THRESHOLD_ and MALLOC_TRIM_THRESHOLD_ do the
+    same for any program.
+    """
+    if platform.libc_ver()[0] == "glibc":
+        libc = ctypes.CDLL(None)
+        libc.mallopt(M_MMAP_THRESHOLD, KEPT_BYTES)
+        libc.mallopt(M_TRIM_THRESHOLD, KEPT_BYTES)
 
 
 def clock(work: Callable[[], object]) -> float:
@@ -70,11 +88,14 @@ def clock(work: Callable[[], object]) -> float:
     return time.perf_counter() - start
 
 
-def interleaved(sides: Mapping[str, Callable[[], object]], repeats: int) -> dict[str, list[float]]:
-    """Seconds of every side in every round; who goes first changes each round, and a first round is not timed."""
+def interleaved(
+    sides: Mapping[str, Callable[[], object]], repeats: int, untimed_rounds: int = 1
+) -> dict[str, list[float]]:
+    """Seconds of every side in every round; who goes first changes each round, and the first rounds are not timed."""
     seconds: dict[str, list[float]] = {name: [] for name in sides}
-    for work in sides.values():
-        work()
+    for _ in range(untimed_rounds):
+        for work in sides.values():
+            work()
     for number in range(repeats):
         for name in list(sides) if number % 2 == 0 else reversed(list(sides)):
             seconds[name].append(clock(sides[name]))

@@ -2,7 +2,8 @@
 
 Exponents are slopes of log time over log size: 1 is in proportion; of processes, -1 is without loss. Encoders have the
 base preset's width and 2 blocks, or 1 where a batch of tuning is shared by processes; a recording is embedded with the
-tiny preset, in batches of so few windows that the short one fills them, too. Peak memory is read from /proc (Linux).
+tiny preset, in batches of AudioEmbedder's default size, of which the short one fills a fifth. Peak memory is read from
+/proc (Linux).
 
     python benchmarks/scaling.py
 """
@@ -36,7 +37,6 @@ PROCESSES = (1, 2)
 FRAMES_PER_TOKEN = 2  # patches of 16 frames, 8 of them above each other
 LAYERS, TUNED_LAYERS = 2, 1
 CLIPS, CLIP_SECONDS = 4, 5  # of a batch that processes share
-WINDOWS = 4  # of a recording, in a batch
 
 
 @dataclass(frozen=True)
@@ -191,7 +191,7 @@ def write_noise(path: Path, minutes: float) -> None:
 def embed_file(model: str, recording: str, threads: int) -> float:
     """Peak memory in MiB of this process after it has embedded a file."""
     torch.set_num_threads(threads)
-    AudioEmbedder.from_pretrained(model, device="cpu").encode(recording, WINDOWS)
+    AudioEmbedder.from_pretrained(model, device="cpu").encode(recording)
     status = Path("/proc/self/status").read_text(encoding="utf-8")
     # Not resource.getrusage: its peak is inherited from the process that started this one.
     return int(status.partition("VmHWM:")[2].split()[0]) / 1024
@@ -212,7 +212,7 @@ def memory_row(args: BenchmarkArguments, sizes: Sizes, folder: Path) -> Row:
     ratio = long / short
     texts = [f"{peak:,.0f} MiB for {minutes:g} min" for peak, minutes in zip(peaks, sizes.minutes, strict=True)]
     return Row(
-        f"peak memory of embedding one file, tiny preset, {WINDOWS} windows at once",
+        "peak memory of embedding one file, tiny preset",
         texts[1],
         texts[0],
         ratio,

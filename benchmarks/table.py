@@ -22,6 +22,7 @@ NAMES = (
     "support_set",
     "scaling",
     "memory",
+    "modes",
 )
 MARKS = ("<!-- benchmarks -->", "<!-- /benchmarks -->")
 HEADS = ("benchmark", "case", "ours", "peer", "value [low, high]", "aim", "reached")

@@ -27,8 +27,9 @@ def make_encoder(small: bool, layers: int) -> AudioMAEModel:
 
 
 def make_model(small: bool, layers: int, **config: Any) -> UaMixForContrastiveTuning:
-    """Our model, its support set full of the clips 0, 1, 2, ...; what `config` leaves open is UaMixConfig's default."""
-    sizes = {**SMALL_HEADS, "queue_size": SMALL_QUEUE} if small else {}
+    """Our model, its support set full of the clips 0, 1, 2, ...; what `config` leaves open is UaMixConfig's default for
+    an hour of sound or more."""
+    sizes = {"token_drop": 0.5} | ({**SMALL_HEADS, "queue_size": SMALL_QUEUE} if small else {})
     model = UaMixForContrastiveTuning.from_encoder(make_encoder(small, layers), **(sizes | config)).train()
     queue = model.support_queue
     queue.enqueue(F.normalize(torch.randn_like(queue.keys), dim=-1), torch.arange(len(queue)))

@@ -1,10 +1,10 @@
 """A step of tuning against the plain uaMix step of plain_step.py: forward, backward, AdamW, target.
 
-Once at our default recipe, with clips of 10, 5 and 1 s: views as long as their crop, half of the tokens dropped, one
-pass over all. Once with identical settings: nothing dropped, the same views, partners, cuts and padding; there the
-losses must be the same. The plain step is given its views ready-made, while ours makes them within the time that is
-taken; and since it pads them to 1024 frames, its work is the same for any clip: it is timed with clips of 10 s. Width
-of the base preset with 2 blocks, the heads and the support set whole.
+Once at our default recipe for an hour of sound or more, with clips of 10, 5 and 1 s: views as long as their crop, half
+of the tokens dropped, one pass over all. Once with identical settings: nothing dropped, the same views, partners, cuts
+and padding; there the losses must be the same. The plain step is given its views ready-made, while ours makes them
+within the time that is taken; and since it pads them to 1024 frames, its work is the same for any clip: it is timed
+with clips of 10 s. Width of the base preset with 2 blocks, the heads and the support set whole.
 
 python benchmarks/tuning.py
 """

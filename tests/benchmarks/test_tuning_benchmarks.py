@@ -38,6 +38,11 @@ ROWS = {
     "support_set": {"share of a step": (0.02, False), "whole step": (None, False)},
     "utilisation": {"encoder, forward": (0.6, True), "tuning step": (0.5, True)},
     "memory": {"8 clips of 10 s": (0.6, False)},
+    "modes": {
+        f"{mode}: {what}": (None, True)
+        for what in ("encoder, forward", "tuning step")
+        for mode in ("bfloat16 autocast", "compiled", "compiled, bfloat16 autocast")
+    },
 }
 LAYERS = 2
 
