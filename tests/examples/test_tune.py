@@ -321,7 +321,7 @@ def test_pseudo_labels_tune_the_encoder_and_the_card_says_what_was_used(tune) ->
     for part in (
         "| clusters | 3 |",
         "| rounds | 2 |",
-        "| token_drop | 0.5 |",
+        "| token_drop | 0.0 |",
         "| freeze_blocks | 0.5 |",
         "knn_accuracy",
     ):

@@ -40,6 +40,7 @@ def tune(inputs: list[object]) -> Callable[..., Ended]:
             "--output_dir", output, "--use_cpu", "--report_to", "none", "--disable_tqdm", True, "--whiten", "false",
             "--head_steps", HEAD_STEPS, "--max_steps", STEPS, "--save_steps", 2, "--logging_steps", 1,
             "--per_device_train_batch_size", 8 // world, "--queue_size", 20, "--topk", 3, "--learning_rate", 2e-3,
+            "--token_drop", 0.5,  # at random, too
             "--projector_hidden_size", 24, "--projection_size", 16, "--predictor_hidden_size", 32,
         ]  # fmt: skip
         return run_example("tune.py", *inputs, *fixed, *flags, fault=fault, world=world)

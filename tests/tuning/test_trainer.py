@@ -208,6 +208,17 @@ def test_the_support_set_is_not_larger_than_the_data_nor_made_larger(make_model,
         assert model.support_queue.keys.shape == (expected, 16)
 
 
+@pytest.mark.parametrize("given, seconds, settled", [(None, 3599, 0), (None, 3600, 0.5), (0.25, 3599, 0.25)])
+def test_tokens_are_dropped_where_there_is_an_hour_of_sound(
+    make_model, make_args, make_dataset, extractor, given, seconds, settled
+):
+    model = make_model(token_drop=given)
+    frames = [100 * second for second in (seconds - 9, 4, 5)]
+    dataset = make_dataset([96] * 3).remove_columns("length").add_column("length", frames)
+    UaMixTrainer(model, make_args(per_device_train_batch_size=2), dataset, extractor)
+    assert model.config.token_drop == settled
+
+
 def test_one_clip_is_refused_before_training(make_model, make_args, make_dataset, extractor):
     with pytest.raises(ValueError, match="1 clips for 1 processes"):
         UaMixTrainer(make_model(), make_args(), make_dataset([96]), extractor)

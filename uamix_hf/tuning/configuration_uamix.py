@@ -29,7 +29,7 @@ class UaMixConfig(PreTrainedConfig):
         noise_snr: A view gets stationary noise of a random spectrum at this many dB below its mean power, or up to 30
             dB less of it; None turns it off.
         token_drop: Share of the tokens dropped from every view, where the encoder can drop tokens. None leaves it to
-            [`UaMixTrainer`]: 0 for less than an hour of sound (docs/experiments.md), 0.5 for more, in half the time.
+            training: 0 for less than an hour of sound (docs/experiments.md), 0.5 for more, which takes half the time.
         mix: `"t-cutmix"` pastes a stretch of time of another clip over all mel bins, `"cutmix"` a box in time and mel,
             `"mixup"` blends the log-mels, `"none"` leaves the method without mixtures.
         mix_alpha: The share lambda of the clip itself is drawn from Beta(mix_alpha, mix_alpha).

@@ -24,7 +24,7 @@ from ..trainer import LengthBucketTrainer
 from .configuration_uamix import UaMixConfig
 from .encoders import EncoderAdapter
 from .training_args import UaMixTrainingArguments
-from .views import two_views
+from .views import settle_token_drop, two_views
 
 # Fields of UaMixConfig and of UaMixTrainingArguments that have no part in this.
 UNUSED_FIELDS = (
@@ -164,6 +164,7 @@ def tune_on_pseudo_labels(
     if rounds < 1:
         raise ValueError(f"rounds={rounds}: at least one is needed.")
     args = dataclasses.replace(args, save_strategy="no", dataloader_drop_last=False)
+    settle_token_drop(config, dataset, feature_extractor)
     trained = encoder if student is None else student
     for _ in range(rounds):
         set_seed(args.seed)

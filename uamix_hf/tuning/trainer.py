@@ -19,12 +19,12 @@ from .callbacks import KNNCallback, TargetUpdateCallback
 from .distributed import gather
 from .modeling_uamix import Stage, UaMixForContrastiveTuning
 from .training_args import UaMixTrainingArguments
+from .views import settle_token_drop
 
 logger = logging.getLogger(__name__)
 
 LOGGED = ("loss_clean", "loss_mixed", "mix_lambda", "neighbour_purity", "embedding_std")
 NO_DECAY = ("token", "position_embeddings")
-LITTLE_SOUND = 3600.0  # seconds; below, dropping tokens costs more than it teaches (docs/experiments.md)
 
 
 class UaMixTrainer(LengthBucketTrainer):
@@ -62,8 +62,7 @@ class UaMixTrainer(LengthBucketTrainer):
                 max_steps=args.head_steps,
                 num_train_epochs=args.head_epochs,
             )
-        if model.config.token_drop is None:
-            model.config.token_drop = default_token_drop(train_dataset, feature_extractor)
+        settle_token_drop(model.config, train_dataset, feature_extractor)
         queue = model.support_queue
         if len(queue) > len(train_dataset):  # type: ignore[arg-type]
             # More places than clips would hold the same clip several times, which no neighbour search profits from.
@@ -132,13 +131,6 @@ class UaMixTrainer(LengthBucketTrainer):
                 logs[name] = gather(mean[None]).nanmean().item()
             self._parts.clear()
         super().log(logs, *args, **kwargs)
-
-
-def default_token_drop(dataset: Any, feature_extractor: AudioMAEFeatureExtractor) -> float:
-    """Share of the tokens to drop from the views of a dataset with a column `length`, in frames."""
-    frames_per_second = feature_extractor.sampling_rate / feature_extractor.frame_shift
-    seconds = torch.as_tensor(dataset["length"][:]).sum().item() / frames_per_second
-    return 0.0 if seconds < LITTLE_SOUND else 0.5
 
 
 def fit_batch(args: UaMixTrainingArguments, clips: int) -> UaMixTrainingArguments:

@@ -3,14 +3,25 @@
 import math
 
 import torch
+from datasets import Dataset
 from torch.nn import functional as F
 
+from ..feature_extraction_audio_mae import AudioMAEFeatureExtractor
 from .configuration_uamix import UaMixConfig
 
 # Corners of a random spectrum: enough to tilt and dent it, few enough to keep the shape of a sound's own.
 SPECTRUM_CORNERS = 6
 NOISE_SNR_RANGE = 30.0  # dB
 NOISE_SPECTRUM_DB = 10.0
+LITTLE_SOUND = 3600  # seconds; with less, dropping tokens costs more than it teaches (docs/experiments.md)
+
+
+def settle_token_drop(config: UaMixConfig, dataset: Dataset, feature_extractor: AudioMAEFeatureExtractor) -> None:
+    """Sets `config.token_drop`, where it is None, by how much sound a dataset with a column `length` (frames) holds."""
+    if config.token_drop is None:
+        frames_per_second = feature_extractor.sampling_rate / feature_extractor.frame_shift
+        seconds = torch.as_tensor(dataset["length"][:]).sum().item() / frames_per_second
+        config.token_drop = 0.0 if seconds < LITTLE_SOUND else 0.5
 
 
 def crop_lengths(lengths: torch.Tensor, share: float, least: int, patch: int, max_frames: int) -> torch.Tensor:
@@ -152,4 +163,4 @@ def two_views(
     return views[0], views[1], frames
 
 
-__all__ = ["crop_lengths", "random_crop", "random_gain", "two_views"]
+__all__ = ["crop_lengths", "random_crop", "random_gain", "settle_token_drop", "two_views"]
