@@ -17,11 +17,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import soundfile
 
 sys.path.insert(0, str(Path(__file__).parent))
 from faults.planted_faults import run_example  # noqa: E402
-from toy_sounds import CONFIG, EXTRACTOR, tones  # noqa: E402
+from toy_sounds import CONFIG, EXTRACTOR, write_tones  # noqa: E402
 
 from uamix_hf import AudioMAEModel  # noqa: E402
 
@@ -40,10 +39,7 @@ def write_inputs(folder: Path) -> list[object]:
     model.load_state_dict(weights)
     for part in (model, EXTRACTOR):
         part.save_pretrained(folder / "base")
-    (folder / "sounds").mkdir()
-    for number, wave in enumerate(tones(CLIPS)[0]):
-        soundfile.write(folder / "sounds" / f"{number:02d}.wav", wave, 16_000)
-    return ["--model_name_or_path", folder / "base", "--train_dir", folder / "sounds"]
+    return ["--model_name_or_path", folder / "base", "--train_dir", write_tones(folder / "sounds", CLIPS)]
 
 
 def trajectory(inputs: list[object], output: Path, *flags: object, world: int = 1) -> np.ndarray:

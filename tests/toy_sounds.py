@@ -1,6 +1,9 @@
 """Sounds whose classes are easily told apart: a tone of the class's pitch in noise."""
 
+from pathlib import Path
+
 import numpy as np
+import soundfile
 from datasets import Array2D, Dataset, Features, Value
 
 from uamix_hf import AudioMAEConfig, AudioMAEFeatureExtractor
@@ -23,6 +26,14 @@ def tones(clips: int, seed: int = 0) -> tuple[list[np.ndarray], np.ndarray]:
         noise = rng.normal(0, rng.uniform(0.1, 0.5), len(time))
         waves.append((rng.uniform(0.02, 0.2) * (tone + noise)).astype(np.float32))
     return waves, labels
+
+
+def write_tones(folder: Path, clips: int) -> Path:
+    """The waveforms as WAV files of a new folder, in its order."""
+    folder.mkdir()
+    for number, wave in enumerate(tones(clips)[0]):
+        soundfile.write(folder / f"{number:02d}.wav", wave, 16_000)
+    return folder
 
 
 def log_mels(waves: list[np.ndarray]) -> Dataset:

@@ -7,11 +7,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-import soundfile
 import torch
 from planted_faults import Ended, run_example
 from safetensors.torch import load_file
-from toy_sounds import CONFIG, EXTRACTOR, tones
+from toy_sounds import CONFIG, EXTRACTOR, write_tones
 
 from uamix_hf import AudioMAEForPreTraining
 
@@ -22,12 +21,11 @@ HEAD_STEPS, STEPS = 4, 8  # saved every second one: within an epoch (2, 4, 8) an
 @pytest.fixture(scope="session")
 def inputs(tmp_path_factory: pytest.TempPathFactory) -> list[object]:
     """Flags for the encoder's and the sounds' folders."""
-    base, sounds = tmp_path_factory.mktemp("base"), tmp_path_factory.mktemp("sounds")
+    base = tmp_path_factory.mktemp("base")
     torch.manual_seed(0)
     AudioMAEForPreTraining(CONFIG).save_pretrained(base)
     EXTRACTOR.save_pretrained(base)
-    for number, wave in enumerate(tones(CLIPS)[0]):
-        soundfile.write(sounds / f"{number:02d}.wav", wave, 16_000)
+    sounds = write_tones(tmp_path_factory.mktemp("inputs") / "sounds", CLIPS)
     return ["--model_name_or_path", base, "--train_dir", sounds]
 
 

@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
-import soundfile
 import torch
 from safetensors.torch import load_file
 from toy_sounds import CONFIG, EXTRACTOR, log_mels, tones
@@ -64,14 +63,6 @@ def folder(tmp_path: Path) -> Path:
     AudioMAEModel(CONFIG).save_pretrained(tmp_path / "model")
     EXTRACTOR.save_pretrained(tmp_path / "model")
     return tmp_path / "model"
-
-
-@pytest.fixture
-def sounds(tmp_path: Path) -> Path:
-    (tmp_path / "sounds").mkdir()
-    for number, wave in enumerate(tones(4)[0]):
-        soundfile.write(tmp_path / "sounds" / f"{number}.wav", wave, 16_000)
-    return tmp_path / "sounds"
 
 
 # --- weights

@@ -7,8 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-import soundfile
-from toy_sounds import CONFIG, EXTRACTOR, tones
+from toy_sounds import CONFIG, EXTRACTOR
 from transformers import AutoConfig, AutoFeatureExtractor, AutoModel
 
 from uamix_hf import AudioEmbedder, AudioMAEModel
@@ -23,14 +22,6 @@ CLASSES = {"AutoConfig": "Config", "AutoModel": "Model", "AutoFeatureExtractor":
 @pytest.fixture
 def witness(tmp_path: Path) -> Path:
     return tmp_path / "witness"
-
-
-@pytest.fixture
-def sounds(tmp_path: Path) -> Path:
-    (tmp_path / "sounds").mkdir()
-    for number, wave in enumerate(tones(4)[0]):
-        soundfile.write(tmp_path / "sounds" / f"{number}.wav", wave, 16_000)
-    return tmp_path / "sounds"
 
 
 def plant(file: Path, witness: Path) -> None:
@@ -72,7 +63,7 @@ def test_a_foreign_model_with_code_of_its_own_is_refused(tmp_path: Path, sounds:
 @pytest.mark.parametrize("script", ["tune", "evaluate", "embed"])
 def test_the_examples_ask_for_no_code(tmp_path: Path, sounds: Path, witness: Path, monkeypatch, script: str) -> None:
     folder = repository(tmp_path / "model", witness, "planted")
-    (sounds / "metadata.csv").write_text("file_name,label\n" + "".join(f"{n}.wav,{'ab'[n % 2]}\n" for n in range(4)))
+    (sounds / "metadata.csv").write_text("file_name,label\n" + "".join(f"{n:02d}.wav,{'ab'[n % 2]}\n" for n in range(4)))
     flags = {
         "tune": ["--train_dir", sounds, "--output_dir", tmp_path / "out", "--use_cpu", "--report_to", "none"],
         "evaluate": ["--data_dir", sounds, "--output_dir", tmp_path / "out", "--protocol", "knn"],
