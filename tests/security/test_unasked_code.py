@@ -63,7 +63,8 @@ def test_a_foreign_model_with_code_of_its_own_is_refused(tmp_path: Path, sounds:
 @pytest.mark.parametrize("script", ["tune", "evaluate", "embed"])
 def test_the_examples_ask_for_no_code(tmp_path: Path, sounds: Path, witness: Path, monkeypatch, script: str) -> None:
     folder = repository(tmp_path / "model", witness, "planted")
-    (sounds / "metadata.csv").write_text("file_name,label\n" + "".join(f"{n:02d}.wav,{'ab'[n % 2]}\n" for n in range(4)))
+    rows = [f"{number:02d}.wav,{'ab'[number % 2]}\n" for number in range(4)]
+    (sounds / "metadata.csv").write_text("file_name,label\n" + "".join(rows))
     flags = {
         "tune": ["--train_dir", sounds, "--output_dir", tmp_path / "out", "--use_cpu", "--report_to", "none"],
         "evaluate": ["--data_dir", sounds, "--output_dir", tmp_path / "out", "--protocol", "knn"],
