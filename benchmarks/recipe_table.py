@@ -14,7 +14,7 @@ from transformers import HfArgumentParser
 from uamix_hf.evaluation import bootstrap_mean
 
 VARIANTS = Path(__file__).with_name("recipe.json")
-PROTOCOLS = ("1-shot", "5-shot", "knn", "linear")
+PROTOCOLS = {"validation": ("1-shot", "5-shot"), "test": ("1-shot", "5-shot", "knn", "linear")}
 
 
 @dataclass
@@ -82,13 +82,14 @@ def main() -> None:
     (args,) = HfArgumentParser(TableArguments).parse_args_into_dataclasses()
     folder = Path(args.output_dir) / args.rows
     settings = json.loads(VARIANTS.read_text())["variants"]
-    print(f"| variant | flags | seeds | {' | '.join(PROTOCOLS)} | 5-shot by set | why |")
-    print("|" + "---|" * (len(PROTOCOLS) + 5))
+    protocols = PROTOCOLS[args.rows]
+    print(f"| variant | flags | seeds | {' | '.join(protocols)} | 5-shot by set | why |")
+    print("|" + "---|" * (len(protocols) + 5))
     for variant, entry in settings.items():
         seeds = sorted(path.stem.rpartition("-")[2] for path in folder.glob(f"{variant}-[0-9]*.npz"))
         if not seeds or variant == args.against:
             continue
-        cells = {protocol: difference(folder, variant, args.against, protocol) for protocol in PROTOCOLS}
+        cells = {protocol: difference(folder, variant, args.against, protocol) for protocol in protocols}
         by_set = ", ".join(f"{gain:+.1f}" for gain in cells["5-shot"][1].values())
         shown = " | ".join(text for text, _ in cells.values())
         print(f"| {variant} | `{entry['flags'] or '-'}` | {len(seeds)} | {shown} | {by_set} | {entry['why']} |")
