@@ -2,13 +2,15 @@
 
 from .arguments import DataArguments, PreparedData, as_groups, prepare
 from .batches import LengthBucketSampler, LogMelCollator
+from .held_out import HeldOutArguments, hold_out, take
 from .log_mels import LogMels, cached_log_mels, compute_norm_stats
 from .metadata import DataError
-from .recordings import column_as_text, load_recordings, sound_folder
+from .recordings import column_as_text, load_recordings, rows_where, sound_folder
 
 __all__ = [
     "DataArguments",
     "DataError",
+    "HeldOutArguments",
     "LengthBucketSampler",
     "LogMelCollator",
     "LogMels",
@@ -17,7 +19,10 @@ __all__ = [
     "cached_log_mels",
     "column_as_text",
     "compute_norm_stats",
+    "hold_out",
     "load_recordings",
     "prepare",
+    "rows_where",
     "sound_folder",
+    "take",
 ]

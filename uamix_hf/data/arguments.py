@@ -60,12 +60,14 @@ class PreparedData:
     Args:
         dataset: Columns `log_mel`, `length`, `sample_id` and, where labels are known, `labels` (class numbers).
         label_names: Names of the class numbers. groups: Per row, where known. skipped: Unreadable recordings and why.
+        recordings: Of [`load_recordings`], undecoded, row by row those of `dataset`.
     """
 
     dataset: Dataset
     label_names: list[str]
     groups: np.ndarray | None
     skipped: dict[str, str]
+    recordings: Dataset
 
     def report_skipped(self) -> None:
         """Lists the recordings that were left out."""
@@ -105,7 +107,8 @@ def prepare(args: DataArguments, feature_extractor: AudioMAEFeatureExtractor) ->
         names = sorted(set(texts))
         numbers = {name: number for number, name in enumerate(names)}
         dataset = dataset.add_column("labels", [numbers[texts[row]] for row in rows])
-    return PreparedData(dataset, names, None if groups is None else groups[rows], log_mels.skipped)
+    groups = None if groups is None else groups[rows]
+    return PreparedData(dataset, names, groups, log_mels.skipped, recordings.select(rows))
 
 
 __all__ = ["DataArguments", "PreparedData", "as_groups", "prepare"]

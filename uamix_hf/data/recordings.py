@@ -123,9 +123,7 @@ def check_paths(table: Dataset, column: str, name: str) -> None:
 def select_rows(table: Dataset, first_id: int, where: Sequence[str]) -> Dataset:
     # Numbered before filtering: an id means the same clip whichever rows a run uses.
     table = table.add_column("sample_id", list(range(first_id, first_id + len(table))))
-    for condition in where:
-        table = filter_rows(table, condition)
-    return table
+    return table.select(rows_where(table, where)) if where else table
 
 
 def column_as_text(table: Dataset, column: str) -> list[str]:
@@ -142,18 +140,25 @@ def column_as_text(table: Dataset, column: str) -> list[str]:
     return ["" if value is None else str(value) for value in values]
 
 
-def filter_rows(table: Dataset, condition: str) -> Dataset:
-    column, equals, values = condition.partition("=")
-    if not equals:
-        raise DataError(f"{condition!r} is not of the form COLUMN=VALUE[,VALUE...].")
-    texts, wanted = column_as_text(table, column), set(values.split(","))
-    rows = [row for row, text in enumerate(texts) if text in wanted]
-    if not rows:
-        present = sorted(set(texts))
-        raise DataError(
-            f"No row has {condition}; {column} is {', '.join(present[:20])}{', ...' * (len(present) > 20)}."
-        )
-    return table.select(rows)
+def rows_where(table: Dataset, conditions: Sequence[str]) -> list[int]:
+    """Numbers of the rows that meet all conditions `COLUMN=VALUE[,VALUE...]`, compared as text.
+
+    Raises:
+        DataError: a condition of another form, a missing column, or no such row.
+    """
+    rows = list(range(len(table)))
+    for condition in conditions:
+        column, equals, values = condition.partition("=")
+        if not equals:
+            raise DataError(f"{condition!r} is not of the form COLUMN=VALUE[,VALUE...].")
+        texts, wanted = column_as_text(table, column), set(values.split(","))
+        present = sorted({texts[row] for row in rows})
+        rows = [row for row in rows if texts[row] in wanted]
+        if not rows:
+            raise DataError(
+                f"No row has {condition}; {column} is {', '.join(present[:20])}{', ...' * (len(present) > 20)}."
+            )
+    return rows
 
 
-__all__ = ["column_as_text", "load_recordings", "sound_folder"]
+__all__ = ["column_as_text", "load_recordings", "rows_where", "sound_folder"]

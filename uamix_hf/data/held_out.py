@@ -1,0 +1,75 @@
+"""Rows that training does not see: by condition, or a share of them at random."""
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from .arguments import PreparedData
+from .metadata import DataError
+from .recordings import rows_where
+
+
+@dataclass
+class HeldOutArguments:
+    """Which rows are held out of training and evaluated on."""
+
+    eval_where: list[str] = field(
+        default_factory=list,
+        metadata={
+            "help": "Rows to hold out of training and evaluate on: COLUMN=VALUE[,VALUE...]; all conditions must hold.",
+            "action": "extend",
+        },
+    )
+    eval_share: float = field(
+        default=0.0, metadata={"help": "Or the share of the groups, or of the clips, to hold out at random."}
+    )
+
+    def __post_init__(self) -> None:
+        if self.eval_where and self.eval_share:
+            raise ValueError("Give either eval_where or eval_share: both say which rows are held out.")
+        if not 0 <= self.eval_share < 1:
+            raise ValueError(f"eval_share={self.eval_share} is outside [0, 1).")
+
+
+def take(data: PreparedData, rows: Sequence[int] | np.ndarray) -> PreparedData:
+    """The given rows of all that is known."""
+    groups = None if data.groups is None else data.groups[rows]
+    return dataclasses.replace(
+        data, dataset=data.dataset.select(rows), groups=groups, recordings=data.recordings.select(rows)
+    )
+
+
+def hold_out(data: PreparedData, args: HeldOutArguments, seed: int) -> tuple[PreparedData, PreparedData | None]:
+    """Splits into rows to train on and rows to evaluate on; the latter are None where nothing is asked for.
+
+    Args:
+        data: Of [`prepare`]. seed: Draws the groups, or clips, of `eval_share`; at least one is drawn.
+
+    Raises:
+        DataError: no row is held out or none is left, a missing column, or a group on both sides.
+    """
+    if not (args.eval_where or args.eval_share):
+        return data, None
+    rows = np.arange(len(data.dataset))
+    units = rows if data.groups is None else data.groups
+    if args.eval_where:
+        held = np.isin(rows, rows_where(data.recordings, args.eval_where))
+        both = set(units[held]) & set(units[~held])
+        if both:
+            raise DataError(
+                f"{len(both)} groups have clips on both sides of eval_where={' '.join(args.eval_where)}: what is "
+                "learnt of their clips would count as found. Hold them out wholly, or leave group_column out."
+            )
+    else:
+        names = np.unique(units)
+        count = max(1, math.floor(args.eval_share * len(names)))
+        held = np.isin(units, np.random.default_rng(seed).choice(names, count, replace=False))
+    if held.all():
+        raise DataError(f"All {len(rows)} clips are held out: none is left to train on.")
+    return take(data, rows[~held]), take(data, rows[held])
+
+
+__all__ = ["HeldOutArguments", "hold_out", "take"]
