@@ -25,6 +25,8 @@ class AudioMAEConfig(PreTrainedConfig):
         hidden_size, num_hidden_layers, num_attention_heads, intermediate_size, hidden_act, layer_norm_eps, qkv_bias:
             The transformer encoder. `layer_norm_eps` is 1e-6: the library's usual 1e-12 changes the features.
         hidden_dropout_prob, attention_probs_dropout_prob: Dropout, 0 in Audio-MAE.
+        drop_path_rate: Probability that a clip skips a residual branch of the encoder's last block while training, and
+            linearly less down to 0 of the first (stochastic depth); Audio-MAE fine-tunes with 0.1.
         initializer_range: Standard deviation of the class and mask tokens; linear layers are Xavier-uniform.
         classifier_initializer_range: Standard deviation of a fresh classification head (truncated normal).
         num_mel_bins: Mel bins of the input.
@@ -44,8 +46,18 @@ class AudioMAEConfig(PreTrainedConfig):
         decoder_window_size: Side of the local decoder's windows in tokens; every odd block shifts them by half of it
             along time.
         decoder_bias_hidden_size, decoder_bias_dropout_prob: The local decoder's network of relative positions.
-        mask_ratio: Share of the tokens that [`AudioMAEForPreTraining`] removes. The other classes never read it.
+        mask_type: Which tokens [`AudioMAEForPreTraining`] removes; the other classes never read it. `"unstructured"` is
+            any, `mask_ratio` of them; `"time_frequency"` is whole columns of time and whole mel rows (method.md 1.4).
+        mask_ratio: Share of the tokens that unstructured masking removes.
+        mask_time_ratio, mask_mel_ratio: Shares of the time columns and of the mel rows that 2-D masking removes. What
+            is in neither stays: by default a fifth of the tokens, as many as with `mask_ratio` of 0.8.
         norm_pix_loss: Whether each target patch is standardised before the squared error.
+        contrastive_weight: Weight, beside the squared error's of 1, of telling each removed patch from the other
+            removed ones of its clip by the dot product with a second prediction (InfoNCE). 0 leaves it out; 0.1 is the
+            joint objective of MAE-AST (Baade et al. 2022), whose weights are 10 and 1.
+        patchout_ratio, patchout_time_ratio, patchout_mel_ratio: Shares of the tokens, time columns and mel rows that
+            [`AudioMAEForAudioClassification`] leaves out while it is trained, columns and rows first: PaSST's
+            unstructured and structured patchout. Audio-MAE fine-tunes with columns and rows of 0.2 each.
 
     ```python
     >>> from uamix_hf import AudioMAEConfig, AudioMAEModel
@@ -63,6 +75,7 @@ class AudioMAEConfig(PreTrainedConfig):
     hidden_act: str = "gelu"
     hidden_dropout_prob: float | int = 0.0
     attention_probs_dropout_prob: float | int = 0.0
+    drop_path_rate: float | int = 0.0
     initializer_range: float | int = 0.02
     classifier_initializer_range: float | int = 2e-5
     layer_norm_eps: float | int = 1e-6
@@ -81,8 +94,15 @@ class AudioMAEConfig(PreTrainedConfig):
     decoder_window_size: int = 4
     decoder_bias_hidden_size: int = 384
     decoder_bias_dropout_prob: float | int = 0.1
+    mask_type: Literal["unstructured", "time_frequency"] = "unstructured"
     mask_ratio: float | int = 0.8
+    mask_time_ratio: float | int = 0.6
+    mask_mel_ratio: float | int = 0.5
     norm_pix_loss: bool = True
+    contrastive_weight: float | int = 0.0
+    patchout_ratio: float | int = 0.0
+    patchout_time_ratio: float | int = 0.0
+    patchout_mel_ratio: float | int = 0.0
 
     @classmethod
     def preset(cls, name: str, **overrides: Any) -> "AudioMAEConfig":
@@ -145,8 +165,12 @@ class AudioMAEConfig(PreTrainedConfig):
             )
         if not 0 <= self.whitening_size <= self.pooled_size:
             raise ValueError(f"whitening_size={self.whitening_size} is not within 0 and {self.pooled_size}, as pooled.")
-        if not 0 <= self.mask_ratio < 1:
-            raise ValueError(f"mask_ratio={self.mask_ratio} is outside [0, 1).")
+        shares = ("mask_ratio", "mask_time_ratio", "mask_mel_ratio", "drop_path_rate")
+        for name in (*shares, "patchout_ratio", "patchout_time_ratio", "patchout_mel_ratio"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)} is outside [0, 1).")
+        if self.contrastive_weight < 0:
+            raise ValueError(f"contrastive_weight={self.contrastive_weight} is negative.")
 
 
 __all__ = ["AudioMAEConfig"]

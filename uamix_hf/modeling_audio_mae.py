@@ -50,7 +50,9 @@ class AudioMAEModelOutput(BaseModelOutputWithPooling):
 class AudioMAEForPreTrainingOutput(ModelOutput):
     """
     Args:
-        loss (`()`): Mean squared error over the removed tokens of the batch, float32.
+        loss (`()`): Mean squared error over the removed tokens of the batch, float32; with `contrastive_weight`, the
+            weighted sum of the next two.
+        loss_reconstruction, loss_contrastive (`()`, only with `contrastive_weight`): Parts of the joint objective.
         logits (`(batch, tokens, patch_size ** 2)`): Predicted patches, values in order (frame, mel bin).
         mask, ids_restore: As in [`AudioMAEModelOutput`].
     """
@@ -59,6 +61,8 @@ class AudioMAEForPreTrainingOutput(ModelOutput):
     logits: torch.Tensor | None = None
     mask: torch.Tensor | None = None
     ids_restore: torch.Tensor | None = None
+    loss_reconstruction: torch.Tensor | None = None
+    loss_contrastive: torch.Tensor | None = None
     hidden_states: tuple[torch.Tensor, ...] | None = None
     attentions: tuple[torch.Tensor, ...] | None = None
 
@@ -81,38 +85,84 @@ def frames_to_tokens(attention_mask: torch.Tensor, config: AudioMAEConfig) -> to
     return columns.repeat_interleave(config.grid_size[1], dim=1)
 
 
-def drop_tokens(
-    tokens: torch.Tensor, valid: torch.Tensor | None, mask_ratio: float, noise: torch.Tensor | None
-) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor, torch.Tensor]:
-    """Keeps the `int(n * (1 - mask_ratio))` tokens of least noise of each clip, n being its valid tokens, at least 1.
+def least(noise: torch.Tensor, allowed: torch.Tensor | None, ratio: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """Of the n allowed places of each row, the `int(n * (1 - ratio))` of least noise, at least 1.
 
     Args:
-        tokens: (batch, tokens, width). valid: (batch, tokens) bool or None. noise: (batch, tokens), uniform if None.
+        noise: (batch, places). allowed: (batch, places) bool, None for all.
+
+    Returns:
+        Which are kept (batch, places) bool, and the rank of each in the order of noise (batch, places).
+    """
+    if allowed is None:
+        keep = torch.full((len(noise), 1), max(1, int(noise.shape[1] * (1 - ratio))), device=noise.device)
+    else:
+        noise = noise.masked_fill(~allowed, torch.inf)
+        keep = (allowed.sum(1, keepdim=True).double() * (1 - ratio)).long().clamp_min(1)
+    rank = noise.argsort(dim=1).argsort(dim=1)
+    return rank < keep, rank
+
+
+def kept_grid(
+    noise: torch.Tensor, valid: torch.Tensor | None, rows: int, time_ratio: float, mel_ratio: float
+) -> torch.Tensor:
+    """Tokens (batch, tokens) bool that are in a kept time column and in a kept mel row (method.md 1.4).
+
+    Args:
+        noise: (batch, columns + rows). valid: (batch, tokens) bool or None; columns of padding are not kept.
+    """
+    columns = noise.shape[1] - rows
+    sound = None if valid is None else valid.unflatten(1, (columns, rows)).any(dim=2)
+    in_time, _ = least(noise[:, :columns], sound, time_ratio)
+    in_mel, _ = least(noise[:, columns:], None, mel_ratio)
+    return (in_time[:, :, None] & in_mel[:, None]).flatten(1)
+
+
+def drop_tokens(
+    tokens: torch.Tensor,
+    valid: torch.Tensor | None,
+    rows: int,
+    mask_ratio: float | None,
+    time_ratio: float | None,
+    mel_ratio: float | None,
+    noise: torch.Tensor | None,
+) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor, torch.Tensor]:
+    """Drops whole time columns and mel rows of each clip's grid, then a share of what is left.
+
+    Args:
+        tokens: (batch, tokens, width), time-major with `rows` mel rows. valid: (batch, tokens) bool or None.
+        mask_ratio, time_ratio, mel_ratio: Shares to drop, see [`least`]; None is none.
+        noise: Uniform if None. (batch, columns + rows) for the grid, if that is dropped from, followed by
+            (batch, tokens), if `mask_ratio` is given.
 
     Returns:
         Visible tokens (batch, most kept, width); which of them count (batch, most kept) or None if all do; mask
         (batch, tokens), 1 = removed; ids_restore (batch, tokens). Source: method.md 1.4.
     """
     batch, length, _ = tokens.shape
+    grid = length // rows + rows if time_ratio is not None or mel_ratio is not None else 0
+    places = grid + (length if mask_ratio is not None else 0)
     if noise is None:
-        noise = torch.rand(batch, length, device=tokens.device)
-    elif noise.shape != (batch, length):
-        raise ValueError(f"noise has shape {tuple(noise.shape)}, expected {(batch, length)}: one value per token.")
+        noise = torch.rand(batch, places, device=tokens.device)
+    elif noise.shape != (batch, places):
+        raise ValueError(f"noise has shape {tuple(noise.shape)}, expected {(batch, places)}: one value per token, or "
+                         "per time column and mel row.")  # fmt: skip
+    allowed, kept_of_grid = valid, length
+    if grid:
+        time_ratio, mel_ratio = time_ratio or 0.0, mel_ratio or 0.0
+        allowed = kept_grid(noise[:, :grid], valid, rows, time_ratio, mel_ratio)
+        kept_of_grid = max(1, int(length // rows * (1 - time_ratio))) * max(1, int(rows * (1 - mel_ratio)))
+        allowed = allowed if valid is None else allowed & valid
+    # Without a share of its own, what the grid leaves stays in its order.
+    in_order = torch.arange(length, dtype=torch.float32, device=tokens.device).expand(batch, -1)
+    kept, ids_restore = least(in_order if mask_ratio is None else noise[:, grid:], allowed, mask_ratio or 0.0)
+    # Where nothing is padded, all clips keep the same number, known without waiting for the device.
+    most = int(kept.sum(1).max()) if valid is not None else max(1, int(kept_of_grid * (1 - (mask_ratio or 0.0))))
+    places_of = ids_restore.argsort(dim=1)[:, :most]
+    visible = tokens.gather(1, places_of[..., None].expand(-1, -1, tokens.shape[-1]))
     if valid is None:
-        most = max(1, int(length * (1 - mask_ratio)))
-        keep = torch.full((batch, 1), most, device=tokens.device)
-    else:
-        noise = noise.masked_fill(~valid, torch.inf)  # padding sorts last, so it is never kept
-        keep = (valid.sum(1, keepdim=True).double() * (1 - mask_ratio)).long().clamp_min(1)
-        most = int(keep.max())
-    order = noise.argsort(dim=1)
-    ids_restore = order.argsort(dim=1)
-    visible = tokens.gather(1, order[:, :most, None].expand(-1, -1, tokens.shape[-1]))
-    removed = ids_restore >= keep
-    if valid is None:
-        return visible, None, removed.to(tokens.dtype), ids_restore
-    counts = torch.arange(most, device=tokens.device) < keep
-    return visible, counts, (removed & valid).to(tokens.dtype), ids_restore
+        return visible, None, (~kept).to(tokens.dtype), ids_restore
+    return visible, kept.gather(1, places_of), (~kept & valid).to(tokens.dtype), ids_restore
 
 
 class AudioMAEPatchEmbeddings(nn.Module):
@@ -227,23 +277,38 @@ class AudioMAEMLP(nn.Module):
         return self.fc2(self.activation_fn(self.fc1(hidden_states)))
 
 
+class AudioMAEDropPath(nn.Module):
+    """Leaves a residual branch out for a clip with probability `rate` while training (Huang et al. 2016)."""
+
+    def __init__(self, rate: float):
+        super().__init__()
+        self.rate = rate
+
+    def forward(self, branch: torch.Tensor) -> torch.Tensor:
+        if not self.training or self.rate == 0:
+            return branch
+        stays = torch.rand(branch.shape[0], 1, 1, device=branch.device) >= self.rate
+        return branch * stays.to(branch.dtype) / (1 - self.rate)
+
+
 class AudioMAELayer(GradientCheckpointingLayer):
     """Pre-norm transformer block, of the encoder and of the global decoder."""
 
-    def __init__(self, config: AudioMAEConfig, width: int, heads: int, intermediate_size: int):
+    def __init__(self, config: AudioMAEConfig, width: int, heads: int, intermediate_size: int, drop_path: float = 0.0):
         super().__init__()
         self.layernorm_before = nn.LayerNorm(width, eps=config.layer_norm_eps)
         self.attention = AudioMAEAttention(config, width, heads)
         self.layernorm_after = nn.LayerNorm(width, eps=config.layer_norm_eps)
         self.mlp = AudioMAEMLP(config, width, intermediate_size)
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
+        self.drop_path = AudioMAEDropPath(drop_path)
 
     def forward(
         self, hidden_states: torch.Tensor, attention_mask: torch.Tensor | None = None, **kwargs
     ) -> torch.Tensor:
         attended, _ = self.attention(self.layernorm_before(hidden_states), attention_mask, **kwargs)
-        hidden_states = hidden_states + self.dropout(attended)
-        return hidden_states + self.dropout(self.mlp(self.layernorm_after(hidden_states)))
+        hidden_states = hidden_states + self.drop_path(self.dropout(attended))
+        return hidden_states + self.drop_path(self.dropout(self.mlp(self.layernorm_after(hidden_states))))
 
 
 class AudioMAEWindowAttention(nn.Module):
@@ -350,6 +415,8 @@ class AudioMAEDecoder(nn.Module):
             self.layers = nn.ModuleList(AudioMAELayer(config, width, heads, inner) for _ in blocks)
         self.layernorm = nn.LayerNorm(width, eps=config.layer_norm_eps)
         self.predict = nn.Linear(width, config.patch_size**2)
+        if config.contrastive_weight:
+            self.match = nn.Linear(width, config.patch_size**2)
 
     def forward(
         self,
@@ -358,8 +425,9 @@ class AudioMAEDecoder(nn.Module):
         ids_restore: torch.Tensor,
         valid: torch.Tensor | None,
         **kwargs,
-    ) -> torch.Tensor:
-        """Encoder output (batch, 1 + visible, hidden_size) to predicted patches (batch, tokens, patch_size**2)."""
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Encoder output (batch, 1 + visible, hidden_size) to predicted patches (batch, tokens, patch_size**2) and, of
+        the joint objective, the vectors that the right patch has the largest dot product with, of the same shape."""
         hidden = self.embed(last_hidden_state)
         cls, patches = hidden[:, :1], hidden[:, 1:]
         length, width = ids_restore.shape[1], hidden.shape[2]
@@ -376,7 +444,8 @@ class AudioMAEDecoder(nn.Module):
             for layer in self.layers:
                 hidden = layer(hidden, attention_mask, **kwargs)
             patches = hidden[:, 1:]
-        return self.predict(self.layernorm(patches))
+        patches = self.layernorm(patches)
+        return self.predict(patches), self.match(patches) if self.config.contrastive_weight else None
 
     def forward_local(self, patches: torch.Tensor, valid: torch.Tensor | None) -> torch.Tensor:
         """Window blocks need whole windows: the grid is padded in time, masked there, and cut again."""
@@ -489,7 +558,8 @@ class AudioMAEModel(AudioMAEPreTrainedModel):
         super().__init__(config)
         width, heads, inner = config.hidden_size, config.num_attention_heads, config.intermediate_size
         self.embeddings = AudioMAEEmbeddings(config)
-        self.layers = nn.ModuleList(AudioMAELayer(config, width, heads, inner) for _ in range(config.num_hidden_layers))
+        rates = torch.linspace(0, config.drop_path_rate, config.num_hidden_layers, device="cpu").tolist()
+        self.layers = nn.ModuleList(AudioMAELayer(config, width, heads, inner, rate) for rate in rates)
         fine_tuned = config.pooling == "mean_fc_norm"
         self.layernorm = nn.Identity() if fine_tuned else nn.LayerNorm(width, eps=config.layer_norm_eps)
         self.fc_norm = nn.LayerNorm(width, eps=config.layer_norm_eps) if fine_tuned else nn.Identity()
@@ -523,6 +593,8 @@ class AudioMAEModel(AudioMAEPreTrainedModel):
         input_values: torch.Tensor,
         attention_mask: torch.Tensor | None = None,
         mask_ratio: float | None = None,
+        mask_time_ratio: float | None = None,
+        mask_mel_ratio: float | None = None,
         noise: torch.Tensor | None = None,
         **kwargs,
     ) -> AudioMAEModelOutput:
@@ -533,19 +605,26 @@ class AudioMAEModel(AudioMAEPreTrainedModel):
             attention_mask (`(batch, frames)`, *optional*): 1 = sound, 0 = padding. Tokens of padding neither attend,
                 nor are attended to, nor count in the pooled mean.
             mask_ratio (`float`, *optional*): Share of each clip's tokens to drop before the blocks.
-            noise (`(batch, tokens)`, *optional*): The tokens of least noise are kept; makes dropping reproducible.
+            mask_time_ratio, mask_mel_ratio (`float`, *optional*): Shares of each clip's time columns and mel rows to
+                drop first, whole.
+            noise (*optional*): What has least noise is kept; makes dropping reproducible. `(batch, tokens)` with
+                `mask_ratio`; one value per time column and mel row, `(batch, columns + rows)`, with the other two; both
+                side by side where all are given.
 
         Raises:
             InputTooLongError: more than `max_length` frames.
-            ValueError: wrong shapes, a clip that is padding throughout, or `noise` without `mask_ratio`.
+            ValueError: wrong shapes, a clip that is padding throughout, or `noise` without a share to drop.
         """
-        if noise is not None and mask_ratio is None:
-            raise ValueError("noise orders the tokens to drop: it needs mask_ratio.")
+        shares = (mask_ratio, mask_time_ratio, mask_mel_ratio)
+        drops = any(share is not None for share in shares)
+        if noise is not None and not drops:
+            raise ValueError("noise orders the tokens to drop: it needs mask_ratio, mask_time_ratio or mask_mel_ratio.")
         cls, patches = self.embeddings(input_values)
         visible = self.token_mask(attention_mask, input_values)
         mask = ids_restore = None
-        if mask_ratio is not None:
-            patches, visible, mask, ids_restore = drop_tokens(patches, visible, mask_ratio, noise)
+        if drops:
+            rows = self.config.grid_size[1]
+            patches, visible, mask, ids_restore = drop_tokens(patches, visible, rows, *shares, noise)
         hidden_states = torch.cat([cls, patches], dim=1)
         token_mask = encoder_attention_mask(self.config, hidden_states, visible)
         for layer in self.layers:
@@ -619,14 +698,26 @@ class AudioMAEForPreTraining(AudioMAEPreTrainedModel):
         patches = input_values.float().unflatten(2, (-1, side)).unflatten(1, (-1, side)).transpose(2, 3)
         return patches.flatten(3, 4).flatten(1, 2)
 
-    def reconstruction_loss(self, input_values: torch.Tensor, logits: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        """Squared error of each patch, averaged over the removed ones of the batch (method.md 1.6)."""
+    def targets(self, input_values: torch.Tensor) -> torch.Tensor:
+        """What is to be predicted, (batch, tokens, patch_size**2): patches, standardised each with `norm_pix_loss`."""
         target = self.patchify(input_values)
         if self.config.norm_pix_loss:
             variance, mean = torch.var_mean(target, dim=-1, keepdim=True)
             target = (target - mean) / (variance + 1e-6).sqrt()
+        return target
+
+    def reconstruction_loss(self, target: torch.Tensor, logits: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """Squared error of each patch, averaged over the removed ones of the batch (method.md 1.6)."""
         error = (logits.float() - target).square().mean(dim=-1)
         return (error * mask).sum() / mask.float().sum().clamp_min(1)
+
+    def contrastive_loss(self, target: torch.Tensor, matches: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """Cross-entropy of finding each removed patch among the removed ones of its clip, averaged over the batch."""
+        similarity = matches.float() @ target.transpose(1, 2)
+        # Finite, so that rows of visible patches, which do not count, have no NaN for a gradient.
+        similarity = similarity.masked_fill(mask[:, None] == 0, torch.finfo(similarity.dtype).min)
+        surprise = similarity.logsumexp(dim=2) - similarity.diagonal(dim1=1, dim2=2)
+        return torch.where(mask > 0, surprise, 0).sum() / mask.float().sum().clamp_min(1)
 
     @can_return_tuple
     def forward(
@@ -639,18 +730,32 @@ class AudioMAEForPreTraining(AudioMAEPreTrainedModel):
     ) -> AudioMAEForPreTrainingOutput:
         """
         Args:
-            input_values, attention_mask, noise: As in [`AudioMAEModel.forward`]; padding is never predicted.
+            input_values, attention_mask: As in [`AudioMAEModel.forward`]; padding is never predicted.
+            noise (*optional*): As there, for `config.mask_type`.
             return_loss (`bool`): Whether to compute the loss.
         """
-        encoded = self.audio_mae(input_values, attention_mask, mask_ratio=self.config.mask_ratio, noise=noise, **kwargs)
+        config = self.config
+        if config.mask_type == "unstructured":
+            shares = {"mask_ratio": config.mask_ratio}
+        else:
+            shares = {"mask_time_ratio": config.mask_time_ratio, "mask_mel_ratio": config.mask_mel_ratio}
+        encoded = self.audio_mae(input_values, attention_mask, noise=noise, **shares, **kwargs)
         valid = self.audio_mae.token_mask(attention_mask, input_values)
-        logits = self.decoder(encoded.last_hidden_state, encoded.mask, encoded.ids_restore, valid)
-        loss = self.reconstruction_loss(input_values, logits, encoded.mask) if return_loss else None
+        logits, matches = self.decoder(encoded.last_hidden_state, encoded.mask, encoded.ids_restore, valid)
+        loss = reconstruction = contrastive = None
+        if return_loss:
+            target = self.targets(input_values)
+            loss = self.reconstruction_loss(target, logits, encoded.mask)
+            if matches is not None:
+                reconstruction, contrastive = loss, self.contrastive_loss(target, matches, encoded.mask)
+                loss = reconstruction + config.contrastive_weight * contrastive
         return AudioMAEForPreTrainingOutput(
             loss=loss,
             logits=logits,
             mask=encoded.mask,
             ids_restore=encoded.ids_restore,
+            loss_reconstruction=reconstruction,
+            loss_contrastive=contrastive,
             hidden_states=encoded.hidden_states,
             attentions=encoded.attentions,
         )
@@ -672,6 +777,16 @@ class AudioMAEForAudioClassification(AudioMAEPreTrainedModel):
         self.classifier = AudioMAEClassifier(config.embedding_size, self.num_labels)
         self.post_init()
 
+    def patchout(self) -> dict[str, float]:
+        """Shares of tokens to leave out while training, those above 0 (method.md 1.7)."""
+        config = self.config
+        shares = {
+            "mask_ratio": config.patchout_ratio,
+            "mask_time_ratio": config.patchout_time_ratio,
+            "mask_mel_ratio": config.patchout_mel_ratio,
+        }
+        return {name: share for name, share in shares.items() if share > 0}
+
     @can_return_tuple
     def forward(
         self,
@@ -686,7 +801,8 @@ class AudioMAEForAudioClassification(AudioMAEPreTrainedModel):
             labels (*optional*): `(batch,)` class numbers (cross-entropy), `(batch, num_labels)` float 0/1 (binary
                 cross-entropy), or float targets where `num_labels` is 1 (squared error); see `problem_type`.
         """
-        encoded = self.audio_mae(input_values, attention_mask, **kwargs)
+        shares = self.patchout() if self.training else {}
+        encoded = self.audio_mae(input_values, attention_mask, **{**shares, **kwargs})
         logits = self.classifier(encoded.pooler_output)
         loss = None if labels is None else self.loss_function(labels, logits, self.config)
         return SequenceClassifierOutput(
