@@ -12,10 +12,10 @@ from pathlib import Path
 
 from transformers import HfArgumentParser
 
-from uamix_hf.data import load_recordings
+from uamix_hf.data import load_recordings, read_labels
 from uamix_hf.evaluation import cached_embeddings
 from uamix_hf.evaluation.report import draw_pictures, score_table, write_report
-from uamix_hf.evaluation.results import ProtocolArguments, check_draws, measure, read_labels, result_tree
+from uamix_hf.evaluation.results import ProtocolArguments, check_draws, measure, result_tree
 
 
 @dataclass

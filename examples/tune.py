@@ -18,9 +18,9 @@ from transformers import AutoFeatureExtractor, AutoModel, HfArgumentParser, PreT
 from uamix_hf import AudioMAEModel, UaMixConfig, UaMixForContrastiveTuning, UaMixTrainingArguments, fit_whitening
 from uamix_hf.data import DataArguments, LogMelCollator, PreparedData, prepare
 from uamix_hf.evaluation.knn import leave_one_out_knn
+from uamix_hf.fine_tuning import embed_log_mels
 from uamix_hf.hub.cards import tuned_card
 from uamix_hf.hub.push import push_folder
-from uamix_hf.supervised import embed_log_mels
 from uamix_hf.tuning import PSEUDO_LABELS_IGNORE, KNNCallback, train_stages, tune_on_pseudo_labels, uamix_arguments
 
 SHOWN = ("train_loss", "loss_clean", "loss_mixed", "embedding_std", "neighbour_purity", "knn_accuracy", "train_runtime")

@@ -23,8 +23,8 @@ from uamix_hf import (
     load_audio,
 )
 from uamix_hf.convert import convert
-from uamix_hf.data import load_recordings
-from uamix_hf.evaluation.results import LabelledClips, ProtocolArguments, check_draws
+from uamix_hf.data import LabelledClips, load_recordings
+from uamix_hf.evaluation.results import ProtocolArguments, check_draws
 from uamix_hf.evaluation.splits import make_splits
 
 PAGE = (Path(__file__).parents[1] / "docs" / "troubleshooting.md").read_text(encoding="utf-8")

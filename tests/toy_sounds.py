@@ -14,6 +14,10 @@ CONFIG = AudioMAEConfig(
 )  # fmt: skip
 EXTRACTOR = AudioMAEFeatureExtractor(num_mel_bins=32, max_length=64, mean=-1.2, std=3.0)
 
+# Fine-tuning of random weights on so few steps learns without what keeps longer runs from overfitting.
+PLAIN = {"layer_decay": 1.0, "drop_path_rate": 0.0, "patchout_time_ratio": 0.0, "patchout_mel_ratio": 0.0,
+         "time_mask_share": 0.0, "mel_mask_share": 0.0, "mixup_probability": 0.0}  # fmt: skip
+
 
 def tones(clips: int, seed: int = 0) -> tuple[list[np.ndarray], np.ndarray]:
     """Waveforms of 0.2 to 0.6 s at 16 kHz and their classes (clips,), one after the other."""

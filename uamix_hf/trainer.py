@@ -11,12 +11,18 @@ import torch
 from accelerate.utils import gather_object
 from safetensors import SafetensorError
 from torch.utils.data import Dataset, Sampler
-from transformers import Trainer, TrainerCallback, TrainerState
+from transformers import Trainer, TrainerCallback, TrainerState, TrainingArguments
 
 from .checkpoints import RunCheckpointError, last_complete_checkpoint, remove_broken_checkpoints, what_is_wrong
 from .data import LengthBucketSampler
 
 logger = logging.getLogger(__name__)
+
+
+def choose_backend(args: TrainingArguments) -> None:
+    """Processes without a GPU talk through gloo: the default, nccl, needs one. To be called before `__post_init__`."""
+    if args.use_cpu and args.ddp_backend is None and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        args.ddp_backend = "gloo"
 
 
 class NonFiniteLossError(RuntimeError):
@@ -37,14 +43,17 @@ class NonFiniteLossError(RuntimeError):
 
 
 class EpochCallback(TrainerCallback):
-    """Tells the sampler the epoch. The loader does so, too, but not where a run of several processes resumes within an
-    epoch: accelerate does not look for the sampler below both a skip and a shard of its batches."""
+    """Tells the sampler the epoch, and a collator whose draws depend on it. The loader tells the sampler, too, but not
+    where a run of several processes resumes within an epoch: accelerate does not look for the sampler below both a skip
+    and a shard of its batches."""
 
     def __init__(self, trainer: "LengthBucketTrainer"):
         self.trainer = trainer
 
     def on_epoch_begin(self, args, state, control, **kwargs) -> None:
-        self.trainer.sampler.set_epoch(int(state.epoch or 0))
+        for part in (self.trainer.sampler, self.trainer.data_collator):
+            if hasattr(part, "set_epoch"):
+                part.set_epoch(int(state.epoch or 0))
 
 
 class LengthBucketTrainer(Trainer):
@@ -67,8 +76,11 @@ class LengthBucketTrainer(Trainer):
         # One bucket feeds all processes, so that each of them pads alike.
         size = self.args.train_batch_size * self.args.world_size
         seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
-        self.sampler = LengthBucketSampler(dataset["length"][:], size, seed, getattr(self.args, "visit_frames", 0))
+        self.sampler = self.make_sampler(dataset, size, seed)
         return self.sampler
+
+    def make_sampler(self, dataset: Any, batch_size: int, seed: int) -> LengthBucketSampler:
+        return LengthBucketSampler(dataset["length"][:], batch_size, seed, getattr(self.args, "visit_frames", 0))
 
     # --- going on
 
@@ -91,6 +103,8 @@ class LengthBucketTrainer(Trainer):
             if state.global_step >= steps:
                 self._load_from_checkpoint(str(resume))
                 self.state = state
+                if self.args.load_best_model_at_end and state.best_model_checkpoint:
+                    self._load_best_model()
                 return None
         # Here each step is looked at; the filter would hide a NaN, and wait for the device twice more.
         self.args.logging_nan_inf_filter = False
@@ -176,4 +190,4 @@ def sample_ids(inputs: Mapping[str, Any], broken: bool = False) -> list[int]:
     return (ids[~inputs["input_values"].flatten(1).isfinite().all(dim=1)] if broken else ids).tolist()
 
 
-__all__ = ["LengthBucketTrainer", "NonFiniteLossError"]
+__all__ = ["LengthBucketTrainer", "NonFiniteLossError", "choose_backend"]

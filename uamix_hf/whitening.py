@@ -5,8 +5,8 @@ import torch
 from datasets import Dataset
 
 from .feature_extraction_audio_mae import AudioMAEFeatureExtractor
+from .fine_tuning.predictions import embed_log_mels
 from .modeling_audio_mae import AudioMAEModel, AudioMAEWhitening
-from .supervised import embed_log_mels
 
 # Both chosen in docs/experiments.md. Directions that are kept:
 SIZE = 128

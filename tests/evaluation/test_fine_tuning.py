@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 import soundfile
 from datasets import Dataset
-from toy_sounds import CONFIG, EXTRACTOR, log_mels, tones
+from toy_sounds import CONFIG, EXTRACTOR, PLAIN, log_mels, tones
 from transformers import set_seed
 
 from uamix_hf import AudioMAEModel
 from uamix_hf.data import load_recordings
 from uamix_hf.evaluation import EvaluationError, SplitError, draw_labelled, low_shot_accuracy, make_splits
 from uamix_hf.evaluation.fine_tuning import fine_tune_low_shot
-from uamix_hf.supervised import FineTuningArguments, fine_tune, predict
+from uamix_hf.fine_tuning import FineTuningArguments, fine_tune, predict
 
 WAVES, LABELS = tones(48, seed=3)
 SPLITS = make_splits(LABELS, n_splits=2)
@@ -50,7 +50,7 @@ def measure(model_path, recordings):
 
 
 def test_toy_sounds_are_learnt_from_a_few(measure):
-    assert measure(k=6, max_steps=40).mean > 0.9
+    assert measure(k=6, max_steps=40, **PLAIN).mean > 0.9
 
 
 def test_scores_are_those_of_each_draw_done_by_hand(measure, tmp_path):

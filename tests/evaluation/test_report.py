@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from uamix_hf.data import LabelledClips
 from uamix_hf.evaluation import Scores
 from uamix_hf.evaluation.report import (
     class_table,
@@ -18,7 +19,7 @@ from uamix_hf.evaluation.report import (
     score_table,
     write_report,
 )
-from uamix_hf.evaluation.results import LabelledClips, Measurement, result_tree
+from uamix_hf.evaluation.results import Measurement, result_tree
 
 EVIL = "<script>alert('1')</script>"
 NAMES = [EVIL, 'rain & "wind"', "sea"]

@@ -8,16 +8,14 @@ import pytest
 import soundfile
 from sklearn.metrics import average_precision_score, recall_score
 
-from uamix_hf.data import DataError, load_recordings
+from uamix_hf.data import DataError, LabelledClips, load_recordings, read_labels
 from uamix_hf.evaluation import EpisodeError, EvaluationError, Scores, SplitError
 from uamix_hf.evaluation.results import (
-    LabelledClips,
     Measurement,
     ProtocolArguments,
     check_draws,
     comparison_entry,
     measure,
-    read_labels,
     result_tree,
     score_entry,
 )

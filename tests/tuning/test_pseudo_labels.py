@@ -17,7 +17,8 @@ from toy_sounds import CONFIG, EXTRACTOR, log_mels, tones
 from transformers import ASTConfig, ASTModel, set_seed
 
 from uamix_hf import AudioMAEModel
-from uamix_hf.supervised import embed_log_mels, labelled_rows, make_classifier
+from uamix_hf.fine_tuning import embed_log_mels, make_classifier
+from uamix_hf.fine_tuning.labels import labelled_rows
 from uamix_hf.tuning import (
     PSEUDO_LABELS_IGNORE,
     PseudoLabelTrainer,

@@ -3,6 +3,7 @@
 from .arguments import DataArguments, PreparedData, as_groups, prepare
 from .batches import LengthBucketSampler, LogMelCollator
 from .held_out import HeldOutArguments, hold_out, take
+from .labels import LabelledClips, read_labels
 from .log_mels import LogMels, cached_log_mels, compute_norm_stats
 from .metadata import DataError
 from .recordings import column_as_text, load_recordings, rows_where, sound_folder
@@ -11,6 +12,7 @@ __all__ = [
     "DataArguments",
     "DataError",
     "HeldOutArguments",
+    "LabelledClips",
     "LengthBucketSampler",
     "LogMelCollator",
     "LogMels",
@@ -22,6 +24,7 @@ __all__ = [
     "hold_out",
     "load_recordings",
     "prepare",
+    "read_labels",
     "rows_where",
     "sound_folder",
     "take",

@@ -39,11 +39,15 @@ class LengthBucketSampler(Sampler[int]):
     def __len__(self) -> int:
         return int(self.visits.sum())
 
-    def __iter__(self) -> Iterator[int]:
-        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
+    def draw(self, generator: torch.Generator) -> torch.Tensor:
+        """Row numbers of an epoch, shuffled, whatever their lengths."""
         # Round after round, so that a clip that comes several times is hardly ever twice in a batch.
         rounds = [(self.visits > visit).nonzero()[:, 0] for visit in range(max(self.visits.tolist(), default=1))]
-        rows = torch.cat([part[torch.randperm(len(part), generator=generator)] for part in rounds])
+        return torch.cat([part[torch.randperm(len(part), generator=generator)] for part in rounds])
+
+    def __iter__(self) -> Iterator[int]:
+        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
+        rows = self.draw(generator)
         # A short batch, if any, is last, where drop_last finds it. Its rows are taken before sorting: else it would
         # always be the longest clips that are dropped.
         whole = len(rows) // self.batch_size * self.batch_size
@@ -88,19 +92,23 @@ class LogMelCollator:
         # Drawn from the batch itself: data loaders fetch ahead, so the global random state would differ on resuming.
         rng = np.random.default_rng(ids)
         mels = [self.augment(self.window(row["log_mel"].float(), rng), rng) for row in rows]
+        batch = self.pad(mels, ids)
+        if "labels" in rows[0]:
+            batch["labels"] = torch.stack([torch.as_tensor(row["labels"]) for row in rows])
+        return batch
+
+    def pad(self, mels: list[torch.Tensor], ids: list[int]) -> dict[str, torch.Tensor]:
+        """A batch of raw log-mels (frames, mel bins), normalised if that is asked for."""
         if self.normalize:
             mels = [self.feature_extractor.normalize(mel) for mel in mels]
         patch = self.feature_extractor.patch_size
         frames = -(-max(len(mel) for mel in mels) // patch) * patch
         value = self.feature_extractor.padding_value if self.normalize else 0.0
-        batch = {
+        return {
             "input_values": torch.stack([F.pad(mel, (0, 0, 0, frames - len(mel)), value=value) for mel in mels]),
             "attention_mask": torch.stack([(torch.arange(frames) < len(mel)).long() for mel in mels]),
             "sample_id": torch.tensor(ids),
         }
-        if "labels" in rows[0]:
-            batch["labels"] = torch.stack([torch.as_tensor(row["labels"]) for row in rows])
-        return batch
 
     def window(self, mel: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
         start = int(rng.integers(max(1, len(mel) - self.max_frames + 1)))

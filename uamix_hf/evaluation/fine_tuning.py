@@ -11,7 +11,7 @@ from tqdm.auto import tqdm
 from transformers import AutoFeatureExtractor, AutoModel
 
 from ..data import cached_log_mels
-from ..supervised import FineTuningArguments, fine_tune, predict
+from ..fine_tuning import FineTuningArguments, fine_tune, predict
 from .checks import check_single_label
 from .low_shot import draw_labelled
 from .scores import Scores

@@ -9,10 +9,8 @@ from typing import Any
 import numpy as np
 from datasets import Dataset
 from sklearn.metrics import confusion_matrix
-from sklearn.preprocessing import MultiLabelBinarizer
 
-from ..audio import describe
-from ..data import DataError, as_groups, column_as_text
+from ..data import LabelledClips
 from ..version import __version__
 from .checks import EvaluationError, check_single_label, is_multi_label
 from .classifiers import CLASSIFIERS
@@ -65,57 +63,6 @@ class ProtocolArguments:
             for number in value if isinstance(value, list) else [value]:
                 if isinstance(number, int) and number < least.get(option, 1):
                     raise ValueError(f"{option}={number}: at least {least.get(option, 1)} is needed.")
-
-
-@dataclass(frozen=True)
-class LabelledClips:
-    """
-    Args:
-        names: Of the classes. labels: Class numbers (clips,), or bool (clips, classes) where a clip has several.
-        groups, group_names: Speaker or source of each clip (clips,), as a number and in words, where known.
-        folds: Official fold of each clip (clips,) as text, where there is one.
-    """
-
-    names: list[str]
-    labels: np.ndarray
-    groups: np.ndarray | None = None
-    group_names: list[str] | None = None
-    folds: np.ndarray | None = None
-
-
-def read_labels(
-    recordings: Dataset,
-    label_column: str,
-    label_separator: str | None = None,
-    group_column: str | None = None,
-    fold_column: str | None = None,
-) -> LabelledClips:
-    """Labels, groups and folds from columns of [`load_recordings`].
-
-    Args:
-        label_separator: What stands between the labels of a clip that has several, such as `;` in `dog;rain`. Then an
-            empty value says that a clip has none of the classes.
-
-    Raises:
-        DataError: no such column, a clip without a label, or fewer than two classes.
-    """
-    texts = column_as_text(recordings, label_column)
-    if label_separator:
-        sets = [{part.strip() for part in text.split(label_separator)} - {""} for text in texts]
-        binarizer = MultiLabelBinarizer()
-        labels, names = binarizer.fit_transform(sets).astype(bool), list(binarizer.classes_)
-    else:
-        if "" in texts:
-            name = describe(recordings[texts.index("")]["audio"])
-            raise DataError(f"{name} has no {label_column}: name the rows that have one with --where.")
-        unique, labels = np.unique(texts, return_inverse=True)
-        names = unique.tolist()
-    if len(names) < 2:
-        raise DataError(f"{label_column} holds {len(names)} classes ({', '.join(names)}): at least two are needed.")
-    group_names = column_as_text(recordings, group_column) if group_column else None
-    groups = as_groups(group_names) if group_names else None
-    folds = np.array(column_as_text(recordings, fold_column)) if fold_column else None
-    return LabelledClips(names, labels, groups, group_names, folds)
 
 
 @dataclass(frozen=True)
@@ -301,13 +248,11 @@ def confusions(measurements: Sequence[Measurement], clips: LabelledClips) -> dic
 
 __all__ = [
     "PROTOCOLS",
-    "LabelledClips",
     "Measurement",
     "ProtocolArguments",
     "check_draws",
     "comparison_entry",
     "measure",
-    "read_labels",
     "result_tree",
     "score_entry",
 ]

@@ -18,11 +18,12 @@ from transformers import set_seed
 
 from ..data import LogMelCollator
 from ..feature_extraction_audio_mae import AudioMAEFeatureExtractor
+from ..fine_tuning.labels import labelled_rows
+from ..fine_tuning.models import freeze, make_classifier
+from ..fine_tuning.predictions import embed_log_mels
 from ..modeling_audio_mae import AudioMAEForAudioClassification, AudioMAEModel
-from ..supervised import embed_log_mels, labelled_rows, make_classifier
 from ..trainer import LengthBucketTrainer
 from .configuration_uamix import UaMixConfig
-from .encoders import EncoderAdapter
 from .training_args import UaMixTrainingArguments
 from .views import settle_token_drop, two_views
 
@@ -117,17 +118,6 @@ class PseudoLabelTrainer(LengthBucketTrainer):
         for module in self.frozen:
             module.eval()  # the Trainer puts the whole model into training mode at each step
         return super().compute_loss(model, self.augment(inputs), *args, **kwargs)
-
-
-def freeze(encoder: AudioMAEModel, blocks: int) -> list[nn.Module]:
-    """Freezes this many lower blocks and all before them, as uaMix does; returns the frozen modules."""
-    adapter = EncoderAdapter(encoder)
-    if not 0 <= blocks <= len(adapter.layers):
-        raise ValueError(f"freeze_blocks={blocks}: the encoder has {len(adapter.layers)} blocks.")
-    parts = [*adapter.stem(), *adapter.layers[:blocks]] if blocks else []
-    for part in parts:
-        part.requires_grad_(False)
-    return [part for part in parts if isinstance(part, nn.Module)]
 
 
 def tune_on_pseudo_labels(

@@ -14,17 +14,14 @@ from transformers import TrainerCallback
 from ..checkpoints import last_complete_checkpoint
 from ..data import LogMelCollator
 from ..feature_extraction_audio_mae import AudioMAEFeatureExtractor
+from ..parameter_groups import layer_rates, parameter_groups
 from ..trainer import LengthBucketTrainer
 from .callbacks import KNNCallback, TargetUpdateCallback
-from .distributed import gather
 from .modeling_uamix import Stage, UaMixForContrastiveTuning
 from .training_args import UaMixTrainingArguments
 from .views import settle_token_drop
 
 logger = logging.getLogger(__name__)
-
-LOGGED = ("loss_clean", "loss_mixed", "mix_lambda", "neighbour_purity", "embedding_std")
-NO_DECAY = ("token", "position_embeddings")
 
 
 class UaMixTrainer(LengthBucketTrainer):
@@ -44,6 +41,7 @@ class UaMixTrainer(LengthBucketTrainer):
 
     args: UaMixTrainingArguments
     model: UaMixForContrastiveTuning
+    logged = ("loss_clean", "loss_mixed", "mix_lambda", "neighbour_purity", "embedding_std")
 
     def __init__(
         self,
@@ -83,7 +81,6 @@ class UaMixTrainer(LengthBucketTrainer):
         for callback in callbacks:
             if isinstance(callback, KNNCallback):
                 callback.log = self.log
-        self._parts: dict[str, list[torch.Tensor]] = {}
 
     def last_checkpoint(self) -> str | None:
         return super().last_checkpoint() or last_complete_checkpoint(Path(str(self.args.output_dir)) / "head")
@@ -98,39 +95,11 @@ class UaMixTrainer(LengthBucketTrainer):
     def parameter_groups(self) -> list[dict[str, Any]]:
         """Every trainable parameter once: encoder parameters at `learning_rate * layer_decay ** (blocks + 1 - depth)`,
         heads at `head_learning_rate`; biases, norms, tokens and positions without weight decay."""
-        args, model = self.args, self.model
-        depths, deepest = model.adapter.layer_ids(), len(model.adapter.layers) + 1
-        groups: dict[tuple[float, float], list[torch.nn.Parameter]] = {}
-        for name, parameter in model.named_parameters():
-            if not parameter.requires_grad:
-                continue
-            in_encoder = name.startswith("encoder.")
-            rate, decay = args.head_learning_rate, args.head_weight_decay
-            if in_encoder:
-                rate = args.learning_rate * args.layer_decay ** (deepest - depths[name.removeprefix("encoder.")])
-                decay = args.weight_decay
-            if parameter.ndim <= 1 or name.endswith(NO_DECAY):
-                decay = 0.0
-            groups.setdefault((rate, decay), []).append(parameter)
-        return [{"params": part, "lr": rate, "weight_decay": decay} for (rate, decay), part in groups.items()]
-
-    def compute_loss(
-        self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
-    ) -> Any:
-        outputs = model(**inputs)
-        for name in LOGGED:
-            if outputs.get(name) is not None:
-                self._parts.setdefault(name, []).append(outputs[name].detach())
-        return (outputs.loss, outputs) if return_outputs else outputs.loss
-
-    def log(self, logs: dict[str, float], *args, **kwargs) -> None:
-        """Adds the means of the loss's parts, over steps and processes, since the last log."""
-        if "loss" in logs:
-            for name, values in self._parts.items():
-                mean = torch.stack(values).float().nanmean()
-                logs[name] = gather(mean[None]).nanmean().item()
-            self._parts.clear()
-        super().log(logs, *args, **kwargs)
+        args, adapter = self.args, self.model.adapter
+        rates = layer_rates(adapter.layer_ids(), len(adapter.layers) + 1, args.learning_rate, args.layer_decay)
+        return parameter_groups(
+            self.model, "encoder.", rates, args.weight_decay, args.head_learning_rate, args.head_weight_decay
+        )
 
 
 def fit_batch(args: UaMixTrainingArguments, clips: int) -> UaMixTrainingArguments:

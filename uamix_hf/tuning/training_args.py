@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from transformers import TrainingArguments
 from transformers.integrations import is_deepspeed_zero3_enabled
 
+from ..trainer import choose_backend
+
 
 @dataclass
 class UaMixTrainingArguments(TrainingArguments):
@@ -63,8 +65,7 @@ class UaMixTrainingArguments(TrainingArguments):
     ddp_broadcast_buffers: bool | None = field(default=False, metadata={"help": "Support sets agree already."})
 
     def __post_init__(self) -> None:
-        if self.use_cpu and self.ddp_backend is None and int(os.environ.get("WORLD_SIZE", "1")) > 1:
-            self.ddp_backend = "gloo"  # the default, nccl, needs a GPU
+        choose_backend(self)
         super().__post_init__()
         launched_with_fsdp = os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true"
         if self.fsdp or launched_with_fsdp or is_deepspeed_zero3_enabled():

@@ -1,0 +1,66 @@
+"""Labels, groups and folds from the columns of a table of recordings."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from datasets import Dataset
+from sklearn.preprocessing import MultiLabelBinarizer
+
+from ..audio import describe
+from .arguments import as_groups
+from .metadata import DataError
+from .recordings import column_as_text
+
+
+@dataclass(frozen=True)
+class LabelledClips:
+    """
+    Args:
+        names: Of the classes. labels: Class numbers (clips,), or bool (clips, classes) where a clip has several.
+        groups, group_names: Speaker or source of each clip (clips,), as a number and in words, where known.
+        folds: Official fold of each clip (clips,) as text, where there is one.
+    """
+
+    names: list[str]
+    labels: np.ndarray
+    groups: np.ndarray | None = None
+    group_names: list[str] | None = None
+    folds: np.ndarray | None = None
+
+
+def read_labels(
+    recordings: Dataset,
+    label_column: str,
+    label_separator: str | None = None,
+    group_column: str | None = None,
+    fold_column: str | None = None,
+) -> LabelledClips:
+    """Labels, groups and folds from columns of [`load_recordings`].
+
+    Args:
+        label_separator: What stands between the labels of a clip that has several, such as `;` in `dog;rain`. Then an
+            empty value says that a clip has none of the classes.
+
+    Raises:
+        DataError: no such column, a clip without a label, or fewer than two classes.
+    """
+    texts = column_as_text(recordings, label_column)
+    if label_separator:
+        sets = [{part.strip() for part in text.split(label_separator)} - {""} for text in texts]
+        binarizer = MultiLabelBinarizer()
+        labels, names = binarizer.fit_transform(sets).astype(bool), list(binarizer.classes_)
+    else:
+        if "" in texts:
+            name = describe(recordings[texts.index("")]["audio"])
+            raise DataError(f"{name} has no {label_column}: name the rows that have one with --where.")
+        unique, labels = np.unique(texts, return_inverse=True)
+        names = unique.tolist()
+    if len(names) < 2:
+        raise DataError(f"{label_column} holds {len(names)} classes ({', '.join(names)}): at least two are needed.")
+    group_names = column_as_text(recordings, group_column) if group_column else None
+    groups = as_groups(group_names) if group_names else None
+    folds = np.array(column_as_text(recordings, fold_column)) if fold_column else None
+    return LabelledClips(names, labels, groups, group_names, folds)
+
+
+__all__ = ["LabelledClips", "read_labels"]

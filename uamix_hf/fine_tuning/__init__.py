@@ -1,0 +1,24 @@
+"""Supervised fine-tuning: an encoder and a linear layer on its pooled output, trained together on labelled clips."""
+
+from .arguments import FineTuningArguments
+from .labels import LabelArguments, Targets, check_training_labels, draw_shots, read_targets, with_labels
+from .models import freeze, make_classifier
+from .predictions import embed_log_mels, predict, predict_logits
+from .trainer import FineTuningTrainer, fine_tune
+
+__all__ = [
+    "FineTuningArguments",
+    "FineTuningTrainer",
+    "LabelArguments",
+    "Targets",
+    "check_training_labels",
+    "draw_shots",
+    "embed_log_mels",
+    "fine_tune",
+    "freeze",
+    "make_classifier",
+    "predict",
+    "predict_logits",
+    "read_targets",
+    "with_labels",
+]

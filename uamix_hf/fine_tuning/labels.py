@@ -1,0 +1,197 @@
+"""What is to be learnt: one class, several classes or a number, from a column, checked before training."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+from datasets import Dataset
+
+from ..audio import describe
+from ..data import DataError, PreparedData, column_as_text, read_labels, take
+from ..evaluation.low_shot import draw_labelled
+
+ProblemType = Literal["single_label_classification", "multi_label_classification", "regression"]
+
+
+@dataclass
+class LabelArguments:
+    """What the label column holds, and how much of it is used.
+
+    Raises:
+        ValueError: values that contradict each other or are out of range.
+    """
+
+    problem_type: ProblemType | None = field(
+        default=None,
+        metadata={
+            "help": "single_label_classification, multi_label_classification or regression; by default the second "
+            "where there is a label_separator, and else the first."
+        },
+    )
+    label_separator: str | None = field(
+        default=None, metadata={"help": "What separates the labels of a clip that has several: ';' in 'dog;rain'."}
+    )
+    k_shot: int | None = field(
+        default=None, metadata={"help": "Train on so many clips per class, drawn by the seed, and on no others."}
+    )
+
+    def __post_init__(self) -> None:
+        if self.problem_type is None:
+            self.problem_type = "multi_label_classification" if self.label_separator else "single_label_classification"
+        if (self.problem_type == "multi_label_classification") != bool(self.label_separator):
+            raise ValueError(
+                f"problem_type={self.problem_type} with label_separator={self.label_separator!r}: clips of several "
+                "classes need a separator, others have none."
+            )
+        if self.k_shot is not None and self.k_shot < 1:
+            raise ValueError(f"k_shot={self.k_shot}: at least one clip per class is needed.")
+        if self.k_shot is not None and self.problem_type != "single_label_classification":
+            raise ValueError(f"k_shot={self.k_shot} counts clips per class, which {self.problem_type} does not have.")
+
+
+@dataclass(frozen=True)
+class Targets:
+    """
+    Args:
+        values: One for each recording: class numbers (clips,) int64, 0/1 (clips, classes) float32, or numbers (clips,)
+            float32.
+        names: Of the classes, or of the column of numbers.
+    """
+
+    values: np.ndarray
+    names: list[str]
+    problem_type: ProblemType
+
+    def model_settings(self) -> dict[str, Any]:
+        """Fields of the model's configuration."""
+        names = dict(enumerate(self.names))
+        return {
+            "id2label": names,
+            "label2id": {name: number for number, name in names.items()},
+            "problem_type": self.problem_type,
+        }
+
+
+def read_targets(recordings: Dataset, column: str | None, args: LabelArguments) -> Targets:
+    """The column's values, as what `args.problem_type` says.
+
+    Raises:
+        DataError: no such column, a clip without a label, fewer than two classes, or what is no finite number.
+    """
+    if column is None:
+        raise DataError(f"Give --label_column: what is to be learnt. There are {', '.join(recordings.column_names)}.")
+    assert args.problem_type is not None
+    if args.problem_type == "regression":
+        return Targets(read_numbers(recordings, column), [column], args.problem_type)
+    clips = read_labels(recordings, column, args.label_separator)
+    kind = np.float32 if args.label_separator else np.int64
+    return Targets(clips.labels.astype(kind), clips.names, args.problem_type)
+
+
+def read_numbers(recordings: Dataset, column: str) -> np.ndarray:
+    """(clips,) float32.
+
+    Raises:
+        DataError: no such column, or a value that is no finite number.
+    """
+    numbers = np.empty(len(recordings), np.float32)
+    for row, text in enumerate(column_as_text(recordings, column)):
+        try:
+            numbers[row] = float(text)
+        except ValueError:
+            numbers[row] = np.nan
+        if not np.isfinite(numbers[row]):
+            raise DataError(
+                f"{describe(recordings[row]['audio'])} has {column}={text!r}, which is no finite number: name the rows "
+                "that have one with --where."
+            )
+    return numbers
+
+
+def with_labels(dataset: Dataset, values: np.ndarray) -> Dataset:
+    """Log-mels with a column `labels`, in place of the one they may have."""
+    table = dataset.select_columns(["log_mel", "length", "sample_id"])
+    return table.add_column("labels", list(values) if values.ndim > 1 else values)
+
+
+def labelled_rows(dataset: Dataset, rows: np.ndarray, labels: np.ndarray, number_of_classes: int) -> Dataset:
+    """The chosen rows with a column `labels` of class numbers.
+
+    Args:
+        rows: (n,) int. labels: (clips,) int, one for each row of `dataset`; those of other rows are never looked at.
+
+    Raises:
+        ValueError: no rows, not one label per clip, or a label outside 0 ... number_of_classes - 1.
+    """
+    rows, labels = np.asarray(rows), np.asarray(labels)
+    if labels.shape != (len(dataset),) or not np.issubdtype(labels.dtype, np.integer):
+        raise ValueError(
+            f"labels is {labels.dtype} {labels.shape}, expected one class number for each of the {len(dataset)} clips."
+        )
+    if len(rows) == 0:
+        raise ValueError("There are no rows to train on.")
+    wrong = rows[(labels[rows] < 0) | (labels[rows] >= number_of_classes)]
+    if len(wrong):
+        raise ValueError(
+            f"Row {wrong[0]} has label {labels[wrong[0]]}, there are classes 0 ... {number_of_classes - 1}."
+        )
+    # Labelled first: a column added to selected rows would have them copied on disk.
+    return with_labels(dataset, labels.astype(np.int64)).select(rows)
+
+
+def check_training_labels(train: np.ndarray, others: Mapping[str, np.ndarray], targets: Targets) -> None:
+    """
+    Args:
+        train: Values of the training rows. others: Those of rows that are evaluated, by what they are called.
+
+    Raises:
+        DataError: a class of evaluated rows that no training row has, one class alone, or numbers that are all equal.
+    """
+    if targets.problem_type == "regression":
+        if np.ptp(train) == 0:
+            raise DataError(f"All {len(train)} training rows have {targets.names[0]}={train[0]:g}: nothing to learn.")
+        return
+    known = classes_in(train, targets)
+    for part, values in others.items():
+        unknown = [targets.names[number] for number in sorted(classes_in(values, targets) - known)]
+        if unknown:
+            raise DataError(
+                f"The {part} rows have clips of {', '.join(unknown)}, of which there is no training row: hold out "
+                "other rows, or leave the class out with --where."
+            )
+    if len(known) < 2:
+        names = ", ".join(targets.names[number] for number in known)
+        raise DataError(f"The training rows have {len(known)} classes ({names}): at least two are needed.")
+
+
+def classes_in(values: np.ndarray, targets: Targets) -> set[int]:
+    single = targets.problem_type == "single_label_classification"
+    return set(np.unique(values).tolist() if single else np.flatnonzero(values.any(axis=0)).tolist())
+
+
+def draw_shots(train: PreparedData, targets: Targets, k: int, seed: int) -> PreparedData:
+    """`k` clips of each class, those of [`draw_labelled`].
+
+    Raises:
+        DataError: a class has fewer.
+    """
+    labels = train.dataset["labels"][:].numpy()
+    for number, count in zip(*np.unique(labels, return_counts=True), strict=True):
+        if count < k:
+            raise DataError(
+                f"Class {targets.names[number]!r} has {count} training rows, k_shot={k} needs {k}: lower k_shot, or "
+                "leave the class out with --where."
+            )
+    return take(train, np.sort(draw_labelled(labels, np.arange(len(labels)), k, seed)))
+
+
+__all__ = [
+    "LabelArguments",
+    "Targets",
+    "check_training_labels",
+    "draw_shots",
+    "labelled_rows",
+    "read_targets",
+    "with_labels",
+]

@@ -1,0 +1,50 @@
+"""A classifier on an encoder, and what of it stays frozen."""
+
+import copy
+from typing import Any
+
+from torch import nn
+
+from ..modeling_audio_mae import AudioMAEForAudioClassification, AudioMAEModel
+from ..tuning.encoders import EncoderAdapter
+
+
+def make_classifier(encoder: AudioMAEModel, num_labels: int, **settings: Any) -> AudioMAEForAudioClassification:
+    """A copy of the encoder, with what is frozen in it, under a new linear layer.
+
+    Args:
+        num_labels: Outputs of the linear layer. settings: Fields of the configuration to change, such as
+            `drop_path_rate` or `id2label`; none that changes the encoder's weights.
+
+    Raises:
+        TypeError: an encoder of another kind.
+    """
+    if not isinstance(encoder, AudioMAEModel):
+        raise TypeError(f"The classifier is built on an AudioMAEModel, not on {type(encoder).__name__}.")
+    config = copy.deepcopy(encoder.config)
+    config.num_labels = num_labels
+    for name, value in settings.items():
+        setattr(config, name, value)
+    model = AudioMAEForAudioClassification(config)
+    model.audio_mae.load_state_dict(encoder.state_dict())
+    for name, parameter in encoder.named_parameters():
+        model.audio_mae.get_parameter(name).requires_grad_(parameter.requires_grad)
+    return model
+
+
+def freeze(encoder: AudioMAEModel, blocks: int) -> list[nn.Module]:
+    """Freezes this many lower blocks and all before them, as uaMix does; returns the frozen modules.
+
+    Raises:
+        ValueError: the encoder has fewer blocks.
+    """
+    adapter = EncoderAdapter(encoder)
+    if not 0 <= blocks <= len(adapter.layers):
+        raise ValueError(f"freeze_blocks={blocks}: the encoder has {len(adapter.layers)} blocks.")
+    parts = [*adapter.stem(), *adapter.layers[:blocks]] if blocks else []
+    for part in parts:
+        part.requires_grad_(False)
+    return [part for part in parts if isinstance(part, nn.Module)]
+
+
+__all__ = ["freeze", "make_classifier"]
