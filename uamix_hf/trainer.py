@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.data_loader import prepare_data_loader
 from accelerate.utils import gather_object
 from safetensors import SafetensorError
-from torch.utils.data import Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler
 from transformers import Trainer, TrainerCallback, TrainerState, TrainingArguments
 
 from .checkpoints import RunCheckpointError, last_complete_checkpoint, remove_broken_checkpoints, what_is_wrong
@@ -58,7 +59,9 @@ class EpochCallback(TrainerCallback):
 
 class LengthBucketTrainer(Trainer):
     """
-    Trains on rows with a column `length`; their order depends on the seed and the epoch alone.
+    Trains on rows with a column `length`, whose order depends on the seed and the epoch alone, or on a stream, which
+    gives each process its own share of the clips in an order of its own. Outputs of the model that are named in
+    `logged` are logged beside the loss.
 
     Raises:
         NonFiniteLossError: before the optimiser would take a NaN or an infinity in.
@@ -66,10 +69,31 @@ class LengthBucketTrainer(Trainer):
             is not whole.
     """
 
+    logged: tuple[str, ...] = ()
+    sampler: Any = None
+
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
         self.add_callback(EpochCallback(self))
         self._batches: list[tuple[torch.Tensor, Mapping[str, Any]]] = []
+        self._parts: dict[str, list[torch.Tensor]] = {}
+
+    def get_train_dataloader(self) -> DataLoader:
+        if not isinstance(self.train_dataset, IterableDataset):
+            return super().get_train_dataloader()
+        args = self.args
+        loader: DataLoader = DataLoader(
+            self.train_dataset,
+            batch_size=self._train_batch_size,
+            collate_fn=self.data_collator,  # type: ignore[arg-type]
+            num_workers=args.dataloader_num_workers,
+            pin_memory=args.dataloader_pin_memory,
+            prefetch_factor=args.dataloader_prefetch_factor,
+            # Of its own: what a resumed run reads again must not move the random state of training.
+            generator=torch.Generator(),
+        )
+        # As that of a single process: it is this process's share already, which must not be shared out once more.
+        return prepare_data_loader(loader, args.device, num_processes=1, process_index=0, put_on_device=True)
 
     def _get_train_sampler(self, train_dataset: Dataset | None = None) -> Sampler:
         dataset: Any = self.train_dataset if train_dataset is None else train_dataset
@@ -116,6 +140,26 @@ class LengthBucketTrainer(Trainer):
         return last_complete_checkpoint(str(self.args.output_dir))
 
     # --- losses
+
+    def compute_loss(
+        self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        if not self.logged:
+            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        outputs = model(**inputs)
+        for name in self.logged:
+            if outputs.get(name) is not None:
+                self._parts.setdefault(name, []).append(outputs[name].detach())
+        return (outputs.loss, outputs) if return_outputs else outputs.loss
+
+    def log(self, logs: dict[str, float], *args, **kwargs) -> None:
+        """Adds the means of the parts in `logged`, over steps and processes, since the last log."""
+        if "loss" in logs:
+            for name, values in self._parts.items():
+                mean = torch.stack(values).float().nanmean()
+                logs[name] = self.accelerator.gather(mean[None]).nanmean().item()
+            self._parts.clear()
+        super().log(logs, *args, **kwargs)
 
     def training_step(self, model: Any, inputs: Any, *args, **kwargs) -> torch.Tensor:
         loss = super().training_step(model, inputs, *args, **kwargs)

@@ -1,6 +1,7 @@
 """Folders and Hub datasets of sound to one table: `audio` (undecoded), `sample_id`, and what is known of each row."""
 
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -103,6 +104,24 @@ def hub_dataset(name: str, split: str, audio_column: str) -> Dataset:
     return table if audio_column == "audio" else table.rename_column(audio_column, "audio")
 
 
+def came_with(path: str, name: str) -> bool:
+    """Whether a file is of the dataset `name` itself: in its own folder, in the cache that it was downloaded to, or at
+    its address on the Hub, perhaps inside an archive there."""
+    if "://" in path:
+        inside = r"((zip|tar|gzip|bz2|xz|lz4|zstd)://[^:]*::)*"
+        return re.fullmatch(rf"{inside}hf://datasets/{re.escape(name)}@[^:]*", path) is not None
+    caches = (constants.HF_HUB_CACHE, datasets_config.HF_DATASETS_CACHE, datasets_config.DOWNLOADED_DATASETS_PATH)
+    roots = [Path(root).resolve() for root in ([name] if Path(name).is_dir() else caches)]
+    return any(Path(os.path.realpath(path)).is_relative_to(root) for root in roots)
+
+
+def foreign_file(path: str, name: str) -> DataError:
+    return DataError(
+        f"{name} lists {path}, which is no file that came with it: store the sound itself in the dataset, or unpack it "
+        "and give the folder."
+    )
+
+
 def check_paths(table: Dataset, column: str, name: str) -> None:
     """
     Raises:
@@ -110,14 +129,9 @@ def check_paths(table: Dataset, column: str, name: str) -> None:
     """
     values = table.data.column(column)
     bare = values.filter(pc.is_null(pc.struct_field(values, "bytes")))
-    caches = (constants.HF_HUB_CACHE, datasets_config.HF_DATASETS_CACHE, datasets_config.DOWNLOADED_DATASETS_PATH)
-    roots = [Path(root).resolve() for root in ([name] if Path(name).is_dir() else caches)]
     for path in pc.struct_field(bare, "path").drop_null().to_pylist():
-        if not any(Path(os.path.realpath(path)).is_relative_to(root) for root in roots):
-            raise DataError(
-                f"{name} lists {path}, which is no file that came with it: store the sound itself in the dataset, or "
-                "unpack it and give the folder."
-            )
+        if not came_with(path, name):
+            raise foreign_file(path, name)
 
 
 def select_rows(table: Dataset, first_id: int, where: Sequence[str]) -> Dataset:
@@ -140,6 +154,19 @@ def column_as_text(table: Dataset, column: str) -> list[str]:
     return ["" if value is None else str(value) for value in values]
 
 
+def conditions_of(texts: Sequence[str]) -> list[tuple[str, set[str]]]:
+    """Column and allowed values of each condition `COLUMN=VALUE[,VALUE...]`.
+
+    Raises:
+        DataError: a condition of another form.
+    """
+    parts = [text.partition("=") for text in texts]
+    for text, (_, equals, _) in zip(texts, parts, strict=True):
+        if not equals:
+            raise DataError(f"{text!r} is not of the form COLUMN=VALUE[,VALUE...].")
+    return [(column, set(values.split(","))) for column, _, values in parts]
+
+
 def rows_where(table: Dataset, conditions: Sequence[str]) -> list[int]:
     """Numbers of the rows that meet all conditions `COLUMN=VALUE[,VALUE...]`, compared as text.
 
@@ -147,11 +174,8 @@ def rows_where(table: Dataset, conditions: Sequence[str]) -> list[int]:
         DataError: a condition of another form, a missing column, or no such row.
     """
     rows = list(range(len(table)))
-    for condition in conditions:
-        column, equals, values = condition.partition("=")
-        if not equals:
-            raise DataError(f"{condition!r} is not of the form COLUMN=VALUE[,VALUE...].")
-        texts, wanted = column_as_text(table, column), set(values.split(","))
+    for condition, (column, wanted) in zip(conditions, conditions_of(conditions), strict=True):
+        texts = column_as_text(table, column)
         present = sorted({texts[row] for row in rows})
         rows = [row for row in rows if texts[row] in wanted]
         if not rows:
