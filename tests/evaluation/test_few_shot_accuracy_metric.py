@@ -1,45 +1,18 @@
 """The module of `evaluate` loads in a process of its own, alone, and gives the numbers of Scores."""
 
-import json
-import os
 import re
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
-import yaml
+from metric_processes import compute_offline
 from scipy.stats import t
 
 from uamix_hf.evaluation import Scores
-from uamix_hf.hub.push import METRIC
+from uamix_hf.evaluation.modules import metric_folder
 
-ROOT = Path(__file__).parents[2]
-COMPUTE = """
-import json, sys
-sys.modules["uamix_hf"] = sys.modules["scipy"] = sys.modules["sklearn"] = None  # a Space has none of them
-import evaluate
-
-metric = evaluate.load(sys.argv[1])
-for line in sys.stdin:
-    print(json.dumps(metric.compute(**json.loads(line))))
-try:
-    metric.compute(predictions=[], references=[], episodes=[])
-except ValueError as error:
-    print(json.dumps(str(error)))
-"""
-
-
-def run(code: str, folder: Path, home: Path, lines: str = "") -> list[str]:
-    environment = os.environ | {"HF_HUB_OFFLINE": "1", "HF_HOME": str(home)}
-    process = subprocess.run(
-        [sys.executable, "-c", code, str(folder)],
-        input=lines, env=environment, cwd=home.parent, capture_output=True, text=True, timeout=300,
-    )  # fmt: skip
-    assert process.returncode == 0, process.stderr
-    return process.stdout.splitlines()
+METRIC = metric_folder("few_shot_accuracy")
 
 
 def cases() -> list[dict[str, list[int]]]:
@@ -60,8 +33,8 @@ def cases() -> list[dict[str, list[int]]]:
 def test_numbers_of_a_fresh_process(tmp_path: Path) -> None:
     folder = tmp_path / "few_shot_accuracy"
     shutil.copytree(METRIC, folder)  # alone, as in a Space
-    lines = run(COMPUTE, folder, tmp_path / "home", "\n".join(map(json.dumps, cases())))
-    *results, refusal = map(json.loads, lines)
+    empty = {"predictions": [], "references": [], "episodes": []}
+    *results, refusal = compute_offline(folder, tmp_path / "home", [*cases(), empty], absent=("scipy", "sklearn"))
     assert refusal == "There are no predictions."
     by_hand, single, *_ = results
     assert by_hand == {
@@ -82,57 +55,3 @@ def test_the_table_is_students() -> None:
     listed = re.search(r"STUDENT = \((.*?)\)", (METRIC / "few_shot_accuracy.py").read_text(), re.DOTALL)
     values = [float(value) for value in listed[1].replace("\n", " ").split(",") if value.strip()]
     assert values == pytest.approx(t.ppf(0.975, range(1, 29)), abs=1e-4)
-
-
-APP = """
-import json, runpy, sys, types
-
-shown = {}
-
-
-class Interface:
-    def __init__(self, **settings):
-        shown.update(settings)
-
-    def launch(self):
-        table = shown["inputs"]
-        print(json.dumps([table, shown["fn"](table["value"] + [["", "", ""], [None, 1, 2]])]))
-
-
-sys.modules["gradio"] = types.SimpleNamespace(Interface=Interface, Dataframe=dict, JSON=dict)
-sys.modules["uamix_hf"] = None
-runpy.run_path(sys.argv[1] + "/app.py", run_name="__main__")
-"""
-
-
-def test_the_page_computes_its_example(tmp_path: Path) -> None:
-    """gradio is not installed here: a stand-in takes what it would be given."""
-    folder = tmp_path / "app"  # a Space's folder has another name than its repository
-    shutil.copytree(METRIC, folder)
-    (line,) = run(APP, folder, tmp_path / "home")
-    table, result = json.loads(line)
-    assert table["headers"] == ["predictions", "references", "episodes"]
-    assert result["accuracy"] == 0.75 and result["by_class"] == {"0": 1.0, "1": 0.5}
-
-
-def test_the_card_is_that_of_a_metric_and_its_example_is_true(tmp_path: Path) -> None:
-    _, head, text = (METRIC / "README.md").read_text(encoding="utf-8").split("---\n", 2)
-    card = yaml.safe_load(head)
-    assert card["sdk"] == "gradio" and {"evaluate", "metric"} <= set(card["tags"])
-    assert (METRIC / card["app_file"]).is_file()
-    example = re.search(r"```python\n(.*?)```", text, re.DOTALL)[1]
-    code = example.replace('evaluate.load("few_shot_accuracy")', "evaluate.load(__import__('sys').argv[1])")
-    code = code.replace("metric.compute(", "result = metric.compute(") + "print(result)"
-    (printed,) = run(code, METRIC, tmp_path / "home")
-    assert re.sub(r"(3\.176)\d+", r"\1...", printed) in example
-
-
-def test_the_package_carries_the_module(tmp_path: Path) -> None:
-    pytest.importorskip("setuptools")
-    code = "import setuptools; setuptools.setup()"
-    command = [sys.executable, "-c", code, "-q", "egg_info", "--egg-base", str(tmp_path)]
-    command += ["build_py", "--build-lib", str(tmp_path / "lib")]
-    process = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
-    assert process.returncode == 0, process.stderr
-    for name in ("few_shot_accuracy.py", "app.py", "README.md", "requirements.txt"):
-        assert (tmp_path / "lib" / METRIC.relative_to(ROOT) / name).read_bytes() == (METRIC / name).read_bytes()

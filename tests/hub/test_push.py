@@ -11,6 +11,7 @@ import torch
 from hub_server import HubServer
 
 from uamix_hf import AudioMAEConfig, AudioMAEFeatureExtractor, AudioMAEModel
+from uamix_hf.evaluation.modules import metric_folder
 from uamix_hf.hub import push
 from uamix_hf.hub.cards import tuned_card
 
@@ -132,11 +133,11 @@ def test_pushed_metric_loads_where_the_package_is_absent(tmp_path: Path) -> None
             process = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
             assert process.returncode == 0, process.stderr
         names = ("README.md", "app.py", "few_shot_accuracy.py", "requirements.txt")
-        expected = {name: (push.METRIC / name).read_bytes() for name in names}
+        expected = {name: (metric_folder("few_shot_accuracy") / name).read_bytes() for name in names}
         assert hub.files("user/few_shot_accuracy", repo_type="space") == expected
         assert hub.unhandled == []
 
 
 def test_a_metric_of_another_name_is_not_pushed() -> None:
-    with pytest.raises(ValueError, match="must be named few_shot_accuracy"):
+    with pytest.raises(ValueError, match="no metric 'accuracy': there are classification_accuracy, few_shot_accuracy"):
         push.push_metric("user/accuracy")

@@ -1,12 +1,13 @@
-"""Uploads: of a finished folder what from_pretrained reads and nothing else, and of the metric."""
+"""Uploads: of a finished folder what from_pretrained reads and nothing else, and of the metrics."""
 
 from pathlib import Path
 
 from huggingface_hub import HfApi
 
+from ..evaluation.modules import metric_folder
+
 # No optimiser, no random state, no pickle: a folder of a run holds them beside these.
 PUBLISHED = ("README.md", "*.json", "*.safetensors", "*.py")
-METRIC = Path(__file__).parents[1] / "evaluation" / "metrics" / "few_shot_accuracy"
 
 
 def published_files(folder: str | Path) -> list[str]:
@@ -45,31 +46,31 @@ def push_metric(
     repo_id: str,
     private: bool | None = None,
     token: str | None = None,
-    commit_message: str = "Upload the metric few_shot_accuracy",
+    commit_message: str = "Upload the metric",
 ) -> str:
-    """Uploads the `evaluate` module `few_shot_accuracy` as a Space, for `evaluate.load(repo_id)` anywhere.
+    """Uploads an `evaluate` module of the package as a Space, for `evaluate.load(repo_id)` anywhere.
 
     Args:
-        repo_id: `few_shot_accuracy`, with or without an owner: `evaluate` looks for a file of the repository's name.
+        repo_id: The metric's name, such as `few_shot_accuracy`, with or without an owner: `evaluate` looks for a file
+            of the repository's name.
 
     Returns:
         Address of the commit.
 
     Raises:
-        ValueError: another name. huggingface_hub.errors.HfHubHTTPError: no right to write, or no connection.
+        ValueError: no metric has that name. huggingface_hub.errors.HfHubHTTPError: no right to write, or no connection.
     """
-    if repo_id.split("/")[-1] != METRIC.name:
-        raise ValueError(f"{repo_id}: evaluate would not find the module, the repository must be named {METRIC.name}.")
+    folder = metric_folder(repo_id.split("/")[-1])
     api = HfApi(token=token)
     repo = api.create_repo(repo_id, repo_type="space", space_sdk="gradio", private=private, exist_ok=True)
     commit = api.upload_folder(
         repo_id=repo.repo_id,
         repo_type="space",
-        folder_path=METRIC,
+        folder_path=folder,
         allow_patterns=["README.md", "requirements.txt", "*.py"],
         commit_message=commit_message,
     )
     return str(commit.commit_url)
 
 
-__all__ = ["METRIC", "PUBLISHED", "published_files", "push_folder", "push_metric"]
+__all__ = ["PUBLISHED", "published_files", "push_folder", "push_metric"]

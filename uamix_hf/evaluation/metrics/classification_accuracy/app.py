@@ -1,0 +1,26 @@
+"""The metric as a page: a table of classified clips in, figures out."""
+
+from pathlib import Path
+
+import evaluate
+import gradio
+
+# Not evaluate's own launch_gradio_widget: it uses what gradio 4 took away.
+EXAMPLE = [[0, 0], [0, 0], [1, 1], [0, 1]]
+metric = evaluate.load(str(Path(__file__).with_name("classification_accuracy.py")))
+columns = list(metric.features)
+
+
+def compute(rows: list[list]) -> dict:
+    """Result for rows in the order of the columns; rows with an empty cell are left out."""
+    filled = [[int(cell) for cell in row] for row in rows if all(cell not in ("", None) for cell in row)]
+    return metric.compute(**{name: [row[place] for row in filled] for place, name in enumerate(columns)})
+
+
+gradio.Interface(
+    fn=compute,
+    inputs=gradio.Dataframe(value=EXAMPLE, headers=columns, datatype="number", type="array"),
+    outputs=gradio.JSON(),
+    title="Classification accuracy",
+    description=metric.description,
+).launch()
