@@ -212,6 +212,21 @@ def test_truncation_keeps_the_head(extractor: AudioMAEFeatureExtractor) -> None:
     torch.testing.assert_close(cut, whole[:, :1024])
 
 
+def test_saved_truncation_is_the_default_of_calls_and_said(tmp_path: Path) -> None:
+    wave = np.random.default_rng(0).normal(0, 0.1, 12 * RATE)
+    AudioMAEFeatureExtractor(truncation=True).save_pretrained(tmp_path)
+    extractor = AutoFeatureExtractor.from_pretrained(tmp_path)
+    assert AutoFeatureExtractor.from_pretrained(tmp_path, truncation=False).truncation is False
+    calls = {choice: extractor(wave, RATE, truncation=choice, return_tensors="pt") for choice in (None, True, False)}
+    assert [call.input_values.shape[1] for call in calls.values()] == [1024, 1024, 1200]
+    assert torch.equal(calls[None].input_values, calls[True].input_values)
+    assert calls[None].attention_mask.shape == (1, 1024)
+    said = "longer than 1024 frames of 10 ms are cut"
+    assert said in warnings_of("extractor.truncation = True; extractor(np.zeros(200_000), sampling_rate=16000)")
+    quiet = "extractor.truncation = True; [extractor(np.zeros(200_000), 16000, truncation=x) for x in (True, False)]"
+    assert said not in warnings_of(quiet)
+
+
 def test_saved_extractor_computes_the_same(tmp_path: Path) -> None:
     extractor = AudioMAEFeatureExtractor(mean=-6.5, std=5.25, max_length=512)
     extractor.save_pretrained(tmp_path)

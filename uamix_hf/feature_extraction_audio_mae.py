@@ -146,6 +146,8 @@ class AudioMAEFeatureExtractor(SequenceFeatureExtractor):
         frame_length, frame_shift: In samples. low_frequency: In Hz. preemphasis: Coefficient.
         return_attention_mask: Default for calls that do not say; where padding is `"max_length"` it is off unless asked
             for, because Audio-MAE attends to its padding.
+        truncation: Default for calls that do not say, as pipelines do not: whether they may cut longer clips to their
+            head, with a warning, or leave it to the model to refuse them.
         fbank_backend: `"torch"` (this module) or `"torchaudio"` (its own Kaldi code, clip by clip, where installed).
     """
 
@@ -166,6 +168,7 @@ class AudioMAEFeatureExtractor(SequenceFeatureExtractor):
         low_frequency: float = 20.0,
         preemphasis: float = 0.97,
         return_attention_mask: bool = True,
+        truncation: bool = False,
         fbank_backend: str = "torch",
         **kwargs,
     ):
@@ -183,6 +186,7 @@ class AudioMAEFeatureExtractor(SequenceFeatureExtractor):
         self.low_frequency = low_frequency
         self.preemphasis = preemphasis
         self.return_attention_mask = return_attention_mask
+        self.truncation = truncation
         if fbank_backend not in ("torch", "torchaudio"):
             raise ValueError(f"fbank_backend={fbank_backend!r}: there are 'torch' and 'torchaudio'.")
         self.fbank_backend = fbank_backend
@@ -250,7 +254,7 @@ class AudioMAEFeatureExtractor(SequenceFeatureExtractor):
         raw_speech: Any,
         sampling_rate: int | None = None,
         padding: bool | str = True,
-        truncation: bool = False,
+        truncation: bool | None = None,
         return_attention_mask: bool | None = None,
         return_tensors: str | None = None,
         device: torch.device | str | None = None,
@@ -264,7 +268,8 @@ class AudioMAEFeatureExtractor(SequenceFeatureExtractor):
             sampling_rate: Of the clips in Hz; must be the extractor's.
             padding: `True` or `"longest"` (to the longest clip, rounded up to a multiple of `patch_size` frames),
                 `"max_length"` (padded or cut to `max_length` frames: Audio-MAE's own arithmetic), or `False`.
-            truncation: Whether clips longer than `max_length` frames are cut to their head.
+            truncation: Whether clips longer than `max_length` frames are cut to their head; the extractor's own
+                `truncation` if None.
             return_attention_mask: Whether to return `attention_mask` (batch, frames), 1 = sound.
             return_tensors: `"pt"`, `"np"` or None (a list of arrays).
             device: Where the spectrograms are computed; a tensor's own device by default.
@@ -288,7 +293,12 @@ class AudioMAEFeatureExtractor(SequenceFeatureExtractor):
         if padding not in (True, False, "longest", "max_length"):
             raise ValueError(f"padding={padding!r}: expected True, 'longest', 'max_length' or False.")
         mels = [self.normalize(mel) for mel in self.log_mels(split_clips(raw_speech), device)]
-        if truncation or padding == "max_length":
+        if truncation is None and self.truncation and max(len(mel) for mel in mels) > self.max_length:
+            logger.warning_once(
+                f"Clips longer than {self.max_length} frames of {1000 * self.frame_shift / self.sampling_rate:g} ms "
+                "are cut to their head: what follows is not heard."
+            )
+        if truncation or (truncation is None and self.truncation) or padding == "max_length":
             mels = [mel[: self.max_length] for mel in mels]
         if padding == "max_length":
             target = self.max_length

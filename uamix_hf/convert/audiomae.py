@@ -190,6 +190,9 @@ def convert_audiomae(
         raise CheckpointError(f"Shapes contradict each other: {'; '.join(wrong)}.")
     model.load_state_dict(state, strict=not report.missing)
     extractor = AudioMAEFeatureExtractor(
-        num_mel_bins=config.num_mel_bins, max_length=config.max_length, patch_size=config.patch_size
+        num_mel_bins=config.num_mel_bins,
+        max_length=config.max_length,
+        patch_size=config.patch_size,
+        truncation=kind is AudioMAEForAudioClassification,  # as transformers' own classifiers hear long recordings
     )
     return model.eval(), extractor, report
