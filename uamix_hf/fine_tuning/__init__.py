@@ -1,6 +1,7 @@
 """Supervised fine-tuning: an encoder and a linear layer on its pooled output, trained together on labelled clips."""
 
 from .arguments import FineTuningArguments
+from .fixmatch import FixMatchArguments, FixMatchCollator, FixMatchTrainer
 from .labels import LabelArguments, Targets, check_training_labels, draw_shots, read_targets, with_labels
 from .models import freeze, make_classifier
 from .predictions import embed_log_mels, predict, predict_logits
@@ -9,6 +10,9 @@ from .trainer import FineTuningTrainer, fine_tune
 __all__ = [
     "FineTuningArguments",
     "FineTuningTrainer",
+    "FixMatchArguments",
+    "FixMatchCollator",
+    "FixMatchTrainer",
     "LabelArguments",
     "Targets",
     "check_training_labels",
