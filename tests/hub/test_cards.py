@@ -2,12 +2,15 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 from huggingface_hub import ModelCard
+from transformers import EvalPrediction
 
 from uamix_hf import __version__
-from uamix_hf.hub.cards import base_licence, converted_card, tuned_card
+from uamix_hf.fine_tuning.metrics import make_compute_metrics
+from uamix_hf.hub.cards import base_licence, converted_card, fine_tuned_card, tuned_card
 from uamix_hf.hub.push import published_files
 
 
@@ -30,6 +33,14 @@ def base(tmp_path: Path) -> Path:
 def tuned(base_model: str, **more) -> ModelCard:
     settings, results = {"temperature": 0.07, "queue_size": 2048}, {"knn_accuracy": "0.81"}
     return tuned_card(base_model, "birds", 1234, settings, results, **more)
+
+
+def fine_tuned(base_model: str, problem_type: str = "single_label_classification", **more) -> ModelCard:
+    fixed = {
+        "label_names": ["wren", "robin"], "settings": {"layer_decay": 0.75, "where": ["fold=1"]},
+        "results": {"eval_accuracy": 0.9, "test_loss": 0.5, "test_accuracy": 0.8, "test_accuracy_wren": 1.0},
+    }  # fmt: skip
+    return fine_tuned_card(base_model, "birds", 1234, problem_type, **fixed | more)
 
 
 @pytest.mark.parametrize("source", ["somebody/vit_audiomae", "pretrained.pth"])
@@ -74,6 +85,81 @@ def test_card_says_what_was_learnt_and_from_which_start(monkeypatch, objective: 
     for card in (start, fresh):
         assert ("contrastive" in card.content) == (objective == "uamix")
         assert ("cluster " in card.text and "2303.05668" in card.text) == (objective == "pseudo_labels")
+
+
+def test_fine_tuned_card_names_base_data_licence_classes_and_what_was_run(base: Path, tmp_path: Path) -> None:
+    card = fine_tuned(str(base), repo_id="me/birds-classifier", dataset="me/birds")
+    card.save(tmp_path / "README.md")
+    loaded = ModelCard.load(tmp_path / "README.md")
+    assert loaded.data.license == "cc-by-nc-4.0"
+    assert loaded.data.library_name == "transformers" and loaded.data.pipeline_tag == "audio-classification"
+    assert loaded.data.datasets == ["me/birds"] and "audio-classification" in loaded.data.tags
+    assert front_matter(card.content) == loaded.data.to_dict()
+    for part in (
+        "contradictory", "# audio-mae, fine-tuned to tell sounds apart\n", "birds, 1234 clips, used with their labels",
+        'pipeline("audio-classification", model="me/birds-classifier"', "## Classes\n\nwren, robin\n",
+        "| layer_decay | 0.75 |\n| where | ['fold=1'] |\n", "| eval_accuracy | 0.9 |\n| test_loss | 0.5 |\n",
+        "| test_accuracy_wren | 1.0 |\n", f"uamix_hf {__version__}, ",
+    ):  # fmt: skip
+        assert part in loaded.text
+    assert str(base.parent) not in loaded.content and "{" not in loaded.text
+
+
+def test_the_hub_is_told_the_figures_of_test_and_validation_rows() -> None:
+    """Read as YAML: those of single classes and losses are no metrics of the Hub's."""
+    (index,) = front_matter(fine_tuned("you/base", repo_id="me/birds-classifier").content)["model-index"]
+    assert index["name"] == "birds-classifier"
+    found = [
+        (entry["task"]["type"], entry["dataset"]["name"], entry["dataset"]["split"], metric["type"], metric["value"])
+        for entry in index["results"]
+        for metric in entry["metrics"]
+    ]
+    expected = [("test", 0.8), ("validation", 0.9)]
+    assert found == [("audio-classification", "birds", split, "accuracy", value) for split, value in expected]
+    without = front_matter(fine_tuned("you/base", results={}).content)
+    assert "model-index" not in without
+
+
+@pytest.mark.parametrize(
+    ("problem_type", "figure", "kind", "says"),
+    [
+        ("multi_label_classification", "mean_average_precision", "mAP", "a clip may have several"),
+        ("regression", "mse", "mse", "# you/base, fine-tuned to predict wren\n"),
+    ],
+)
+def test_fine_tuned_card_says_what_is_predicted(problem_type: str, figure: str, kind: str, says: str) -> None:
+    card = fine_tuned("you/base", problem_type, results={f"eval_{figure}": 0.25, f"eval_{figure}_wren": 1.0})
+    assert says in card.text and "It gives each clip one class." not in card.text
+    (entry,) = front_matter(card.content)["model-index"][0]["results"]
+    assert [(metric["type"], metric["value"]) for metric in entry["metrics"]] == [(kind, 0.25)]
+
+
+def test_every_figure_that_the_trainer_means_goes_to_the_hub() -> None:
+    """Of each kind of problem, all that is not of a single class."""
+    labels = {
+        "single_label_classification": np.arange(2),
+        "multi_label_classification": np.eye(2),
+        "regression": [0, 1],
+    }
+    for problem_type, references in labels.items():
+        logits = np.eye(2)[:, :1] if problem_type == "regression" else np.eye(2)
+        compute = make_compute_metrics(problem_type, ["wren", "robin"])
+        results = compute(EvalPrediction(logits, np.array(references)))
+        card = fine_tuned("you/base", problem_type, results={f"test_{name}": value for name, value in results.items()})
+        (entry,) = front_matter(card.content)["model-index"][0]["results"]
+        told = [metric["value"] for metric in entry["metrics"]]
+        assert told == [value for name, value in results.items() if not name.endswith(("wren", "robin"))]
+
+
+def test_fine_tuned_card_of_random_weights_names_no_base_to_the_hub() -> None:
+    card = fine_tuned("you/base", random_weights=True)
+    assert card.data.base_model is None and fine_tuned("you/base").data.base_model == "you/base"
+    assert "# you/base, trained from random weights to tell sounds apart\n" in card.text
+
+
+def test_names_of_classes_do_not_break_the_tables() -> None:
+    text = fine_tuned("you/base", results={"eval_accuracy_wren|robin\nor both": 0.5}).text
+    assert "| eval_accuracy_wren\\|robin or both | 0.5 |\n" in text
 
 
 def test_tuned_card_of_a_base_on_the_hub(monkeypatch) -> None:

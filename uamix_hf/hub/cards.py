@@ -1,12 +1,12 @@
 """Model cards, generated from what was really run."""
 
 import importlib.metadata
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
-from huggingface_hub import ModelCard, ModelCardData
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from ..version import __version__
 
@@ -15,6 +15,17 @@ TEMPLATES = Path(__file__).parent / "templates"
 AUDIOMAE_LICENCE = "cc-by-nc-4.0"
 OBJECTIVE_TAGS = {"uamix": ["uamix", "contrastive-learning"], "pseudo_labels": ["pseudo-labels"]}
 PACKAGES = ("torch", "transformers", "datasets", "accelerate")
+# What the Hub shows beside a model, by the name of the figure: its kind there, and how it reads.
+FIGURES = {
+    "accuracy": ("accuracy", "accuracy"),
+    "balanced_accuracy": ("accuracy", "balanced accuracy"),
+    "mean_average_precision": ("mAP", "mean average precision"),
+    "micro_average_precision": ("mAP", "micro average precision"),
+    "mse": ("mse", "mean squared error"),
+    "mae": ("mae", "mean absolute error"),
+    "pearson": ("pearsonr", "Pearson correlation"),
+}
+SPLITS = {"test": "test", "eval": "validation"}  # by the prefix of the figure
 
 
 def converted_card(system: str, source: str, architecture: str) -> ModelCard:
@@ -60,23 +71,121 @@ def tuned_card(
         objective: `"uamix"` or `"pseudo_labels"`. random_weights: Whether training started from random weights; the
             card then names no base model to the Hub, but keeps its licence to be safe.
     """
-    local = Path(base_model).exists()
-    card_data = ModelCardData(
-        license=base_licence(base_model), library_name="transformers", pipeline_tag="feature-extraction",
-        base_model=None if local or random_weights else base_model, datasets=[dataset] if dataset else None,
-        tags=["audio", "audio-mae", *OBJECTIVE_TAGS[objective], "few-shot"],
+    card_data = trained_card_data(base_model, dataset, random_weights)
+    card_data.pipeline_tag = "feature-extraction"
+    card_data.tags = ["audio", "audio-mae", *OBJECTIVE_TAGS[objective], "few-shot"]
+    return trained_card(
+        "tuned.md", card_data, base_model, repo_id, settings, results,
+        objective=objective, random_weights=random_weights, data=data, clips=clips,
     )  # fmt: skip
+
+
+def fine_tuned_card(
+    base_model: str,
+    data: str,
+    clips: int,
+    problem_type: str,
+    label_names: Sequence[str],
+    settings: Mapping[str, Any],
+    results: Mapping[str, Any],
+    repo_id: str | None = None,
+    dataset: str | None = None,
+    random_weights: bool = False,
+) -> ModelCard:
+    """Card of a classifier, or of a model of one value, that was fine-tuned on labelled clips.
+
+    Args:
+        base_model: Folder or repository that was fine-tuned. data: Name of the training data. clips: How many.
+        problem_type: As in the model's configuration. label_names: Of the classes, or of the value.
+        settings: Every hyper-parameter that was used.
+        results: Figures measured in the run; those of `make_compute_metrics` that are named as the Trainer does, with
+            the prefix `test_` or (of the rows that may have chosen the best checkpoint) `eval_`, also go to the Hub.
+        repo_id, dataset, random_weights: See [`tuned_card`].
+    """
+    card_data = trained_card_data(base_model, dataset, random_weights)
+    card_data.pipeline_tag = "audio-classification"
+    card_data.tags = ["audio", "audio-mae", "audio-classification"]
+    scores = eval_results(results, data, dataset)
+    if scores:
+        card_data.model_name = (repo_id or f"{base_name(base_model)}, fine-tuned").split("/")[-1]
+        card_data.eval_results = scores
+    return trained_card(
+        "fine_tuned.md", card_data, base_model, repo_id, settings, results,
+        problem_type=problem_type, label_names=list(label_names), random_weights=random_weights, data=data, clips=clips,
+    )  # fmt: skip
+
+
+def eval_results(results: Mapping[str, Any], data: str, dataset: str | None) -> list[EvalResult]:
+    """The figures that the Hub shows, of test rows first."""
+    return [
+        EvalResult(
+            task_type="audio-classification", task_name="Audio classification", dataset_type=dataset or "custom",
+            dataset_name=dataset or data, dataset_split=split, metric_type=kind, metric_name=text,
+            metric_value=results[f"{prefix}_{figure}"],
+        )
+        for prefix, split in SPLITS.items()
+        for figure, (kind, text) in FIGURES.items()
+        if f"{prefix}_{figure}" in results
+    ]  # fmt: skip
+
+
+def base_name(source: str) -> str:
+    """A repository as it is called, a folder without what is before it: nobody else has that."""
+    return Path(source).resolve().name if Path(source).exists() else source
+
+
+def trained_card_data(base_model: str, dataset: str | None, random_weights: bool) -> ModelCardData:
+    local = Path(base_model).exists()
+    return ModelCardData(
+        license=base_licence(base_model), library_name="transformers",
+        base_model=None if local or random_weights else base_model, datasets=[dataset] if dataset else None,
+    )  # fmt: skip
+
+
+def trained_card(
+    template: str,
+    card_data: ModelCardData,
+    base_model: str,
+    repo_id: str | None,
+    settings: Mapping[str, Any],
+    results: Mapping[str, Any],
+    **more: Any,
+) -> ModelCard:
+    """A card of what this package trained: what both kinds say, and `more` for the template of one."""
     return ModelCard.from_template(
         card_data,
-        str(TEMPLATES / "tuned.md"),
+        str(TEMPLATES / template),
         name=repo_id or "PATH/OF/THIS/FOLDER",
-        base_model=Path(base_model).name if local else base_model,
-        licence=card_data.license,
-        objective=objective,
-        random_weights=random_weights,
-        data=data,
-        clips=clips,
-        settings=settings,
-        results=results,
+        base_model=base_name(base_model),
+        licence=describe_licence(card_data.license),
+        settings=table_cells(settings),
+        results=table_cells(results),
         versions={"uamix_hf": __version__} | {package: importlib.metadata.version(package) for package in PACKAGES},
+        **more,
     )
+
+
+def table_cells(rows: Mapping[str, Any]) -> dict[str, str]:
+    """Names and values that may hold what ends a cell of a table: names of classes come from the data."""
+    return {cell_text(name): cell_text(value) for name, value in rows.items()}
+
+
+def cell_text(value: Any) -> str:
+    return " ".join(str(value).split()).replace("|", "\\|")
+
+
+def describe_licence(licence: str | None) -> str:
+    if licence is None:
+        return (
+            "unknown: the base model's card states none. Weights converted from Audio-MAE are to be taken as CC BY-NC "
+            "4.0"
+        )
+    if licence != AUDIOMAE_LICENCE:
+        return f"{licence}, inherited from the base model"
+    return (
+        f"{licence}, inherited from the base model. Where that descends from Audio-MAE, its source is contradictory "
+        "about the licence, and this is the stricter reading"
+    )
+
+
+__all__ = ["base_licence", "converted_card", "fine_tuned_card", "tuned_card"]
