@@ -1,85 +1,86 @@
-"""Pretrain an Audio-MAE on a folder of sound, or go on from a checkpoint:
+"""Pretrain an Audio-MAE on sound without labels, or go on from a checkpoint:
 
 accelerate launch examples/pretrain.py --train_dir recordings --output_dir audio-mae-tiny --preset tiny
+
+Sound that no disk holds is streamed, from folders or from datasets of the Hub:
+
+accelerate launch examples/pretrain.py --dataset_name one/dataset+another/one --streaming --max_steps 100000 \
+    --output_dir audio-mae-base --preset base
+
+docs/pretraining.md says more.
 """
 
+import dataclasses
 import json
-from dataclasses import dataclass, field
+from importlib.util import find_spec
+from itertools import islice
+from pathlib import Path
 from typing import Any
 
-from transformers import AutoFeatureExtractor, HfArgumentParser, TrainingArguments, set_seed
+from transformers import HfArgumentParser, set_seed
 
-from uamix_hf import AudioMAEConfig, AudioMAEFeatureExtractor, AudioMAEForPreTraining
-from uamix_hf.data import DataArguments, LogMelCollator, compute_norm_stats, prepare
-from uamix_hf.trainer import LengthBucketTrainer
-
-
-@dataclass
-class ModelArguments:
-    model_name_or_path: str | None = field(default=None, metadata={"help": "Checkpoint to go on from."})
-    preset: str = field(default="tiny", metadata={"help": "Size from scratch: tiny, small, base or large."})
-    config_overrides: list[str] = field(
-        default_factory=list, metadata={"help": "Fields of the preset to change: NAME=VALUE, values as in JSON."}
-    )
-
-
-@dataclass
-class PretrainingArguments(TrainingArguments):
-    """AdamW and schedule of Audio-MAE (method.md 1.8), with a learning rate for small data."""
-
-    per_device_train_batch_size: int = 32
-    num_train_epochs: float = 100.0
-    learning_rate: float = 1e-3
-    weight_decay: float = 1e-4
-    adam_beta2: float = 0.95
-    lr_scheduler_type: str = "cosine"
-    warmup_steps: float = 0.1
-    roll: bool = field(default=True, metadata={"help": "Whether to turn each clip round by a random time."})
-    gain_alpha: float = field(default=10.0, metadata={"help": "Random gain of Beta(a, a) + 0.5; 0 turns it off."})
-    logging_steps: float = 20
-    save_strategy: str = "epoch"
-    save_total_limit: int | None = 1
-    remove_unused_columns: bool = False
+from uamix_hf import AudioMAEFeatureExtractor
+from uamix_hf.data import DataArguments, HeldOutArguments, compute_norm_stats
+from uamix_hf.data.streaming import AudioStream, StreamingArguments
+from uamix_hf.pretraining import (
+    PretrainingArguments,
+    PretrainingData,
+    PretrainingModelArguments,
+    PretrainingTrainer,
+    pretraining_data,
+    pretraining_model,
+)
 
 
-def overrides(args: ModelArguments) -> dict[str, Any]:
-    """`num_hidden_layers=6` and `decoder_type="local"` as fields of a configuration."""
-    return {name: json.loads(value) for name, value in (item.split("=", 1) for item in args.config_overrides)}
+def save_arguments(parts: tuple[Any, ...], args: PretrainingArguments) -> None:
+    """All that the run was told, and the learning rate that came of it, to arguments.json."""
+    values = {name: value for part in parts for name, value in dataclasses.asdict(part).items()}
+    folder = Path(str(args.output_dir))
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "arguments.json").write_text(json.dumps(values | args.to_dict(), indent=2, default=str) + "\n")
+
+
+def draw_at_checkpoints(trainer: PretrainingTrainer, data: PretrainingData, clips: int) -> None:
+    """Pictures of held-out clips, else of ones that are trained on; none where matplotlib is absent."""
+    if find_spec("matplotlib") is None:
+        print("No pictures of reconstructions: pip install 'uamix_hf[demo]'")
+        return
+    from uamix_hf.pretraining.reconstructions import ReconstructionCallback
+
+    source = data.train if data.held_out is None else data.held_out
+    rows = source.one_pass(0) if isinstance(source, AudioStream) else source
+    trainer.add_callback(ReconstructionCallback(trainer, list(islice(rows, clips))))
 
 
 def main() -> None:
-    parser = HfArgumentParser((ModelArguments, DataArguments, PretrainingArguments))
-    model_args, data_args, training_args = parser.parse_args_into_dataclasses()
-    set_seed(training_args.seed)
-
-    if model_args.model_name_or_path:
-        extractor = AutoFeatureExtractor.from_pretrained(model_args.model_name_or_path)
-        model = AudioMAEForPreTraining.from_pretrained(model_args.model_name_or_path)
-    else:
-        extractor = AudioMAEFeatureExtractor()
-        model = AudioMAEForPreTraining(AudioMAEConfig.preset(model_args.preset, **overrides(model_args)))
-    with training_args.main_process_first(desc="log-mels"):
-        data = prepare(data_args, extractor)
-    if not model_args.model_name_or_path:
-        mean, std = compute_norm_stats(data.dataset, extractor)
-        extractor = AudioMAEFeatureExtractor(mean=mean, std=std, max_length=model.config.max_length)
-
-    trainer = LengthBucketTrainer(
-        model=model,
-        args=training_args,
-        train_dataset=data.dataset,
-        data_collator=LogMelCollator(
-            extractor,
-            model.config.max_length,
-            normalize=True,
-            roll=training_args.roll,
-            gain_alpha=training_args.gain_alpha,
-        ),
-        processing_class=extractor,
+    parser = HfArgumentParser(
+        (PretrainingModelArguments, DataArguments, StreamingArguments, HeldOutArguments, PretrainingArguments)
     )
-    trainer.train(resume_from_checkpoint=training_args.resume_from_checkpoint)
+    *parts, args = parser.parse_args_into_dataclasses()
+    model_args, data_args, streaming_args, held_out_args = parts
+    set_seed(args.seed)
+
+    model, extractor = pretraining_model(model_args)
+    max_frames = model.config.max_length
+    data = pretraining_data(data_args, streaming_args, held_out_args, args, extractor, max_frames)
+    if not model_args.model_name_or_path:
+        mean, std = compute_norm_stats(data.sample, extractor)
+        extractor = AudioMAEFeatureExtractor(**extractor.to_dict() | {"mean": mean, "std": std})
+
+    trainer = PretrainingTrainer(model, args, data.train, extractor, data.held_out)
+    if args.reconstructions:
+        draw_at_checkpoints(trainer, data, args.reconstructions)
+    if trainer.is_world_process_zero():
+        save_arguments(tuple(parts), args)
+        print(f"Learning rate {args.learning_rate:.4g} for {args.clips_per_step} clips a step")
+    trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
     trainer.save_model()
-    data.report_skipped()
+    if data.held_out is not None:
+        trainer.save_metrics("eval", trainer.evaluate())
+    if isinstance(data.train, AudioStream):
+        skipped = trainer.accelerator.reduce(data.train.skipped.to(args.device))
+        if trainer.is_world_process_zero() and skipped:
+            print(f"{int(skipped)} recordings were left out.")
 
 
 if __name__ == "__main__":

@@ -9,7 +9,8 @@ launch="accelerate launch --num_processes 1 --num_machines 1 --mixed_precision n
 
 $launch "$here/examples/pretrain.py" --train_dir $folders --where $rows --output_dir "$out/pretrained" \
     --preset tiny --config_overrides 'position_layout="time_freq"' 'norm_pix_loss=false' 'pooling="mean_time"' \
-    --num_train_epochs 60 --per_device_train_batch_size 16 --save_strategy no --report_to none
+    --num_train_epochs 60 --per_device_train_batch_size 16 --learning_rate 1e-3 --warmup_steps 0.1 --max_grad_norm 1 \
+    --save_strategy no --report_to none
 uamix-hf export "$out/pretrained" "$out/audio-mae-tiny"
 $launch "$here/examples/tune.py" --model_name_or_path "$out/audio-mae-tiny" --train_dir $folders --where $rows \
     --output_dir "$out/tuned" --save_strategy no --report_to none --seed 0 --max_steps 240 --head_steps 30 \

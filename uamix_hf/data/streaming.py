@@ -1,0 +1,204 @@
+"""Folders and Hub datasets read as they come, without a cache: for more sound than a disk holds."""
+
+import hashlib
+import logging
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import count
+from typing import Any
+
+import fsspec
+import numpy as np
+import torch
+from datasets import Audio, Dataset, Features, IterableDataset, Value, load_dataset
+from datasets.distributed import split_dataset_by_node
+from torch.utils.data import get_worker_info
+
+from ..audio import AudioInputError, describe
+from ..feature_extraction_audio_mae import AudioMAEFeatureExtractor
+from .log_mels import read_log_mel
+from .metadata import DataError
+from .recordings import came_with, conditions_of, foreign_file
+
+logger = logging.getLogger(__name__)
+
+ROWS = Features({"audio": Audio(decode=False), "source": Value("string")})
+# Parts that a folder's table is cut into, whose order changes with each pass; enough to be shared by many processes.
+MOST_SHARDS = 1024
+
+
+@dataclass
+class StreamingArguments:
+    """How sound is read that is not cached."""
+
+    streaming: bool = field(
+        default=False,
+        metadata={
+            "help": "Whether to decode recordings as they come, pass after pass, and cache nothing. Several datasets "
+            "of the Hub, joined by +, are then read in turns."
+        },
+    )
+    shuffle_buffer: int = field(
+        default=1000, metadata={"help": "Clips held in memory to be shuffled; one of 10 s takes 0.25 MB."}
+    )
+    shortest_rest: int = field(
+        default=100,
+        metadata={"help": "Frames (10 ms) that what is left of a long recording must have to be a clip of its own."},
+    )
+    statistics_clips: int = field(
+        default=1000, metadata={"help": "Clips that mean and standard deviation are computed of, from scratch."}
+    )
+    eval_split: str | None = field(
+        default=None, metadata={"help": "Split of a streamed dataset of the Hub to evaluate on; it is cached."}
+    )
+
+    def __post_init__(self) -> None:
+        for name in ("shuffle_buffer", "shortest_rest", "statistics_clips"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)}: at least 1.")
+
+
+class AudioStream(torch.utils.data.IterableDataset):
+    """
+    Clips without end: all windows of all recordings, in a new order in each pass.
+
+    A clip has `log_mel` (frames, mel bins) float16, as the cache holds it, and `sample_id`, a hash of where it is from
+    that is the same in every run. A long recording gives windows of `max_frames`; what is left counts where it has at
+    least `shortest_rest` frames. The same seed gives the same order, so that a run resumes by reading up to where it
+    stopped.
+
+    Args:
+        rows: Columns `audio` (undecoded) and `source` (what names the row). Of several processes, each reads its share.
+        on_error: `"raise"`, or `"skip"` to leave unreadable recordings out; their number is in `skipped` ().
+
+    Raises:
+        AudioInputError: an unreadable recording (`on_error="raise"`). DataError: none at all could be read.
+    """
+
+    def __init__(
+        self,
+        rows: IterableDataset,
+        feature_extractor: AudioMAEFeatureExtractor,
+        max_frames: int,
+        args: StreamingArguments,
+        on_error: str = "raise",
+        seed: int = 0,
+        rank: int = 0,
+        world_size: int = 1,
+    ):
+        self.rows = split_dataset_by_node(rows, rank, world_size)
+        self.feature_extractor = feature_extractor
+        self.max_frames = max_frames
+        self.args = args
+        self.on_error = on_error
+        self.seed = seed
+        # Unreadable recordings of this process's share of the first pass; shared, since loaders' workers count, too.
+        self.skipped = torch.zeros((), dtype=torch.int64).share_memory_()
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        worker = get_worker_info()
+        for number in count():
+            clip = None
+            rng = np.random.default_rng([self.seed, number])
+            for clip in shuffled(self.one_pass(number), self.args.shuffle_buffer, rng):
+                yield clip
+            if clip is None:
+                if worker is None or worker.num_workers == 1:
+                    raise DataError("Not one recording of the stream could be used: see the warnings above.")
+                return  # more workers than shards
+
+    def one_pass(self, number: int) -> Iterator[dict[str, Any]]:
+        """All clips of a pass once, windows of a recording one after the other."""
+        self.rows.set_epoch(1 + self.seed * 1_000_003 + number)  # other than 0, it shuffles the shards
+        for row in self.rows:
+            try:
+                audio = with_bytes(row["audio"])
+                log_mel = torch.from_numpy(read_log_mel(audio, self.feature_extractor))
+            except AudioInputError as error:
+                if self.on_error == "raise":
+                    raise
+                if number == 0:  # others come to the same recordings later
+                    self.skipped += 1
+                    logger.warning("Left out: %s", error)
+                continue
+            name = row["source"].encode() + hashlib.sha256(audio["bytes"] or b"").digest()
+            for start in range(0, len(log_mel), self.max_frames):
+                window = log_mel[start : start + self.max_frames]
+                if start == 0 or len(window) >= self.args.shortest_rest:
+                    digest = hashlib.sha256(name + start.to_bytes(8, "big")).digest()
+                    # A copy: in the buffer, a window must not hold the whole recording.
+                    yield {"log_mel": window.clone(), "sample_id": int.from_bytes(digest[:8], "big") >> 1}
+
+
+def shuffled(clips: Iterable[Any], size: int, rng: np.random.Generator) -> Iterator[Any]:
+    """All clips once, each in a random place among about the next `size`."""
+    buffer: list[Any] = []
+    for clip in clips:
+        if len(buffer) < size:
+            buffer.append(clip)
+            continue
+        place = int(rng.integers(size))
+        yield buffer[place]
+        buffer[place] = clip
+    for place in rng.permutation(len(buffer)):
+        yield buffer[place]
+
+
+def with_bytes(audio: Mapping[str, Any]) -> dict[str, Any]:
+    """A value of an audio column; what lies at a dataset's own address is fetched.
+
+    Raises:
+        AudioInputError: it cannot be fetched.
+    """
+    if audio["bytes"] is not None or "://" not in (audio["path"] or ""):
+        return dict(audio)
+    try:
+        with fsspec.open(audio["path"], "rb") as file:
+            return {"bytes": file.read(), "path": audio["path"]}
+    except (OSError, ValueError) as error:
+        raise AudioInputError(f"{describe(audio)}: cannot be fetched ({error}).") from error
+
+
+def folder_rows(recordings: Dataset, seed: int) -> IterableDataset:
+    """Rows of a table of [`load_recordings`] to be streamed, shuffled as a whole."""
+    order = np.random.default_rng(seed).permutation(len(recordings))
+    audio, numbers, names = (recordings[column][:] for column in ("audio", "sample_id", "file_name"))
+    columns = {"audio": [audio[row] for row in order], "source": [f"{numbers[row]}/{names[row]}" for row in order]}
+    return Dataset.from_dict(columns, features=ROWS).to_iterable_dataset(num_shards=min(len(order), MOST_SHARDS))
+
+
+def hub_rows(name: str, split: str, audio_column: str, where: Sequence[str]) -> IterableDataset:
+    """Rows of a dataset of the Hub to be streamed.
+
+    Raises:
+        DataError: no such column, or it holds no sound; while reading, a row that names a file elsewhere.
+    """
+    rows = load_dataset(name, split=split, streaming=True)
+    features = rows.features
+    if features is None:
+        raise DataError(f"{name} does not say which columns it has, so it cannot be streamed: leave out --streaming.")
+    conditions = conditions_of(where)
+    for column in (audio_column, *(column for column, _ in conditions)):
+        if column not in features:
+            raise DataError(f"{name} has no column {column!r}, only {', '.join(features)}.")
+    if not isinstance(features[audio_column], Audio):
+        raise DataError(f"Column {audio_column!r} of {name} holds no sound but {features[audio_column]}.")
+
+    def text(row: Mapping[str, Any], column: str) -> str:
+        value, feature = row[column], features[column]
+        return "" if value is None else feature.int2str(value) if hasattr(feature, "int2str") else str(value)
+
+    def named(row: Mapping[str, Any]) -> dict[str, Any]:
+        audio = row[audio_column] or {"bytes": None, "path": None}
+        path = audio["path"] or ""
+        if audio["bytes"] is None and path and not came_with(path, name):
+            raise foreign_file(path, name)
+        return {"audio": audio, "source": f"{name}/{split}/{path}"}
+
+    rows = rows.decode(False)
+    if conditions:
+        rows = rows.filter(lambda row: all(text(row, column) in wanted for column, wanted in conditions))
+    return rows.map(named, remove_columns=list(features), features=ROWS)
+
+
+__all__ = ["AudioStream", "StreamingArguments", "folder_rows", "hub_rows"]

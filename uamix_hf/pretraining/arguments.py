@@ -1,0 +1,58 @@
+"""Arguments of pretraining: Audio-MAE's optimiser and schedule, scaled by the batch."""
+
+from dataclasses import dataclass, field
+
+from transformers import TrainingArguments
+
+from ..trainer import choose_backend
+
+# Clips that the base learning rate is for (method.md 1.8).
+BASE_BATCH = 256
+
+
+@dataclass
+class PretrainingArguments(TrainingArguments):
+    """
+    transformers' arguments, with the defaults of Audio-MAE's pretraining (method.md 1.8): AdamW, linear warm-up in 3 of
+    33 epochs, then half a cosine to 0, no clipping; its augmentation (method.md 1.1), with the roll that was meant.
+
+    `learning_rate` is the peak. Unless it is given, it is `base_learning_rate * clips per step / 256`, over all
+    processes and accumulated batches.
+    """
+
+    base_learning_rate: float = field(
+        default=2e-4, metadata={"help": "Peak learning rate for 256 clips a step; scaled to the clips that there are."}
+    )
+    learning_rate: float | None = field(  # type: ignore[assignment]
+        default=None, metadata={"help": "Peak learning rate, whatever the batch; wins over base_learning_rate."}
+    )
+    roll: bool = field(default=True, metadata={"help": "Whether to turn each clip round by a random time."})
+    gain_alpha: float = field(default=10.0, metadata={"help": "Random gain of Beta(a, a) + 0.5; 0 turns it off."})
+    reconstructions: int = field(
+        default=4, metadata={"help": "Clips to draw at each checkpoint; 0 for none. Needs matplotlib."}
+    )
+
+    per_device_train_batch_size: int = field(default=32, metadata={"help": "Clips per step and process."})
+    num_train_epochs: float = field(default=33.0, metadata={"help": "Epochs; max_steps wins over them."})
+    weight_decay: float = field(default=1e-4, metadata={"help": "Weight decay of matrices."})
+    adam_beta2: float = field(default=0.95, metadata={"help": "Second moment of AdamW."})
+    lr_scheduler_type: str = field(default="cosine", metadata={"help": "Schedule of the learning rate."})
+    warmup_steps: float = field(default=3 / 33, metadata={"help": "Steps of warm-up, or their share below 1."})
+    max_grad_norm: float = field(default=0.0, metadata={"help": "Norm that gradients are clipped to; 0: they are not."})
+    logging_steps: float = field(default=20, metadata={"help": "Steps between logs."})
+    save_total_limit: int | None = field(default=1, metadata={"help": "Checkpoints to keep."})
+    remove_unused_columns: bool = field(default=False, metadata={"help": "The collator reads the columns."})
+
+    def __post_init__(self) -> None:
+        choose_backend(self)
+        super().__post_init__()
+        if self.learning_rate is None:
+            self.learning_rate = self.base_learning_rate * self.clips_per_step / BASE_BATCH
+
+    @property
+    def clips_per_step(self) -> int:
+        """Of one update of the weights, over all processes and accumulated batches."""
+        return self.train_batch_size * self.world_size * self.gradient_accumulation_steps
+
+
+__all__ = ["PretrainingArguments"]

@@ -1,0 +1,117 @@
+"""What pretraining learns from and is evaluated on: cached log-mels, or a stream."""
+
+import dataclasses
+from collections.abc import Iterable
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+from datasets import Dataset, concatenate_datasets, interleave_datasets
+
+from ..data import (
+    DataArguments,
+    DataError,
+    HeldOutArguments,
+    PreparedData,
+    as_groups,
+    cached_log_mels,
+    column_as_text,
+    hold_out,
+    load_recordings,
+    prepare,
+)
+from ..data.streaming import AudioStream, StreamingArguments, folder_rows, hub_rows
+from ..feature_extraction_audio_mae import AudioMAEFeatureExtractor
+from .arguments import PretrainingArguments
+
+
+@dataclass
+class PretrainingData:
+    """
+    Args:
+        train: Of `cached_log_mels`, or a stream of this process's share. held_out: Of `cached_log_mels`, if any.
+        sample: A finite number of clips to compute statistics of, the same on all processes.
+    """
+
+    train: Dataset | AudioStream
+    held_out: Dataset | None
+    sample: Iterable[Any]
+
+
+def pretraining_data(
+    data_args: DataArguments,
+    streaming_args: StreamingArguments,
+    held_out_args: HeldOutArguments,
+    args: PretrainingArguments,
+    feature_extractor: AudioMAEFeatureExtractor,
+    max_frames: int,
+) -> PretrainingData:
+    """What the flags name.
+
+    Args:
+        max_frames: Of a clip, the model's `max_length`.
+
+    Raises:
+        DataError: missing folder, column or rows, nothing held out or nothing left. ValueError: flags that contradict
+            each other. AudioInputError: an unreadable recording that is cached, unless they are skipped.
+    """
+    if streaming_args.eval_split and not (streaming_args.streaming and data_args.dataset_name):
+        raise ValueError(
+            "eval_split is for streamed datasets of the Hub: hold rows out with --eval_where or --eval_share."
+        )
+    if streaming_args.streaming:
+        return streamed(data_args, streaming_args, held_out_args, args, feature_extractor, max_frames)
+    with args.main_process_first(desc="log-mels"):
+        data = prepare(data_args, feature_extractor)
+    if args.process_index == 0:
+        data.report_skipped()
+    train, held_out = hold_out(data, held_out_args, args.seed)
+    return PretrainingData(train.dataset, held_out.dataset if held_out else None, train.dataset)
+
+
+def streamed(
+    data_args: DataArguments,
+    streaming_args: StreamingArguments,
+    held_out_args: HeldOutArguments,
+    args: PretrainingArguments,
+    feature_extractor: AudioMAEFeatureExtractor,
+    max_frames: int,
+) -> PretrainingData:
+    if args.max_steps <= 0:
+        raise ValueError("A stream has no end: say with --max_steps how long to train.")
+    for name in ("save_strategy", "eval_strategy", "logging_strategy"):
+        if getattr(args, name) == "epoch":
+            raise ValueError(f"A stream has no epochs: --{name} steps.")
+    seed = args.seed if args.data_seed is None else args.data_seed
+    on_error, held_out = data_args.on_error, None
+    if data_args.dataset_name:
+        if held_out_args.eval_where or held_out_args.eval_share:
+            raise DataError("Rows of a stream of the Hub cannot be held out: name a split of it with --eval_split.")
+        names = data_args.dataset_name.split("+")
+        streams = [hub_rows(name, data_args.dataset_split, data_args.audio_column, data_args.where) for name in names]
+        rows = interleave_datasets(streams, stopping_strategy="all_exhausted_without_replacement")
+        if streaming_args.eval_split:
+            splits = [
+                dataclasses.replace(data_args, dataset_name=name, dataset_split=streaming_args.eval_split)
+                for name in names
+            ]
+            with args.main_process_first(desc="log-mels"):
+                held_out = concatenate_datasets([prepare(split, feature_extractor).dataset for split in splits])
+    else:
+        recordings = load_recordings(data_args.train_dir, where=data_args.where)
+        groups = as_groups(column_as_text(recordings, data_args.group_column)) if data_args.group_column else None
+        # Not decoded yet: the rows to stream, and the few to cache.
+        train, held = hold_out(PreparedData(recordings, [], groups, {}, recordings), held_out_args, args.seed)
+        rows = folder_rows(train.recordings, seed)
+        if held:
+            with args.main_process_first(desc="log-mels"):
+                held_out = cached_log_mels(held.recordings, feature_extractor, on_error, data_args.cache_dir).dataset
+
+    def stream(rank: int, world_size: int) -> AudioStream:
+        return AudioStream(rows, feature_extractor, max_frames, streaming_args, on_error, seed, rank, world_size)
+
+    sample = islice(stream(0, 1).one_pass(0), streaming_args.statistics_clips)
+    return PretrainingData(stream(args.process_index, args.world_size), held_out, sample)
+
+
+__all__ = ["PretrainingData", "pretraining_data"]
