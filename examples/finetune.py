@@ -3,7 +3,8 @@
 python examples/finetune.py --model_name_or_path audio-mae --train_dir recordings --label_column label \
     --eval_share 0.2 --output_dir classifier
 
-`--label_separator ';'` for clips of several classes, `--problem_type regression` for a column of numbers.
+`--label_separator ';'` for clips of several classes, `--problem_type regression` for a column of numbers, `--k_shot 5
+--fixmatch true` for few labels and many clips without.
 """
 
 import dataclasses
@@ -22,11 +23,14 @@ from uamix_hf.data import DataArguments, HeldOutArguments, PreparedData, hold_ou
 from uamix_hf.fine_tuning import (
     FineTuningArguments,
     FineTuningTrainer,
+    FixMatchArguments,
+    FixMatchTrainer,
     LabelArguments,
     check_training_labels,
     draw_shots,
     make_classifier,
     read_targets,
+    unlabelled_clips,
     with_labels,
 )
 from uamix_hf.fine_tuning.metrics import confusion_picture
@@ -75,8 +79,10 @@ def own_settings(*arguments: Any) -> dict[str, Any]:
 
 
 def main() -> None:
-    parser = HfArgumentParser((ModelArguments, DataArguments, HeldOutArguments, LabelArguments, FineTuningArguments))
-    model_args, data_args, held_out_args, label_args, training_args = parser.parse_args_into_dataclasses()
+    parser = HfArgumentParser(
+        (ModelArguments, DataArguments, HeldOutArguments, LabelArguments, FixMatchArguments, FineTuningArguments)
+    )
+    model_args, data_args, held_out_args, label_args, fixmatch, training_args = parser.parse_args_into_dataclasses()
     set_seed(training_args.seed)
     os.makedirs(training_args.output_dir, exist_ok=True)
 
@@ -96,8 +102,12 @@ def main() -> None:
     held_out = {name: part.dataset for name, part in parts.items() if part is not None}
     labels = {name: np.asarray(part["labels"][:]) for name, part in held_out.items()}
     check_training_labels(np.asarray(train.dataset["labels"][:]), labels, targets)
+    labelled = train
     if label_args.k_shot is not None:
-        train = draw_shots(train, targets, label_args.k_shot, training_args.seed)
+        labelled = draw_shots(train, targets, label_args.k_shot, training_args.seed)
+    if fixmatch.fixmatch:
+        with training_args.main_process_first(desc="log-mels"):
+            unlabelled = unlabelled_clips(fixmatch, data_args, extractor, train, labelled)
 
     model = make_classifier(
         load_encoder(model_args, source),
@@ -108,7 +118,11 @@ def main() -> None:
     extractor.truncation = True  # as transformers' own classifiers, for pipelines on long recordings
     # The run's folder holds optimiser and random states; only the finished model is uploaded, below.
     local_args = dataclasses.replace(training_args, push_to_hub=False)
-    trainer = FineTuningTrainer(model, local_args, train.dataset, extractor, held_out.get("eval"))
+    common = (model, local_args, labelled.dataset, extractor)
+    if fixmatch.fixmatch:
+        trainer = FixMatchTrainer(*common, unlabelled, fixmatch, eval_dataset=held_out.get("eval"))
+    else:
+        trainer = FineTuningTrainer(*common, eval_dataset=held_out.get("eval"))
     trainer.train(resume_from_checkpoint=training_args.resume_from_checkpoint)
     output = Path(training_args.output_dir)
     if trainer.is_world_process_zero():
@@ -118,7 +132,7 @@ def main() -> None:
     found = {name: trainer.predict(part, metric_key_prefix=name) for name, part in held_out.items()}
     if not trainer.is_world_process_zero():
         return
-    settings = own_settings(label_args, held_out_args, trainer.args) | {
+    settings = own_settings(label_args, held_out_args, fixmatch, trainer.args) | {
         "pooling": model.config.pooling,
         "test_where": model_args.test_where,
         "max_steps": training_args.max_steps,
@@ -133,7 +147,7 @@ def main() -> None:
         "data": data_args.source,
         "problem_type": targets.problem_type,
         "label_names": targets.names,
-        "clips": {"train": len(train.dataset)} | {name: len(part) for name, part in held_out.items()},
+        "clips": {"train": len(labelled.dataset)} | {name: len(part) for name, part in held_out.items()},
         "results": results,
         "settings": settings,
         "versions": {package: importlib.metadata.version(package) for package in PACKAGES},
@@ -149,7 +163,7 @@ def main() -> None:
     card = fine_tuned_card(
         base_model=model_args.model_name_or_path,
         data=data_args.source,
-        clips=len(train.dataset),
+        clips=len(labelled.dataset),
         problem_type=targets.problem_type,
         label_names=targets.names,
         settings=settings,

@@ -278,3 +278,31 @@ def test_a_label_column_is_asked_for(base: Path, sounds: Path, tmp_path: Path, m
     monkeypatch.setattr(sys, "argv", ["finetune.py", *flags[:place], *flags[place + 2 :]])
     with pytest.raises(DataError, match="Give --label_column"):
         runpy.run_path(str(ROOT / "examples" / "finetune.py"), run_name="__main__")
+
+
+# --- few labels and many clips without
+
+
+def test_fixmatch_learns_from_the_training_rows_that_k_shot_leaves_out(finetune) -> None:
+    folder, results = finetune(
+        *FAST, *AT_THE_END, "--k_shot", 3, "--fixmatch", "true", "--confidence_threshold", 0.5, "--max_steps", 4,
+        "--unlabelled_ratio", 2, "--logging_steps", 1, "--test_where", "fold=2",
+    )  # fmt: skip
+    assert results["clips"] == {"train": 9, "test": 9, "eval": 9}
+    assert results["settings"]["fixmatch"] and results["settings"]["confidence_threshold"] == 0.5
+    assert "confidence_threshold" in (folder / "README.md").read_text()
+    assert AutoModelForAudioClassification.from_pretrained(folder).config.num_labels == 3
+
+
+def test_fixmatch_takes_folders_without_labels(finetune, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    other.mkdir()
+    for number in range(5):
+        soundfile.write(other / f"{number}.wav", WAVES[number], 16_000)
+    flags = [*FAST, *AT_THE_END, "--fixmatch", "true", "--unlabelled_dir", other, "--max_steps", 2]
+    assert finetune(*flags)[1]["clips"]["train"] == 27
+
+
+def test_fixmatch_without_clips_is_refused_before_training(finetune) -> None:
+    with pytest.raises(DataError, match="all training rows are labelled"):
+        finetune("--fixmatch", "true")

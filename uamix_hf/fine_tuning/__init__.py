@@ -1,7 +1,7 @@
 """Supervised fine-tuning: an encoder and a linear layer on its pooled output, trained together on labelled clips."""
 
 from .arguments import FineTuningArguments
-from .fixmatch import FixMatchArguments, FixMatchCollator, FixMatchTrainer
+from .fixmatch import FixMatchArguments, FixMatchCollator, FixMatchTrainer, unlabelled_clips
 from .labels import LabelArguments, Targets, check_training_labels, draw_shots, read_targets, with_labels
 from .models import freeze, make_classifier
 from .predictions import embed_log_mels, predict, predict_logits
@@ -24,5 +24,6 @@ __all__ = [
     "predict",
     "predict_logits",
     "read_targets",
+    "unlabelled_clips",
     "with_labels",
 ]

@@ -12,7 +12,7 @@ import torch
 from datasets import Dataset
 from torch.nn import functional as F
 
-from ..data import DataError
+from ..data import DataArguments, DataError, PreparedData, prepare
 from ..feature_extraction_audio_mae import AudioMAEFeatureExtractor
 from ..modeling_audio_mae import AudioMAEForAudioClassification
 from ..tuning.views import random_equalizer, random_resized_crop
@@ -56,6 +56,27 @@ class FixMatchArguments:
             raise ValueError(f"unlabelled_weight={self.unlabelled_weight} is negative.")
         if self.strong_resize_time < 1 or self.strong_resize_mel < 1 or self.strong_equalizer_db < 0:
             raise ValueError("strong_resize_time and strong_resize_mel are at least 1, strong_equalizer_db at least 0.")
+
+
+def unlabelled_clips(
+    args: FixMatchArguments,
+    data_args: DataArguments,
+    feature_extractor: AudioMAEFeatureExtractor,
+    train: PreparedData,
+    labelled: PreparedData,
+) -> Dataset:
+    """Log-mels of the folders that `args` names, or else of the training rows that are not among the labelled ones.
+
+    Raises:
+        DataError: there are none. AudioInputError: an unreadable recording, unless `data_args` skips them.
+    """
+    if args.unlabelled_dir:
+        folders = DataArguments(args.unlabelled_dir, on_error=data_args.on_error, cache_dir=data_args.cache_dir)
+        return prepare(folders, feature_extractor).dataset
+    rest = ~np.isin(train.dataset["sample_id"][:], labelled.dataset["sample_id"][:])
+    if not rest.any():
+        raise DataError("fixmatch: all training rows are labelled. Give unlabelled_dir, or lower k_shot.")
+    return train.dataset.select(np.flatnonzero(rest))
 
 
 class FixMatchCollator(FineTuningCollator):
@@ -137,7 +158,7 @@ class FixMatchTrainer(FineTuningTrainer):
         if config.problem_type != "single_label_classification":
             raise ValueError(f"fixmatch: of {config.problem_type}, the model is never sure of one class.")
         if len(unlabelled) == 0:
-            raise DataError("fixmatch: there is no clip without label. Give unlabelled_dir, or lower k_shot.")
+            raise DataError("fixmatch: there is no clip without label.")
         super().__init__(model, args, train_dataset, feature_extractor, eval_dataset, **kwargs)
         self.fixmatch = fixmatch
         self.data_collator = FixMatchCollator(
@@ -185,4 +206,4 @@ def join(one: Mapping[str, Any], other: Mapping[str, Any], padding_value: float)
     return {"input_values": torch.cat(values), "attention_mask": torch.cat(masks)}
 
 
-__all__ = ["FixMatchArguments", "FixMatchCollator", "FixMatchTrainer"]
+__all__ = ["FixMatchArguments", "FixMatchCollator", "FixMatchTrainer", "unlabelled_clips"]
