@@ -306,3 +306,14 @@ def test_fixmatch_takes_folders_without_labels(finetune, tmp_path: Path) -> None
 def test_fixmatch_without_clips_is_refused_before_training(finetune) -> None:
     with pytest.raises(DataError, match="all training rows are labelled"):
         finetune("--fixmatch", "true")
+
+
+def test_fixmatch_resumes_as_if_it_had_never_stopped(finetune, tmp_path: Path) -> None:
+    flags = ["--k_shot", 4, "--fixmatch", "true", "--confidence_threshold", 0.4, "--max_steps", 5, "--save_strategy",
+             "steps", "--save_steps", 3, "--save_total_limit", 9, "--eval_strategy", "no", "--load_best_model_at_end", "false",
+             "--per_device_train_batch_size", 5]  # fmt: skip
+    whole, _ = finetune(*flags, output=tmp_path / "whole")
+    shutil.copytree(whole / "checkpoint-3", tmp_path / "part" / "checkpoint-3")
+    part, _ = finetune(*flags, "--resume_from_checkpoint", "true", output=tmp_path / "part")
+    expected, actual = (load_file(folder / "model.safetensors") for folder in (whole, part))
+    assert all(torch.equal(value, actual[name]) for name, value in expected.items())
