@@ -17,6 +17,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from datasets import Dataset
 from transformers import HfArgumentParser, set_seed
 
 from uamix_hf import AudioMAEFeatureExtractor
@@ -47,9 +48,10 @@ def draw_at_checkpoints(trainer: PretrainingTrainer, data: PretrainingData, clip
         return
     from uamix_hf.pretraining.reconstructions import ReconstructionCallback
 
-    source = data.train if data.held_out is None else data.held_out
-    rows = source.one_pass(0) if isinstance(source, AudioStream) else source
-    trainer.add_callback(ReconstructionCallback(trainer, list(islice(rows, clips))))
+    source = data.sample() if data.held_out is None else data.held_out
+    if isinstance(source, Dataset):  # clips of one class often follow one another
+        source = source.select(range(0, len(source), max(1, len(source) // clips)))
+    trainer.add_callback(ReconstructionCallback(trainer, list(islice(source, clips))))
 
 
 def main() -> None:
@@ -64,7 +66,7 @@ def main() -> None:
     max_frames = model.config.max_length
     data = pretraining_data(data_args, streaming_args, held_out_args, args, extractor, max_frames)
     if not model_args.model_name_or_path:
-        mean, std = compute_norm_stats(data.sample, extractor)
+        mean, std = compute_norm_stats(data.sample(), extractor)
         extractor = AudioMAEFeatureExtractor(**extractor.to_dict() | {"mean": mean, "std": std})
 
     trainer = PretrainingTrainer(model, args, data.train, extractor, data.held_out)

@@ -13,6 +13,7 @@ import pytest
 import soundfile
 import torch
 from hub_server import HubServer
+from processes import launch
 from safetensors.torch import load_file
 from toy_sounds import tones
 from transformers import ASTConfig, ASTModel, AutoFeatureExtractor, AutoModel
@@ -21,8 +22,6 @@ from uamix_hf import AudioEmbedder, AudioMAEConfig, AudioMAEFeatureExtractor, Au
 from uamix_hf.data import load_recordings
 
 ROOT = Path(__file__).parents[2]
-LAUNCH = [sys.executable, "-m", "accelerate.commands.launch", "--num_machines", "1", "--mixed_precision", "no",
-          "--dynamo_backend", "no"]  # fmt: skip
 HEAD_STEPS, STEPS, SAVED = 4, 24, 12
 SMALL = ["--projector_hidden_size", 64, "--projection_size", 32, "--predictor_hidden_size", 64]
 PULL = """
@@ -36,17 +35,6 @@ inputs = extractor(np.load(sys.argv[1]), sampling_rate=16000, return_tensors="pt
 with torch.no_grad():
     np.save(sys.argv[2], model(**inputs).pooler_output.numpy())
 """
-
-
-def launch(script: str, *arguments: object, environment: dict[str, str] | None = None, processes: int = 1) -> str:
-    """Runs a script under accelerate and returns what it printed."""
-    several = ["--multi_gpu"] if processes > 1 else []  # `--cpu` would run a single process and not say so
-    command = [*LAUNCH, *several, "--num_processes", str(processes), str(script), *map(str, arguments)]
-    done = subprocess.run(
-        command, env=os.environ | {"OMP_NUM_THREADS": "1"} | (environment or {}), capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr[-4000:]
-    return done.stdout
 
 
 @pytest.fixture(scope="module")

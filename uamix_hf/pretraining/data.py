@@ -1,7 +1,7 @@
 """What pretraining learns from and is evaluated on: cached log-mels, or a stream."""
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -30,12 +30,12 @@ class PretrainingData:
     """
     Args:
         train: Of `cached_log_mels`, or a stream of this process's share. held_out: Of `cached_log_mels`, if any.
-        sample: A finite number of clips to compute statistics of, the same on all processes.
+        sample: Gives a finite number of clips to compute statistics of, the same on all processes.
     """
 
     train: Dataset | AudioStream
     held_out: Dataset | None
-    sample: Iterable[Any]
+    sample: Callable[[], Iterable[Any]]
 
 
 def pretraining_data(
@@ -66,7 +66,7 @@ def pretraining_data(
     if args.process_index == 0:
         data.report_skipped()
     train, held_out = hold_out(data, held_out_args, args.seed)
-    return PretrainingData(train.dataset, held_out.dataset if held_out else None, train.dataset)
+    return PretrainingData(train.dataset, held_out.dataset if held_out else None, lambda: train.dataset)
 
 
 def streamed(
@@ -82,6 +82,8 @@ def streamed(
     for name in ("save_strategy", "eval_strategy", "logging_strategy"):
         if getattr(args, name) == "epoch":
             raise ValueError(f"A stream has no epochs: --{name} steps.")
+    if bool(data_args.train_dir) == bool(data_args.dataset_name):
+        raise DataError("Give either folders of sound or the names of datasets.")
     seed = args.seed if args.data_seed is None else args.data_seed
     on_error, held_out = data_args.on_error, None
     if data_args.dataset_name:
@@ -110,8 +112,11 @@ def streamed(
     def stream(rank: int, world_size: int) -> AudioStream:
         return AudioStream(rows, feature_extractor, max_frames, streaming_args, on_error, seed, rank, world_size)
 
-    sample = islice(stream(0, 1).one_pass(0), streaming_args.statistics_clips)
-    return PretrainingData(stream(args.process_index, args.world_size), held_out, sample)
+    return PretrainingData(
+        stream(args.process_index, args.world_size),
+        held_out,
+        lambda: islice(stream(0, 1).one_pass(0), streaming_args.statistics_clips),
+    )
 
 
 __all__ = ["PretrainingData", "pretraining_data"]

@@ -76,7 +76,7 @@ class PretrainingTrainer(LengthBucketTrainer):
         that has nothing left gets a clip again, which [`evaluation_loop`] does not count."""
         dataset: Any = self.eval_dataset if eval_dataset is None else eval_dataset
         size, world = self.args.eval_batch_size, self.args.world_size
-        order = np.argsort(dataset["length"][:], kind="stable")
+        order = np.argsort(np.asarray(dataset["length"][:]), kind="stable")
         own = order[self.args.process_index :: world].tolist()
         starts = range(0, -(-len(order) // world), size)
         batches = [own[start : start + size] or own[:1] for start in starts]
