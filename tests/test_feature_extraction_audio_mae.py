@@ -212,19 +212,32 @@ def test_truncation_keeps_the_head(extractor: AudioMAEFeatureExtractor) -> None:
     torch.testing.assert_close(cut, whole[:, :1024])
 
 
-def test_saved_truncation_is_the_default_of_calls_and_said(tmp_path: Path) -> None:
+def test_saved_truncation_is_the_default_of_calls_and_said(tmp_path: Path, caplog) -> None:
     wave = np.random.default_rng(0).normal(0, 0.1, 12 * RATE)
-    AudioMAEFeatureExtractor(truncation=True).save_pretrained(tmp_path)
+    AudioMAEFeatureExtractor(max_length=992, truncation=True).save_pretrained(tmp_path)
     extractor = AutoFeatureExtractor.from_pretrained(tmp_path)
     assert AutoFeatureExtractor.from_pretrained(tmp_path, truncation=False).truncation is False
-    calls = {choice: extractor(wave, RATE, truncation=choice, return_tensors="pt") for choice in (None, True, False)}
-    assert [call.input_values.shape[1] for call in calls.values()] == [1024, 1024, 1200]
-    assert torch.equal(calls[None].input_values, calls[True].input_values)
-    assert calls[None].attention_mask.shape == (1, 1024)
-    said = "longer than 1024 frames of 10 ms are cut"
-    assert said in warnings_of("extractor.truncation = True; extractor(np.zeros(200_000), sampling_rate=16000)")
-    quiet = "extractor.truncation = True; [extractor(np.zeros(200_000), 16000, truncation=x) for x in (True, False)]"
-    assert said not in warnings_of(quiet)
+    asked = [extractor(wave, RATE, truncation=choice, return_tensors="pt") for choice in (True, False)]
+    assert [call.input_values.shape[1] for call in asked] == [992, 1200] and not caplog.records
+    cut = extractor(wave, RATE, return_tensors="pt")
+    assert torch.equal(cut.input_values, asked[0].input_values) and cut.attention_mask.shape == (1, 992)
+    assert "longer than 992 frames of 10 ms are cut" in caplog.text
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_spectrograms_padded_later_are_those_padded_at_once(extractor: AudioMAEFeatureExtractor, first: bool) -> None:
+    """One after the other and then together, as transformers' data collators do, and all in one call."""
+    waves = [np.random.default_rng(length).normal(0, 0.1, length) for length in (9000, 4000, 20_000)]
+    expected = extractor(waves, sampling_rate=RATE, return_tensors="pt")
+    rows = [extractor(wave, sampling_rate=RATE, padding=first) for wave in waves]
+    features = [{name: values[0] for name, values in row.items()} for row in rows]
+    found = extractor.pad([dict(row) for row in features], return_tensors="pt")
+    assert torch.equal(found["attention_mask"], expected["attention_mask"])
+    torch.testing.assert_close(found["input_values"], expected["input_values"])
+    without_masks = extractor.pad([{"input_values": row["input_values"]} for row in features], return_tensors="pt")
+    assert torch.equal(without_masks["input_values"], found["input_values"])
+    lengths = [len(row["input_values"]) for row in features]
+    assert without_masks["attention_mask"].sum(1).tolist() == lengths
 
 
 def test_saved_extractor_computes_the_same(tmp_path: Path) -> None:

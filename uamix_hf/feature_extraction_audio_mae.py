@@ -155,7 +155,6 @@ class AudioMAEFeatureExtractor(SequenceFeatureExtractor):
 
     def __init__(
         self,
-        feature_size: int = 1,
         sampling_rate: int = 16_000,
         num_mel_bins: int = 128,
         max_length: int = 1024,
@@ -174,7 +173,8 @@ class AudioMAEFeatureExtractor(SequenceFeatureExtractor):
     ):
         # Audio-MAE pads raw log-mels with 0, so padding is louder than the average frame: +0.467 for AudioSet.
         kwargs["padding_value"] = (0.0 - mean) / (std_factor * std)
-        super().__init__(feature_size=feature_size, sampling_rate=sampling_rate, **kwargs)
+        kwargs["feature_size"] = num_mel_bins  # else `pad` takes a spectrogram for a waveform
+        super().__init__(sampling_rate=sampling_rate, **kwargs)
         self.num_mel_bins = num_mel_bins
         self.max_length = max_length
         self.patch_size = patch_size
@@ -316,6 +316,23 @@ class AudioMAEFeatureExtractor(SequenceFeatureExtractor):
         return BatchFeature(
             {name: [row.cpu().numpy() for row in rows] for name, rows in data.items()}, tensor_type=return_tensors
         )
+
+    def pad(
+        self,
+        processed_features: Any,
+        padding: bool | str = True,
+        max_length: int | None = None,
+        truncation: bool = False,
+        pad_to_multiple_of: int | None = None,
+        return_attention_mask: bool | None = None,
+        return_tensors: str | None = None,
+    ) -> BatchFeature:
+        """As in transformers, whose data collators call it with spectrograms of unequal length; to a multiple of
+        `patch_size` frames, because the model takes no other."""
+        return super().pad(
+            processed_features, padding, max_length, truncation, pad_to_multiple_of or self.patch_size,
+            return_attention_mask, return_tensors,
+        )  # fmt: skip
 
 
 def split_clips(raw_speech: Any) -> list[Any]:
