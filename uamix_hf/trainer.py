@@ -93,7 +93,9 @@ class LengthBucketTrainer(Trainer):
             generator=torch.Generator(),
         )
         # As that of a single process: it is this process's share already, which must not be shared out once more.
-        return prepare_data_loader(loader, args.device, num_processes=1, process_index=0, put_on_device=True)
+        return prepare_data_loader(
+            loader, args.device, num_processes=1, process_index=0, put_on_device=True, dispatch_batches=False
+        )
 
     def _get_train_sampler(self, train_dataset: Dataset | None = None) -> Sampler:
         dataset: Any = self.train_dataset if train_dataset is None else train_dataset
