@@ -30,10 +30,13 @@ ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
 ROWS = {
     "tuning": {
         "identical settings, difference of the losses": (1e-5, False),
-        "default recipe, 6 clips of 10 s": (1.5, True),
-        "default recipe, 6 clips of 5 s": (3.0, True),
-        "default recipe, 6 clips of 1 s": (10.0, True),
         "identical settings, 6 clips of 10 s": (1.0, True),
+        "default recipe for an hour of sound, 6 clips of 10 s": (1.5, True),
+        "default recipe for an hour of sound, 6 clips of 5 s": (3.0, True),
+        "default recipe for an hour of sound, 6 clips of 1 s": (10.0, True),
+        "default recipe for less sound, 6 clips of 10 s": (1.5, True),
+        "default recipe for less sound, 6 clips of 5 s": (3.0, True),
+        "default recipe for less sound, 6 clips of 1 s": (10.0, True),
     },
     "support_set": {"share of a step": (0.02, False), "whole step": (None, False)},
     "utilisation": {"encoder, forward": (0.6, True), "tuning step": (0.5, True)},

@@ -1,0 +1,94 @@
+"""Fine-tunes in several ways on official folds or over seeds, and compares them: the table of docs/fine_tuning.md.
+
+python benchmarks/fine_tuning.py --data ../shared/data --output_dir fine_tuning
+
+Sets, draws and variants are flags for examples/finetune.py, in fine_tuning.json beside this file. A run that is
+already in the output folder is not repeated; the table is of those that are there.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from transformers import HfArgumentParser
+
+from uamix_hf.evaluation import Scores, paired_difference
+
+ROOT = Path(__file__).parents[1]
+SETTINGS = Path(__file__).with_suffix(".json")
+
+
+@dataclass
+class BenchmarkArguments:
+    output_dir: str = field(metadata={"help": "Where the classifiers and their results go."})
+    data: str = field(default="../shared/data", metadata={"help": "Folder that holds the sets."})
+    sets: list[str] = field(default_factory=list, metadata={"help": "Which ones; all if unset."})
+    variants: list[str] = field(default_factory=list, metadata={"help": "Which ones; all if unset."})
+    draws: int | None = field(default=None, metadata={"help": "The first so many folds or seeds; all if unset."})
+    table_only: bool = field(default=False, metadata={"help": "Whether to print the table of what there is alone."})
+
+
+def run(args: BenchmarkArguments, settings: dict[str, Any], name: str, variant: str, draw: str, folder: Path) -> None:
+    """examples/finetune.py as its users would run it."""
+    words = [sys.executable, str(ROOT / "examples/finetune.py"), "--train_dir", str(Path(args.data) / name)]
+    words += ["--output_dir", str(folder), *settings["common"].split(), *settings["sets"][name]["flags"].split()]
+    words += [*settings["variants"][variant]["flags"].split(), *draw.split()]
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / "log.txt", "w", encoding="utf-8") as log:
+        subprocess.run(words, check=True, stdout=log, stderr=subprocess.STDOUT, cwd=ROOT, env=os.environ)
+
+
+def read(folders: list[Path]) -> Scores:
+    """Accuracy of each class in each draw."""
+    values, classes, draws = [], [], []
+    for draw, folder in enumerate(folders):
+        results = json.loads((folder / "results.json").read_text())
+        for number, label in enumerate(results["label_names"]):
+            values.append(results["results"][f"test_accuracy_{label}"])
+            classes.append(number)
+            draws.append(draw)
+    return Scores(np.array(values), np.array(classes), np.array(draws))
+
+
+def table(folder: Path, settings: dict[str, Any], name: str, draws: list[str]) -> None:
+    """Accuracies in %, with the 95 % interval over draws, and differences with theirs over draws and classes."""
+    found: dict[str, Scores] = {}
+    for variant in settings["variants"]:
+        folders = [
+            folder / name / variant.replace(", ", "-").replace(" ", "-") / str(number) for number in range(len(draws))
+        ]
+        if all((one / "results.json").exists() for one in folders):
+            found[variant] = read(folders)
+    print(f"\n| {name} | draws | accuracy | minus | | why |\n|---|---|---|---|---|---|")
+    for variant, scores in found.items():
+        entry = settings["variants"][variant]
+        peer, gain = entry.get("against", ""), ""
+        if peer in found:
+            difference = paired_difference(found[peer], scores)
+            mean, low, high = (100 * value for value in (difference.mean, difference.low, difference.high))
+            gain = f"{mean:+.1f} [{low:+.1f}, {high:+.1f}]"
+        print(f"| {variant} | {len(draws)} | {scores} | {peer} | {gain} | {entry['why']} |")
+
+
+def main() -> None:
+    (args,) = HfArgumentParser(BenchmarkArguments).parse_args_into_dataclasses()
+    settings = json.loads(SETTINGS.read_text())
+    args.data = str(Path(args.data).resolve())
+    folder = Path(args.output_dir).resolve()
+    for name in args.sets or settings["sets"]:
+        draws = settings["sets"][name]["draws"][: args.draws]
+        for number, draw in enumerate(draws):
+            for variant in [] if args.table_only else args.variants or settings["variants"]:
+                target = folder / name / variant.replace(", ", "-").replace(" ", "-") / str(number)
+                if not (target / "results.json").exists():
+                    run(args, settings, name, variant, draw, target)
+        table(folder, settings, name, draws)
+
+
+if __name__ == "__main__":
+    main()
