@@ -9,7 +9,7 @@ from toy_sounds import log_mels, tones
 from uamix_hf.data import DataError, PreparedData
 from uamix_hf.data.recordings import load_recordings
 from uamix_hf.evaluation import draw_labelled
-from uamix_hf.fine_tuning import LabelArguments, check_training_labels, draw_shots, read_targets, with_labels
+from uamix_hf.fine_tuning import LabelArguments, Targets, check_training_labels, draw_shots, read_targets, with_labels
 
 ROWS = ["bark,dog;rain,1.5", "purr,cat,-2", "hiss,,3e2", "bark,rain,0"]
 
@@ -124,3 +124,11 @@ def test_few_clips_per_class_are_those_of_the_evaluation_protocols(table):
     assert len(others) > 2
     with pytest.raises(DataError, match="Class 'a' has 4 training rows, k_shot=5"):
         draw_shots(data, targets, 5, seed=4)
+
+
+def test_rows_without_any_class_cannot_be_measured_on():
+    targets = Targets(np.zeros((0, 2), np.float32), ["dog", "rain"], "multi_label_classification")
+    train = np.array([[1, 0], [0, 1]], np.float32)
+    check_training_labels(train, {"eval": np.array([[0, 0], [0, 1]], np.float32)}, targets)
+    with pytest.raises(DataError, match="None of the 3 test rows has a class"):
+        check_training_labels(train, {"test": np.zeros((3, 2), np.float32)}, targets)

@@ -146,7 +146,8 @@ def check_training_labels(train: np.ndarray, others: Mapping[str, np.ndarray], t
         train: Values of the training rows. others: Those of rows that are evaluated, by what they are called.
 
     Raises:
-        DataError: a class of evaluated rows that no training row has, one class alone, or numbers that are all equal.
+        DataError: a class of evaluated rows that no training row has, evaluated rows without any class, one class alone,
+            or numbers that are all equal.
     """
     if targets.problem_type == "regression":
         if np.ptp(train) == 0:
@@ -154,6 +155,8 @@ def check_training_labels(train: np.ndarray, others: Mapping[str, np.ndarray], t
         return
     known = classes_in(train, targets)
     for part, values in others.items():
+        if not classes_in(values, targets):
+            raise DataError(f"None of the {len(values)} {part} rows has a class, so nothing can be measured on them.")
         unknown = [targets.names[number] for number in sorted(classes_in(values, targets) - known)]
         if unknown:
             raise DataError(
