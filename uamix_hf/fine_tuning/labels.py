@@ -146,8 +146,8 @@ def check_training_labels(train: np.ndarray, others: Mapping[str, np.ndarray], t
         train: Values of the training rows. others: Those of rows that are evaluated, by what they are called.
 
     Raises:
-        DataError: a class of evaluated rows that no training row has, evaluated rows without any class, one class alone,
-            or numbers that are all equal.
+        DataError: a class of evaluated rows that no training row has, evaluated rows without any class, one class
+            alone, or numbers that are all equal.
     """
     if targets.problem_type == "regression":
         if np.ptp(train) == 0:
