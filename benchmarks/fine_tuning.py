@@ -55,24 +55,27 @@ def read(folders: list[Path]) -> Scores:
     return Scores(np.array(values), np.array(classes), np.array(draws))
 
 
-def table(folder: Path, settings: dict[str, Any], name: str, draws: list[str]) -> None:
+def places(folder: Path, settings: dict[str, Any], name: str, variant: str, most: int | None) -> dict[str, Path]:
+    """Where the results of each draw of a variant go, by the draw's flags."""
+    draws = settings["sets"][name]["draws"][: settings["variants"][variant].get("draws")][:most]
+    return {draw: folder / name / variant.replace(", ", "-").replace(" ", "-") / str(i) for i, draw in enumerate(draws)}
+
+
+def table(folder: Path, settings: dict[str, Any], name: str, most: int | None) -> None:
     """Accuracies in %, with the 95 % interval over draws, and differences with theirs over draws and classes."""
+    print(f"\n| {name} | draws | accuracy | minus | difference | what |\n|---|---|---|---|---|---|")
     found: dict[str, Scores] = {}
-    for variant in settings["variants"]:
-        folders = [
-            folder / name / variant.replace(", ", "-").replace(" ", "-") / str(number) for number in range(len(draws))
-        ]
-        if all((one / "results.json").exists() for one in folders):
-            found[variant] = read(folders)
-    print(f"\n| {name} | draws | accuracy | minus | | why |\n|---|---|---|---|---|---|")
-    for variant, scores in found.items():
-        entry = settings["variants"][variant]
+    for variant, entry in settings["variants"].items():
+        folders = list(places(folder, settings, name, variant, most).values())
+        if not all((one / "results.json").exists() for one in folders):
+            continue
+        found[variant] = read(folders)
         peer, gain = entry.get("against", ""), ""
         if peer in found:
-            difference = paired_difference(found[peer], scores)
+            difference = paired_difference(found[peer], found[variant])
             mean, low, high = (100 * value for value in (difference.mean, difference.low, difference.high))
             gain = f"{mean:+.1f} [{low:+.1f}, {high:+.1f}]"
-        print(f"| {variant} | {len(draws)} | {scores} | {peer} | {gain} | {entry['why']} |")
+        print(f"| {variant} | {len(folders)} | {found[variant]} | {peer} | {gain} | {entry['why']} |")
 
 
 def main() -> None:
@@ -81,13 +84,11 @@ def main() -> None:
     args.data = str(Path(args.data).resolve())
     folder = Path(args.output_dir).resolve()
     for name in args.sets or settings["sets"]:
-        draws = settings["sets"][name]["draws"][: args.draws]
-        for number, draw in enumerate(draws):
-            for variant in [] if args.table_only else args.variants or settings["variants"]:
-                target = folder / name / variant.replace(", ", "-").replace(" ", "-") / str(number)
+        for variant in [] if args.table_only else args.variants or settings["variants"]:
+            for draw, target in places(folder, settings, name, variant, args.draws).items():
                 if not (target / "results.json").exists():
                     run(args, settings, name, variant, draw, target)
-        table(folder, settings, name, draws)
+        table(folder, settings, name, args.draws)
 
 
 if __name__ == "__main__":

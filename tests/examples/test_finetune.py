@@ -310,7 +310,8 @@ def test_fixmatch_without_clips_is_refused_before_training(finetune) -> None:
 
 def test_fixmatch_resumes_as_if_it_had_never_stopped(finetune, tmp_path: Path) -> None:
     flags = ["--k_shot", 4, "--fixmatch", "true", "--confidence_threshold", 0.4, "--max_steps", 5, "--save_strategy",
-             "steps", "--save_steps", 3, "--save_total_limit", 9, "--eval_strategy", "no", "--load_best_model_at_end", "false",
+             "steps", "--save_steps", 3, "--save_total_limit", 9, "--eval_strategy", "no",
+             "--load_best_model_at_end", "false",
              "--per_device_train_batch_size", 5]  # fmt: skip
     whole, _ = finetune(*flags, output=tmp_path / "whole")
     shutil.copytree(whole / "checkpoint-3", tmp_path / "part" / "checkpoint-3")
