@@ -1,5 +1,6 @@
 """Folders and Hub datasets read as they come, without a cache: for more sound than a disk holds."""
 
+import copy
 import hashlib
 import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -109,8 +110,9 @@ class AudioStream(torch.utils.data.IterableDataset):
 
     def one_pass(self, number: int) -> Iterator[dict[str, Any]]:
         """All clips of a pass once, windows of a recording one after the other."""
-        self.rows.set_epoch(1 + self.seed * 1_000_003 + number)  # other than 0, it shuffles the shards
-        for row in self.rows:
+        rows = copy.deepcopy(self.rows)  # loaders' workers share the number of the epoch, and differ in pace
+        rows.set_epoch(1 + self.seed * 1_000_003 + number)  # other than 0, it shuffles the shards
+        for row in rows:
             try:
                 audio = with_bytes(row["audio"])
                 log_mel = torch.from_numpy(read_log_mel(audio, self.feature_extractor))
