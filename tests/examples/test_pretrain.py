@@ -79,8 +79,8 @@ def test_a_model_is_pretrained_on_several_folders_and_gone_on_with(
     )  # fmt: skip
     assert AutoFeatureExtractor.from_pretrained(tmp_path / "two").mean == extractor.mean
     assert not (tmp_path / "two" / "reconstructions").exists()
-    with pytest.raises(IncompatibleCheckpointError, match="hidden_size=64"):
-        pretrain(*going_on, "--config_overrides", "hidden_size=64")
+    with pytest.raises(IncompatibleCheckpointError, match="hidden_size=96"):
+        pretrain(*going_on, "--config_overrides", "hidden_size=96")
 
 
 def test_all_that_the_run_was_told_is_saved_and_the_rate_is_printed(
