@@ -4,6 +4,7 @@ What uaMix is to be compared with: UnFuSeD (Seth et al. 2023, arXiv 2303.05668),
 exits of a convolutional network, and with uaMix's views as augmentation.
 """
 
+import copy
 import dataclasses
 from typing import Any
 
@@ -167,6 +168,7 @@ def tune_on_pseudo_labels(
         rows = labelled_rows(dataset, np.arange(len(dataset)), labels, clusters)
         trainer = PseudoLabelTrainer(model, args, rows, feature_extractor, config, frozen)
         trainer.train()
+        model.audio_mae.config = copy.deepcopy(trained.config)  # the classifier's names its classes
         encoder = trained = model.audio_mae
     return trainer
 
