@@ -31,9 +31,12 @@ class DataArguments:
             "action": "extend",
         },
     )
-    label_column: str | None = field(default=None, metadata={"help": "Labels, for checks that never train on them."})
+    label_column: str | None = field(
+        default=None, metadata={"help": "Labels: what fine-tuning learns, and what tuning is checked with alone."}
+    )
     group_column: str | None = field(
-        default=None, metadata={"help": "Speaker or source; neighbours of the same group do not count in checks."}
+        default=None,
+        metadata={"help": "Speaker or source, which does not come on both sides of a split, nor counts in checks."},
     )
     on_error: Literal["raise", "skip"] = field(
         default="raise",
