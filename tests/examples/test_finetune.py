@@ -1,10 +1,8 @@
 """examples/finetune.py: three kinds of problems learnt, whole runs in processes of their own, and what is refused."""
 
 import json
-import os
 import runpy
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
@@ -13,6 +11,7 @@ import pytest
 import soundfile
 import torch
 from hub_server import HubServer
+from processes import launch
 from safetensors.torch import load_file
 from toy_sounds import CONFIG, EXTRACTOR, PLAIN, tones
 from transformers import AutoFeatureExtractor, AutoModelForAudioClassification, pipeline, set_seed
@@ -21,8 +20,6 @@ from uamix_hf import AudioMAEConfig, AudioMAEForPreTraining
 from uamix_hf.data import DataError
 
 ROOT = Path(__file__).parents[2]
-LAUNCH = [sys.executable, "-m", "accelerate.commands.launch", "--num_machines", "1", "--mixed_precision", "no",
-          "--dynamo_backend", "no"]  # fmt: skip
 WAVES, LABELS = tones(36)
 NAMES = ("low", "mid", "high")
 # What needs longer runs than these is off.
@@ -77,17 +74,6 @@ def finetune(base: Path, sounds: Path, tmp_path: Path, monkeypatch: pytest.Monke
         return output, json.loads((output / "results.json").read_text())
 
     return finetune
-
-
-def launch(script: str, *flags: str, environment: dict[str, str] | None = None, processes: int = 1) -> str:
-    several = ["--multi_gpu"] if processes > 1 else []  # `--cpu` would run a single process and not say so
-    command = [*LAUNCH, *several, "--num_processes", str(processes), script, *flags]
-    done = subprocess.run(
-        command, env=os.environ | {"OMP_NUM_THREADS": "1"} | (environment or {}), capture_output=True, text=True,
-        cwd=ROOT, timeout=300,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr[-4000:]
-    return done.stdout
 
 
 # --- what is learnt, and what comes out
@@ -186,7 +172,7 @@ def whole(base: Path, sounds: Path, tmp_path_factory: pytest.TempPathFactory):
     with HubServer() as hub:
         environment = hub.environment(tmp_path_factory.mktemp("home"))
         flags = arguments(base, sounds, output, *RUN, "--push_to_hub", "--hub_model_id", "user/classifier")
-        yield output, launch("examples/finetune.py", *flags, environment=environment), hub
+        yield output, launch(ROOT / "examples/finetune.py", *flags, environment=environment), hub
 
 
 @pytest.mark.parametrize("step, process", [(2, False), (4, True), (6, False)])
@@ -198,7 +184,7 @@ def test_resuming_equals_never_having_stopped(
         shutil.copytree(whole[0] / f"checkpoint-{done}", tmp_path / f"checkpoint-{done}")
     flags = [*RUN, "--resume_from_checkpoint", "true"]
     if process:
-        launch("examples/finetune.py", *arguments(base, sounds, tmp_path, *flags))
+        launch(ROOT / "examples/finetune.py", *arguments(base, sounds, tmp_path, *flags))
     else:
         finetune(*flags, output=tmp_path)
     for name in ("model.safetensors", "checkpoint-8/model.safetensors"):
@@ -227,7 +213,7 @@ def test_what_is_pushed_is_the_classifier_its_code_and_card(whole) -> None:
 def test_two_processes_stay_in_step(base: Path, sounds: Path, tmp_path: Path) -> None:
     flags = arguments(base, sounds, tmp_path, "--max_steps", 5, "--per_device_train_batch_size", 5, "--class_balanced",
                       *AT_THE_END)  # fmt: skip
-    launch("tests/examples/two_process_finetune.py", *flags, processes=2)
+    launch(ROOT / "tests/examples/two_process_finetune.py", *flags, processes=2)
     first, second = (torch.load(tmp_path / f"trace-{rank}.pt", weights_only=True) for rank in (0, 1))
     assert first["world_size"] == second["world_size"] == 2
     assert all(torch.equal(value, second["weights"][name]) for name, value in first["weights"].items())
