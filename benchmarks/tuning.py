@@ -4,7 +4,8 @@ With our default recipe, for clips of 10, 5 and 1 s: views as long as their crop
 tokens dropped, as for an hour of sound or more, or none, as for less. And with identical settings: nothing dropped, the
 same views, partners, cuts and padding; there the losses must be the same. The plain step is given its views ready-made,
 while ours makes them within the time that is taken; and since it pads them to 1024 frames, its work is the same for any
-clip: it is timed with clips of 10 s. Width of the base preset with 2 blocks, the heads and the support set whole.
+clip: it is timed with clips of 10 s. Width of the base preset with 2 blocks, the heads whole. Training gives the
+support set no more places than there are clips: here those of an hour of clips of 1 s, and 65,536 for more than that.
 
 python benchmarks/tuning.py
 """
@@ -19,6 +20,7 @@ from training_steps import describe, given_views, loss_of_given, make_clips, mak
 from uamix_hf import UaMixForContrastiveTuning
 
 LAYERS, CLIPS = 2, 6
+LITTLE_QUEUE = 3600
 BARS = {10: 1.5, 5: 3.0, 1: 10.0}  # seconds of a clip: times faster than the plain step
 
 
@@ -37,7 +39,7 @@ def loss_row(model: UaMixForContrastiveTuning, plain: PlainStep, given: dict[str
 
 def main() -> None:
     args = parse()
-    same = make_model(args.small, LAYERS, token_drop=0.0)
+    same = make_model(args.small, LAYERS, token_drop=0.0, queue_size=LITTLE_QUEUE)
     plain = plain_copy(same)
     given = given_views(same, CLIPS, 10)
     rows = [loss_row(same, plain, given)]

@@ -79,6 +79,30 @@ def test_each_call_normalises_by_its_own_batch(heads):
     torch.testing.assert_close(heads.predict(3 * pooled + 5), queries, atol=1e-3, rtol=0)
 
 
+@pytest.mark.parametrize("training", [True, False])
+def test_views_together_are_views_one_after_the_other(heads, training):
+    """Outputs, gradients and running statistics, though one product takes them all."""
+    for module in heads.modules():
+        if isinstance(module, nn.BatchNorm1d):
+            nn.init.normal_(module.bias)
+            nn.init.uniform_(module.running_var, 0.5, 2)
+    heads.train(training)
+    pooled = torch.randn(3, 6, 20) * torch.tensor([1.0, 5.0, 0.2])[:, None, None] + torch.tensor(2.0)
+    weight = torch.randn(3, 6, 16)
+    one_by_one = copy.deepcopy(heads)
+    queries, targets = heads.predict(pooled), heads.target(pooled)
+    expected = [one_by_one.predict(view) for view in pooled]
+    torch.testing.assert_close(queries, torch.stack(expected))
+    torch.testing.assert_close(targets, torch.stack([one_by_one.target(view) for view in pooled]))
+    (queries * weight).sum().backward()
+    sum((query * part).sum() for query, part in zip(expected, weight, strict=True)).backward()
+    for name, parameter in heads.named_parameters():
+        if parameter.requires_grad:
+            torch.testing.assert_close(parameter.grad, one_by_one.get_parameter(name).grad, msg=name)
+    for name, value in heads.named_buffers():
+        torch.testing.assert_close(value, one_by_one.get_buffer(name), msg=name)
+
+
 def test_the_target_starts_as_an_exact_copy_that_shares_nothing(heads):
     pairs = list(zip(heads.target_projector.parameters(), heads.projector.parameters(), strict=True))
     assert len(pairs) == 9

@@ -58,7 +58,7 @@ class KNNCallback(TrainerCallback):
         vectors, labels = [], []
         for batch in self.loader:
             inputs = model.normalize(batch["input_values"].to(model.device))
-            ((pooled, _),) = model.embed([inputs], batch["attention_mask"].to(model.device).sum(1))
+            (pooled,), _ = model.embed([inputs], batch["attention_mask"].to(model.device).sum(1))
             vectors.append(pooled.cpu().numpy())
             labels.append(batch["labels"].numpy())
         model.train(was_training)

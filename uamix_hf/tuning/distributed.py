@@ -41,6 +41,7 @@ class SyncBatchNorm(nn.BatchNorm1d):
     """Batch normalisation whose statistics are those of all processes' rows.
 
     torch's own refuses CPU tensors. The gradient flows through the statistics, as in a single process with all rows.
+    Rows (batch, width), or views of them (views, batch, width), each of which has statistics of its own.
     """
 
     running_mean: torch.Tensor
@@ -48,6 +49,8 @@ class SyncBatchNorm(nn.BatchNorm1d):
     num_batches_tracked: torch.Tensor
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
+        if input.dim() == 3:
+            return torch.stack([self(view) for view in input])
         if not self.training or world()[1] == 1:
             return super().forward(input)
         sums = SumOverProcesses.apply(torch.cat([input.sum(dim=0), input.new_full((1,), float(len(input)))]))

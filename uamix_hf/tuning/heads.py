@@ -29,7 +29,10 @@ def make_predictor(config: UaMixConfig) -> nn.Sequential:
 
 
 class ContrastiveHeads(nn.Module):
-    """Pooled embeddings (batch, width) to unit vectors (batch, projection_size), always in float32."""
+    """Pooled embeddings (batch, width) to unit vectors (batch, projection_size), always in float32.
+
+    Several views go through at once as (views, batch, width): one product for all of them, statistics of each alone.
+    """
 
     def __init__(self, width: int, config: UaMixConfig):
         super().__init__()
@@ -38,7 +41,7 @@ class ContrastiveHeads(nn.Module):
         self.target_projector = copy.deepcopy(self.projector).requires_grad_(False)
 
     def predict(self, pooled: torch.Tensor) -> torch.Tensor:
-        """Queries, with gradient. One call per view: batch statistics belong to a view."""
+        """Queries, with gradient."""
         return F.normalize(self.predictor(self.projector(pooled)), dim=-1)
 
     @torch.no_grad()

@@ -2,7 +2,7 @@
 
 import copy
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
@@ -210,9 +210,11 @@ class UaMixForContrastiveTuning(PreTrainedModel):
             return 0
         return 2 if self.config.symmetric_mix else 1
 
-    def embed(self, views: list[torch.Tensor], lengths: torch.Tensor) -> list[tuple[torch.Tensor, torch.Tensor | None]]:
-        """Pooled embeddings and seen tokens of each view, from one pass of the encoder over all of them, or from as
-        many passes as `encoder_batch_size` takes."""
+    def embed(
+        self, views: list[torch.Tensor], lengths: torch.Tensor
+    ) -> tuple[torch.Tensor, Sequence[torch.Tensor | None]]:
+        """Pooled embeddings (views, batch, width) and seen tokens of each view, from one pass of the encoder over all
+        of them, or from as many passes as `encoder_batch_size` takes."""
         padding = self.normalize(torch.zeros((), device=lengths.device)).item()
         drop = (self.config.token_drop or 0.0) if self.training else 0.0
         inputs, frames = torch.cat(views), lengths.repeat(len(views))
@@ -224,7 +226,7 @@ class UaMixForContrastiveTuning(PreTrainedModel):
             turns = [encode(*turn, drop, padding) for turn in zip(inputs.split(size), frames.split(size), strict=True)]
         pooled, visible = zip(*turns, strict=True)
         seen = [None] * len(views) if visible[0] is None else torch.cat(visible).chunk(len(views))
-        return list(zip(torch.cat(pooled).chunk(len(views)), seen, strict=True))
+        return torch.cat(pooled).unflatten(0, (len(views), -1)), seen
 
     def contrast(
         self,
@@ -244,15 +246,14 @@ class UaMixForContrastiveTuning(PreTrainedModel):
         """
         config = self.config
         mixtures = [mixing.mix(view, partner, share) for view, share in zip((view_a, view_b), shares, strict=False)]
-        (pooled_a, _), (pooled_b, _), *mixed = self.embed([view_a, view_b, *mixtures], lengths)
+        pooled, visible = self.embed([view_a, view_b, *mixtures], lengths)
         with torch.autocast(view_a.device.type, enabled=False):
-            query_a, query_b = self.heads.predict(pooled_a), self.heads.predict(pooled_b)
-            target_a, target_b = self.heads.target(pooled_a), self.heads.target(pooled_b)
+            query_a, query_b, *mixed = self.heads.predict(pooled)
+            targets = self.heads.target(pooled[:2])
             # Neighbours are looked up before this batch is stored: a clip must not find its own other view.
             topk = config.topk if self.stage == "tune" else 1
-            key_a, place = self.support_queue.lookup(target_a, sample_id, topk)
-            key_b, _ = self.support_queue.lookup(target_b, sample_id, topk)
-            keys_a, keys_b = gather(key_a), gather(key_b)
+            found, places = self.support_queue.lookup(targets.flatten(0, 1), sample_id.repeat(2), topk)
+            keys_a, keys_b = map(gather, found.chunk(2))
             first = world()[0] * len(sample_id)
             own = first + torch.arange(len(sample_id), device=sample_id.device)
             loss_clean = 0.5 * (
@@ -260,18 +261,18 @@ class UaMixForContrastiveTuning(PreTrainedModel):
                 + virtual_label_loss(query_b, keys_a, config.temperature, own)
             )
             losses, lambdas = [], []
-            for (pooled, visible), keys, share in zip(mixed, (keys_b, keys_a), shares, strict=False):
+            for query, seen, keys, share in zip(mixed, visible[2:], (keys_b, keys_a), shares, strict=False):
                 lam = (
                     mixing.frame_lambda(share, lengths)
-                    if visible is None
-                    else mixing.token_lambda(share, visible, self.adapter.patch)
+                    if seen is None
+                    else mixing.token_lambda(share, seen, self.adapter.patch)
                 )
-                query = self.heads.predict(pooled)
                 losses.append(virtual_label_loss(query, keys, config.temperature, own, first + partner, lam))
                 lambdas.append(lam)
-        purity = self.purity(place, labels)
+        purity = self.purity(places[: len(sample_id)], labels)
         if self.training:
-            self.support_queue.enqueue(gather(target_a), gather(sample_id), None if labels is None else gather(labels))
+            classes = None if labels is None else gather(labels)
+            self.support_queue.enqueue(gather(targets[0]), gather(sample_id), classes)
         loss_mixed = torch.stack(losses).mean() if losses else None
         return UaMixOutput(
             loss=loss_clean if loss_mixed is None else loss_clean + config.mix_weight * loss_mixed,
@@ -279,7 +280,7 @@ class UaMixForContrastiveTuning(PreTrainedModel):
             loss_mixed=None if loss_mixed is None else loss_mixed.detach(),
             mix_lambda=torch.cat(lambdas).mean() if lambdas else None,
             neighbour_purity=purity,
-            embedding_std=self.spread(pooled_a.detach()),
+            embedding_std=self.spread(pooled[0].detach()),
         )
 
     def purity(self, place: torch.Tensor, labels: torch.Tensor | None) -> torch.Tensor | None:
