@@ -58,7 +58,7 @@ class UaMixConfig(PreTrainedConfig):
     input_mean: float | int = -4.2677393
     input_std: float | int = 4.5689974
     input_std_factor: float | int = 2.0
-    min_crop: float | int = 0.6
+    min_crop: float | int = 0.3
     min_view_frames: int = 96
     resize_time: float | int = 1.25
     resize_mel: float | int = 1.15
