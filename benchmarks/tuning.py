@@ -4,13 +4,16 @@ With our default recipe, for clips of 10, 5 and 1 s: views as long as their crop
 tokens dropped, as for an hour of sound or more, or none, as for less. And with identical settings: nothing dropped, the
 same views, partners, cuts and padding; there the losses must be the same. The plain step is given its views ready-made,
 while ours makes them within the time that is taken; and since it pads them to 1024 frames, its work is the same for any
-clip: it is timed with clips of 10 s. Width of the base preset with 2 blocks, the heads whole. Training gives the
+clip: it is timed with clips of 10 s. The crops of the rounds are spread evenly over those that training draws from, so
+that their median is that of training. Width of the base preset with 2 blocks, the heads whole. Training gives the
 support set no more places than there are clips: here those of an hour of clips of 1 s, and 65,536 for more than that.
 
 python benchmarks/tuning.py
 """
 
+from collections.abc import Callable
 from functools import partial
+from unittest import mock
 
 import torch
 from compare import Row, interleaved, parse, ratio_row, report
@@ -18,10 +21,23 @@ from plain_step import PlainStep
 from training_steps import describe, given_views, loss_of_given, make_clips, make_model, plain_copy, training_step
 
 from uamix_hf import UaMixForContrastiveTuning
+from uamix_hf.tuning import views
 
 LAYERS, CLIPS = 2, 6
 LITTLE_QUEUE = 3600
 BARS = {10: 1.5, 5: 3.0, 1: 10.0}  # seconds of a clip: times faster than the plain step
+
+
+def with_even_crops(step: Callable[[dict], float], model: UaMixForContrastiveTuning, rounds: int) -> Callable:
+    """The step with the longest crop in its first call, which is not timed, and then with those of even quantiles."""
+    draws = iter([1.0, *((number + 0.5) / rounds for number in range(rounds))])
+
+    def evenly(batch: dict[str, torch.Tensor]) -> float:
+        least = model.config.min_crop
+        with mock.patch.object(views, "draw_crop", lambda config: least + (1 - least) * next(draws)):
+            return step(batch)
+
+    return evenly
 
 
 def loss_row(model: UaMixForContrastiveTuning, plain: PlainStep, given: dict[str, torch.Tensor]) -> Row:
@@ -46,14 +62,15 @@ def main() -> None:
 
     halved = make_model(args.small, LAYERS, token_drop=0.5)
     recipes = {
-        "default recipe for an hour of sound": training_step(halved, lambda batch: halved(**batch).loss),
-        "default recipe for less sound": training_step(same, lambda batch: same(**batch).loss),
+        "default recipe for an hour of sound": (halved, training_step(halved, lambda batch: halved(**batch).loss)),
+        "default recipe for less sound": (same, training_step(same, lambda batch: same(**batch).loss)),
     }
     sides = {"plain": partial(training_step(plain, plain), **given)}
     sides["identical settings, 10 s"] = partial(training_step(same, partial(loss_of_given, same)), **given)
     bars = {"identical settings, 10 s": (10, 1.0)}
-    for recipe, ours in recipes.items():
+    for recipe, (model, step) in recipes.items():
         for length, bar in BARS.items():
+            ours = with_even_crops(step, model, args.repeats)
             sides[f"{recipe}, {length} s"] = partial(ours, make_clips(CLIPS, length))
             bars[f"{recipe}, {length} s"] = (length, bar)
     seconds = interleaved(sides, args.repeats)

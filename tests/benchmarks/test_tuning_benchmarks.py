@@ -23,6 +23,7 @@ from training_steps import (  # noqa: E402
     plain_copy,
     training_step,
 )
+from tuning import with_even_crops  # noqa: E402
 from utilisation import operations  # noqa: E402
 
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
@@ -149,6 +150,17 @@ def test_each_side_encodes_as_many_tokens_as_said() -> None:
     assert seen["same"] == [(6, 513)] * LAYERS
     columns = [62, 31, 6]  # whole ones of 16 frames in 998, 498 and 98
     assert seen["default"] == [(6, 1 + 8 * count // 2) for count in columns for _ in range(LAYERS)]
+
+
+def test_crops_of_the_rounds_are_spread_evenly() -> None:
+    model = make_model(True, LAYERS, min_crop=0.2, token_drop=0.0)
+    columns = []
+    model.encoder.layers[0].register_forward_pre_hook(lambda _, args: columns.append((args[0].shape[1] - 1) // 8))
+    step = with_even_crops(lambda batch: model(**batch).loss.item(), model, 4)
+    for _ in range(5):
+        step(make_clips(2, 10))
+    shares = [1.0, 0.3, 0.5, 0.7, 0.9]  # of 998 frames, in whole columns of 16
+    assert columns == [int(998 * share) // 16 for share in shares]
 
 
 def test_a_step_trains_every_block_and_moves_the_target() -> None:

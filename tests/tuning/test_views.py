@@ -12,6 +12,7 @@ import torch
 from uamix_hf.tuning import UaMixConfig
 from uamix_hf.tuning.views import (
     crop_lengths,
+    draw_crop,
     random_background,
     random_crop,
     random_equalizer,
@@ -90,6 +91,15 @@ def test_both_views_have_the_same_share_of_the_clip_in_whole_patches():
         assert sizes[2] == sizes[0] // 32 * 16
         seen.add(int(sizes[0]))
     assert seen == {80, 96, 112, 128, 144}
+
+
+def test_the_share_of_a_crop_is_uniform_above_the_least():
+    torch.manual_seed(0)
+    draws = torch.tensor([draw_crop(UaMixConfig(min_crop=0.4)) for _ in range(4000)])
+    quantiles = torch.quantile(draws, torch.tensor([0.0, 0.25, 0.5, 0.75, 1.0]))
+    torch.testing.assert_close(quantiles, torch.tensor([0.4, 0.55, 0.7, 0.85, 1.0]), atol=0.02, rtol=0)
+    assert draws.min() >= 0.4 and draws.max() <= 1
+    assert draw_crop(UaMixConfig(min_crop=1)) == 1
 
 
 def test_crop_lengths_equal_integer_arithmetic():

@@ -132,6 +132,11 @@ def random_noise(log_mels: torch.Tensor, lengths: torch.Tensor, lowest_snr: floa
     return torch.logaddexp(log_mels, level[:, None, None] + spectrum + jitter)
 
 
+def draw_crop(config: UaMixConfig) -> float:
+    """The share of each clip that the views of a step are long."""
+    return config.min_crop + (1 - config.min_crop) * torch.rand(()).item()
+
+
 def two_views(
     log_mels: torch.Tensor, lengths: torch.Tensor, config: UaMixConfig, patch: int, max_frames: int
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -144,8 +149,7 @@ def two_views(
         Two tensors (batch, view frames, mel bins), the frames a multiple of `patch`, and lengths (batch,).
     """
     # One share a step for both views: they can be encoded together, and equal clips stay without padding.
-    share = config.min_crop + (1 - config.min_crop) * torch.rand(()).item()
-    sizes = crop_lengths(lengths, share, config.min_view_frames, patch, max_frames)
+    sizes = crop_lengths(lengths, draw_crop(config), config.min_view_frames, patch, max_frames)
     if config.resize_time > 1 or config.resize_mel > 1:
         views = [random_resized_crop(log_mels, lengths, sizes, config.resize_time, config.resize_mel) for _ in range(2)]
         frames = sizes
