@@ -22,7 +22,7 @@ class EmbeddingArguments:
     where: list[str] = field(
         default_factory=list, metadata={"help": "Rows to use: COLUMN=VALUE[,VALUE...].", "action": "extend"}
     )
-    batch_size: int = field(default=32, metadata={"help": "Clips embedded at once."})
+    batch_size: int = field(default=16, metadata={"help": "Clips embedded at once."})
 
 
 def main() -> None:

@@ -40,7 +40,7 @@ class EvaluationArguments:
     fold_column: str | None = field(
         default=None, metadata={"help": "Official folds (low_shot, linear); random splits if unset."}
     )
-    batch_size: int = field(default=32, metadata={"help": "Clips embedded at once."})
+    batch_size: int = field(default=16, metadata={"help": "Clips embedded at once."})
     cache_dir: str | None = field(
         default=None, metadata={"help": "Where embeddings are kept; output_dir/embeddings if unset."}
     )

@@ -86,7 +86,7 @@ class AudioEmbedder:
         yield from by_length(shorter + whole, batch_size)
 
     @torch.inference_mode()
-    def encode(self, inputs: Any, batch_size: int = 32, progress_bar: bool = True) -> np.ndarray:
+    def encode(self, inputs: Any, batch_size: int = 16, progress_bar: bool = True) -> np.ndarray:
         """
         Args:
             inputs: What [`load_audio`] takes, or a sequence of such; arrays are taken to have the model's rate.

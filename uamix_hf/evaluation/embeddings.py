@@ -23,7 +23,7 @@ def cached_embeddings(
     model_path: str | Path,
     recordings: Dataset,
     cache_dir: str | Path,
-    batch_size: int = 32,
+    batch_size: int = 16,
     progress_bar: bool = True,
 ) -> np.ndarray:
     """Embeddings (recordings, embedding_size) float32; a second call with the same model and recordings reads a file.
