@@ -6,7 +6,8 @@ same views, partners, cuts and padding; there the losses must be the same. The p
 while ours makes them within the time that is taken; and since it pads them to 1024 frames, its work is the same for any
 clip: it is timed with clips of 10 s. The crops of the rounds are spread evenly over those that training draws from, so
 that their median is that of training. Width of the base preset with 2 blocks, the heads whole. Training gives the
-support set no more places than there are clips: here those of an hour of clips of 1 s, and 65,536 for more than that.
+support set no more places than there are clips: here those of an hour of clips of 1 s, and 65,536 for more than that;
+the plain step has the fewer.
 
 python benchmarks/tuning.py
 """

@@ -14,8 +14,8 @@ $launch "$here/examples/pretrain.py" --train_dir $folders --where $rows --output
 uamix-hf export "$out/pretrained" "$out/audio-mae-tiny"
 $launch "$here/examples/tune.py" --model_name_or_path "$out/audio-mae-tiny" --train_dir $folders --where $rows \
     --output_dir "$out/tuned" --save_strategy no --report_to none --seed 0 --max_steps 240 --head_steps 30 \
-    --per_device_train_batch_size 32 --visit_frames 120 --min_crop 0.6 --use_cpu --bf16 true --projector_hidden_size 512 \
-    --projection_size 128 --predictor_hidden_size 512
+    --per_device_train_batch_size 32 --visit_frames 120 --min_crop 0.6 --use_cpu --bf16 true \
+    --projector_hidden_size 512 --projection_size 128 --predictor_hidden_size 512
 uamix-hf export "$out/tuned" "$out/uamix-mae-tiny"
 
 odd=$(python "$here/model_cards/speakers.py" "$data/speech_commands_sub/metadata.csv" test)
