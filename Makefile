@@ -1,5 +1,6 @@
 # make demo   sets up, runs the main job on an embedded corpus (or DATA=folder), ends with a table and a picture
-# make test   sets up, runs the tests
+# make test   sets up, runs the tests but the slow ones (6 minutes on 2 cores)
+# make test-all  all tests
 # make bench  sets up, measures speed and memory against others (15 minutes), writes the table into README.md
 
 VENV ?= .venv
@@ -19,7 +20,7 @@ OUTPUT ?= demo_output
 
 BENCHMARKS = encoder pretraining tuning features pipeline utilisation support_set scaling memory modes
 
-.PHONY: setup demo test test-minimum bench check clean
+.PHONY: setup demo test test-all test-minimum bench check clean
 
 $(VENV)/.installed: setup.cfg pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -35,8 +36,13 @@ demo: setup
 		--label_column "$(LABEL)" $(if $(GROUP),--group_column "$(GROUP)")
 
 # Two OpenMP threads on small tensors are slower than one, and tests run beside each other.
+TEST = OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(VENV)/bin/python -m pytest -n auto --dist loadfile
+
 test: setup
-	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(VENV)/bin/python -m pytest
+	$(TEST) -m "not slow"
+
+test-all: setup
+	$(TEST)
 
 # With the oldest versions that setup.cfg allows.
 test-minimum:
