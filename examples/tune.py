@@ -17,13 +17,15 @@ from transformers import AutoFeatureExtractor, AutoModel, HfArgumentParser, PreT
 
 from uamix_hf import AudioMAEModel, UaMixConfig, UaMixForContrastiveTuning, UaMixTrainingArguments, fit_whitening
 from uamix_hf.data import DataArguments, LogMelCollator, PreparedData, prepare
-from uamix_hf.evaluation.knn import leave_one_out_knn
+from uamix_hf.evaluation.knn import leave_one_out_knn, settle_neighbours
 from uamix_hf.fine_tuning import embed_log_mels
 from uamix_hf.hub.cards import tuned_card
 from uamix_hf.hub.push import push_folder
 from uamix_hf.tuning import PSEUDO_LABELS_IGNORE, KNNCallback, train_stages, tune_on_pseudo_labels, uamix_arguments
 
-SHOWN = ("train_loss", "loss_clean", "loss_mixed", "embedding_std", "neighbour_purity", "knn_accuracy", "train_runtime")
+SHOWN = ("train_loss", "loss_clean", "loss_mixed", "embedding_std", "neighbour_purity", "knn_accuracy",
+         "knn_neighbours", "train_runtime")  # fmt: skip
+NEIGHBOURS = 10  # that vote in the check of labelled clips
 
 
 @dataclass
@@ -63,21 +65,26 @@ def tune(
     batch_size = args.per_device_train_batch_size
     if model_args.objective == "pseudo_labels":
         config = UaMixConfig(**vars(uamix_args))
+        known = data.dataset["labels"][:].numpy() if data.label_names else None
+        if known is not None:  # now, not after hours of training
+            neighbours, _ = settle_neighbours(known, data.groups, NEIGHBOURS, data.label_names)
         trainer = tune_on_pseudo_labels(
             encoder, extractor, data.dataset, config, args, model_args.clusters, model_args.rounds, start
         )
         tuned = trainer.model.audio_mae
-        if data.label_names:
+        if known is not None:
             vectors = embed_log_mels(tuned, extractor, data.dataset, batch_size=batch_size)
-            labels = data.dataset["labels"][:].numpy()
-            trainer.log({"knn_accuracy": leave_one_out_knn(vectors, labels, data.groups, neighbours=10)})
+            accuracy = leave_one_out_knn(vectors, known, data.groups, neighbours, data.label_names)
+            trainer.log({"knn_accuracy": accuracy, "knn_neighbours": neighbours})
         return tuned, trainer, config
     model = UaMixForContrastiveTuning.from_encoder(
         start, input_mean=extractor.mean, input_std=extractor.std, input_std_factor=extractor.std_factor,
         **vars(uamix_args),
     )  # fmt: skip
     collator = LogMelCollator(extractor, model.adapter.max_frames, normalize=False)
-    checks = [KNNCallback(data.dataset, collator, data.groups, batch_size=batch_size)] if data.label_names else []
+    checks = []
+    if data.label_names:
+        checks = [KNNCallback(data.dataset, collator, data.groups, NEIGHBOURS, batch_size, data.label_names)]
     return model.encoder, train_stages(model, args, data.dataset, extractor, checks), model.config
 
 

@@ -10,6 +10,7 @@ import pytest
 from metric_processes import compute_offline
 
 from uamix_hf.evaluation.modules import load_metric, metric_folder
+from uamix_hf.evaluation.probes import average_precisions
 
 
 def average_precision(scores: np.ndarray, labels: np.ndarray) -> float:
@@ -39,9 +40,10 @@ def test_numbers_of_a_fresh_process(tmp_path: Path) -> None:
         {"predictions": scores, "references": [[1, 0]] * 3},
         {"predictions": [[0.1, float("nan")]], "references": [[1, 0]]},
         {"predictions": [0.1, 0.2], "references": [1, 0]},
+        {"predictions": scores, "references": [[1, 1, 0]] * 3},
     ]
     results = compute_offline(folder, tmp_path / "home", cases)
-    by_hand, empty, none, shared, narrow, diverged, flat = results
+    by_hand, empty, none, shared, narrow, diverged, flat, alike = results
     assert by_hand["by_class"] == {"0": pytest.approx((1 + 2 / 3) / 2), "1": pytest.approx(1 / 3)}  # class 1 is tied
     assert by_hand["mean_average_precision"] == pytest.approx((5 / 6 + 1 / 3) / 2)
     assert by_hand["left_out"] == [2]
@@ -53,6 +55,7 @@ def test_numbers_of_a_fresh_process(tmp_path: Path) -> None:
     assert narrow == "Rows have [2, 3] values: each needs one for every class."
     assert diverged == "1 of 2 scores are not finite."
     assert "expected format" in flat
+    assert alike == "None of the 3 clips differs from another in its classes: there is nothing to measure."
 
 
 @pytest.mark.parametrize("decimals", [1, 6])
@@ -63,12 +66,12 @@ def test_precision_by_definition(decimals: int) -> None:
     references[0, 0] = 1
     scores = np.round(rng.normal(size=(60, 7)) + references, decimals)
     result = compute(scores, references)
-    expected = {number: average_precision(scores[:, number], references[:, number]) for number in (0, 1, 2, 3, 4, 6)}
-    assert result["by_class"] == pytest.approx(expected) and result["left_out"] == [5]
-    assert result["mean_average_precision"] == pytest.approx(sum(expected.values()) / 6)
+    expected = {number: average_precision(scores[:, number], references[:, number]) for number in range(5)}
+    assert result["by_class"] == pytest.approx(expected) and result["left_out"] == [5, 6]  # no clip has 5, all have 6
+    assert result["mean_average_precision"] == pytest.approx(sum(expected.values()) / 5)
     overall = average_precision(scores.ravel(), references.ravel())
     assert result["micro_average_precision"] == pytest.approx(overall)
-    assert expected[6] == 1.0
+    assert result["by_class"] == dict(zip(*reversed(average_precisions(references == 1, scores)), strict=True))
 
 
 def test_closed_forms() -> None:

@@ -125,17 +125,44 @@ def test_knn_probe_of_several_labels_equals_sklearn() -> None:
     assert np.array_equal(predictions, np.array(shares) > 0.5)
 
 
-def test_clips_without_neighbours() -> None:
+def test_neighbours_that_could_never_be_right_are_not_asked() -> None:
     vectors, labels, _ = corpus(10)
-    scores, predictions = knn_probe(vectors, labels, np.zeros(10, int), 3)
-    assert scores.mean == 0 and set(predictions.tolist()) == {-1}
     _, several = multi_labels(10)
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        scores, predictions = knn_probe(vectors, several, np.zeros(10, int), 3)
-    measured = several[:, scores.classes]
-    assert scores.values == pytest.approx(measured.mean(axis=0))  # nothing is ranked: the share of clips that have it
-    assert not predictions.any()
+    for given in (labels, several):
+        with pytest.raises(EvaluationError, match="Each class has clips of a single group"):
+            knn_probe(vectors, given, np.zeros(10, int), 3)
+    labels[0] = 4  # 6 has one clip left
+    scores, predictions = knn_probe(vectors, labels, None, 3)
+    assert scores.classes.tolist() == [1, 4] and np.flatnonzero(predictions < 0).tolist() == [1]
+
+
+@pytest.mark.parametrize("neighbours", [3, 10, 100])
+def test_separated_clips_of_several_classes_are_ranked_first_however_few_they_are(neighbours: int) -> None:
+    """Two classes a clip, in a direction for each pair; a third of the classes is rare."""
+    pairs = np.repeat([[0, 1], [0, 2], [3, 4], [5, 3]], [4, 9, 20, 3], axis=0)
+    labels = np.zeros((len(pairs), 6), bool)
+    np.put_along_axis(labels, pairs, True, axis=1)
+    corner = np.unique(pairs, axis=0, return_inverse=True)[1].ravel()
+    vectors = np.eye(4)[corner] + 1e-3 * np.random.default_rng(0).standard_normal((len(pairs), 4))
+    scores, predictions = knn_probe(vectors, labels, None, neighbours)
+    assert scores.values.tolist() == [1.0] * 6 and np.array_equal(predictions, labels)
+
+
+def test_classes_that_cannot_be_measured_are_left_out_by_name(caplog: pytest.LogCaptureFixture) -> None:
+    vectors, labels = multi_labels()
+    labels = np.hstack([labels[:, :2], np.ones((150, 1), bool), np.zeros((150, 1), bool), np.arange(150)[:, None] == 9])
+    names = ["dog", "rain", "city noise", "silence", "one owl"]
+    scores, _ = knn_probe(vectors, labels, None, 5, names)
+    assert scores.classes.tolist() == [0, 1]
+    assert [record.getMessage() for record in caplog.records] == [
+        "Not measured, because all of 150 clips to test have them, or none: city noise, silence.",
+        "Neighbours are not measured for classes with a single clip: one owl.",
+    ]
+    caplog.clear()
+    splits = make_splits(labels[:, :4], None, np.arange(150).astype(str) > "5")
+    scores, _ = linear_probe(vectors, labels[:, :4], splits, names[:4])
+    assert set(scores.classes.tolist()) == {0, 1}
+    assert all("city noise, silence" in record.getMessage() for record in caplog.records) and caplog.records
 
 
 def test_what_cannot_be_probed_is_refused() -> None:

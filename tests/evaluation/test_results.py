@@ -10,6 +10,7 @@ from sklearn.metrics import average_precision_score, recall_score
 
 from uamix_hf.data import DataError, LabelledClips, load_recordings, read_labels
 from uamix_hf.evaluation import EpisodeError, EvaluationError, Scores, SplitError
+from uamix_hf.evaluation.report import score_table
 from uamix_hf.evaluation.results import (
     Measurement,
     ProtocolArguments,
@@ -128,6 +129,21 @@ def test_tree_has_all_measurements_of_all_models(tree: dict) -> None:
             assert (one["interval"] is None) == (one["protocol"] == "knn")
     pairs = [(one["first"], one["second"]) for one in tree["comparisons"]]
     assert pairs == [("weak", "strong")] * 10 + [("weak", "weak again")] * 10
+
+
+def test_the_neighbours_that_voted_are_told_and_degenerate_data_are_refused_before_anything_is_embedded() -> None:
+    labels = np.repeat(np.arange(3), [4, 12, 14])
+    clips = LabelledClips(NAMES, labels)
+    for asked, voted in ((2, 2), (10, 3)):
+        args = ProtocolArguments(["knn"], neighbours=asked)
+        found = measure(np.eye(3)[labels] + 0.01 * np.eye(30, 3), clips, check_draws(clips, args), args)
+        tree = result_tree({"neighbours": asked}, clips, {"a": "a"}, {"a": found})
+        (entry,) = tree["models"][0]["scores"]
+        assert entry["neighbours"] == voted and entry["mean"] == 1.0
+        assert f"{voted} nearest neighbours" in str(score_table(tree))
+    alone = LabelledClips(NAMES, labels, groups=labels)
+    with pytest.raises(EvaluationError, match="Each class has clips of a single group"):
+        check_draws(alone, ProtocolArguments(["knn"]))
 
 
 def test_models_meet_the_same_draws(tree: dict) -> None:

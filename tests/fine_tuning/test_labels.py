@@ -132,3 +132,15 @@ def test_rows_without_any_class_cannot_be_measured_on():
     check_training_labels(train, {"eval": np.array([[0, 0], [0, 1]], np.float32)}, targets)
     with pytest.raises(DataError, match="None of the 3 test rows has a class"):
         check_training_labels(train, {"test": np.zeros((3, 2), np.float32)}, targets)
+
+
+def test_rows_that_cannot_tell_models_apart_are_refused(table):
+    """Of one class, or each of the same classes: whoever always says these has accuracy or mAP 1."""
+    targets = read_targets(table(), "label", LabelArguments())
+    several = dataclasses.replace(targets, problem_type="multi_label_classification")
+    train = np.arange(3)
+    with pytest.raises(DataError, match=r"All 4 eval rows are of the same class \(hiss\)"):
+        check_training_labels(train, {"test": train, "eval": np.ones(4, int)}, targets)
+    check_training_labels(np.eye(3), {"eval": np.eye(3)[[1, 1]] + np.eye(3)[[0, 1]]}, several)
+    with pytest.raises(DataError, match=r"All 2 eval rows are of the same class \(bark, hiss\)"):
+        check_training_labels(np.eye(3), {"eval": np.float32([[1, 1, 0]] * 2)}, several)

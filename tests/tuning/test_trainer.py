@@ -15,6 +15,7 @@ from transformers import TrainerCallback
 
 from uamix_hf import UaMixTrainer, UaMixTrainingArguments
 from uamix_hf.data import LogMelCollator
+from uamix_hf.evaluation import EvaluationError
 from uamix_hf.tuning import KNNCallback, last_complete_checkpoint, train_stages
 from uamix_hf.tuning import callbacks as tuning_callbacks
 
@@ -244,7 +245,7 @@ def test_neighbours_are_looked_for_among_embeddings_as_users_get(make_model, mak
     """At the start, every `knn_steps` and at the end; without augmentation, and the training goes on untouched."""
     labels, seen = [i % 3 for i in range(14)], []
 
-    def spy(vectors, labels, groups, neighbours):
+    def spy(vectors, labels, groups, neighbours, names):
         seen.append((vectors, labels.tolist(), groups, neighbours))
         return 0.25
 
@@ -255,8 +256,9 @@ def test_neighbours_are_looked_for_among_embeddings_as_users_get(make_model, mak
     model = make_model()
     trainer = run(model, "tune", [callback], labels=labels, max_steps=5, knn_steps=2, warmup_steps=0)
     checks = [entry for entry in trainer.state.log_history if "knn_accuracy" in entry]
+    assert {entry["knn_neighbours"] for entry in checks} == {3}  # a class has four clips
     assert [(entry["step"], entry["knn_accuracy"]) for entry in checks] == [(s, 0.25) for s in (0, 2, 4, 5)]
-    assert all(entry[1:] == (labels, groups, 4) for entry in seen)
+    assert all(entry[1:] == (labels, groups, 3) for entry in seen)
     assert model.training
     assert losses(trainer) == losses(run(make_model(), labels=labels, max_steps=5, warmup_steps=0))
 
@@ -271,6 +273,25 @@ def test_neighbours_are_looked_for_among_embeddings_as_users_get(make_model, mak
             with torch.no_grad():
                 alone = model.encoder(mel[None], attention_mask=mask[None]).pooler_output[0]
             torch.testing.assert_close(torch.from_numpy(vectors[row]), alone, atol=1e-4, rtol=1e-4)
+
+
+def test_labels_whose_neighbours_tell_nothing_are_refused_before_training(make_dataset, extractor):
+    collator = LogMelCollator(extractor, 96, normalize=False)
+    for labels in ([0] * 14, list(range(14)), [-1] * 14):
+        with pytest.raises(EvaluationError):
+            KNNCallback(make_dataset(LENGTHS, labels=labels), collator)
+
+
+def test_clips_without_a_label_are_no_class_of_the_check(make_model, make_dataset, run, extractor):
+    """With them the accuracy is that of the labelled clips by themselves."""
+    labels = [i % 2 if i % 3 else -1 for i in range(14)]
+    data, model = make_dataset(LENGTHS, labels=labels), make_model()
+    collator = LogMelCollator(extractor, 96, normalize=False)
+    callback = KNNCallback(data, collator, neighbours=3)
+    known = [row for row in range(14) if labels[row] >= 0]
+    alone = KNNCallback(data.select(known), collator, neighbours=3)
+    assert callback.neighbours == alone.neighbours == 3
+    assert callback.accuracy(model) == alone.accuracy(model)
 
 
 # --- resuming

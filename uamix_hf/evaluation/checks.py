@@ -12,6 +12,12 @@ def is_multi_label(labels: np.ndarray) -> bool:
     return np.ndim(labels) == 2
 
 
+def measurable_classes(labels: np.ndarray) -> np.ndarray:
+    """Which classes (classes,) bool some clips of `labels` (clips, classes) have and some have not: of the others, any
+    scores at all give an average precision of 1, or none."""
+    return np.logical_and(labels.any(axis=0), ~labels.all(axis=0))
+
+
 def check_clips(vectors: np.ndarray, labels: np.ndarray, groups: np.ndarray | None = None) -> None:
     """
     Args:
@@ -54,4 +60,4 @@ def check_single_label(labels: np.ndarray, protocol: str) -> None:
         )
 
 
-__all__ = ["EvaluationError", "check_clips", "check_single_label", "is_multi_label"]
+__all__ = ["EvaluationError", "check_clips", "check_single_label", "is_multi_label", "measurable_classes"]

@@ -53,7 +53,7 @@ def kind_name(entry: Mapping[str, Any], results: Mapping[str, Any]) -> str:
         "few_shot": f"few-shot, {arguments.get('n_way')} classes",
         "low_shot": f"low-shot, all {classes} classes",
         "fine_tune": f"fine-tuned, all {classes} classes",
-        "knn": f"{arguments.get('neighbours')} nearest neighbours",
+        "knn": f"{entry.get('neighbours') or arguments.get('neighbours')} nearest neighbours",
         "linear": "linear probe",
     }[entry["protocol"]]
     return f"{name}, {entry['classifier'].replace('_', ' ')}" if entry["classifier"] else name

@@ -16,6 +16,7 @@ from .checks import EvaluationError, check_single_label, is_multi_label
 from .classifiers import CLASSIFIERS
 from .few_shot import draw_episodes, few_shot_accuracy
 from .fine_tuning import fine_tune_low_shot
+from .knn import settle_neighbours
 from .low_shot import low_shot_accuracy
 from .probes import knn_probe, linear_probe
 from .scores import Scores, paired_difference
@@ -71,7 +72,7 @@ class Measurement:
     Args:
         protocol: One of `PROTOCOLS`.
         predictions: What [`knn_probe`] and [`linear_probe`] return. classifier, k: Where the protocol has them.
-        seeds: Of the draws.
+        seeds: Of the draws. neighbours: That voted, which may be fewer than were asked for.
     """
 
     protocol: str
@@ -81,6 +82,7 @@ class Measurement:
     k: int | None = None
     seeds: Sequence[int] = ()
     metric: str = "accuracy"
+    neighbours: int | None = None
 
 
 def check_draws(clips: LabelledClips, args: ProtocolArguments) -> list[Split]:
@@ -95,6 +97,8 @@ def check_draws(clips: LabelledClips, args: ProtocolArguments) -> list[Split]:
     if "few_shot" in args.protocol:
         for k in args.k_shot:
             next(draw_episodes(clips.labels, clips.groups, args.n_way, k, args.queries, seed=args.seed))
+    if "knn" in args.protocol:
+        settle_neighbours(clips.labels, clips.groups, args.neighbours, clips.names)
     if not {"low_shot", "fine_tune", "linear"} & set(args.protocol):
         return []
     if clips.folds is None and not is_multi_label(clips.labels):
@@ -161,10 +165,14 @@ def measure(
             scores = fine_tune_low_shot(path, recordings, labels, splits, k, seeds)
             found.append(Measurement("fine_tune", scores, k=k, seeds=seeds))
     if "knn" in args.protocol:
-        found.append(Measurement("knn", *knn_probe(vectors, labels, groups, args.neighbours), metric=metric))
+        voting, _ = settle_neighbours(labels, groups, args.neighbours, clips.names)
+        scores, predictions = knn_probe(vectors, labels, groups, voting, clips.names)
+        found.append(Measurement("knn", scores, predictions, metric=metric, neighbours=voting))
     if "linear" in args.protocol:
         drawn = [seed] if clips.folds is None else []
-        found.append(Measurement("linear", *linear_probe(vectors, labels, splits), metric=metric, seeds=drawn))
+        found.append(
+            Measurement("linear", *linear_probe(vectors, labels, splits, clips.names), metric=metric, seeds=drawn)
+        )
     return found
 
 
@@ -208,7 +216,7 @@ def result_tree(
 
 
 def what_was_measured(measurement: Measurement) -> dict[str, Any]:
-    return {name: getattr(measurement, name) for name in ("protocol", "classifier", "k", "metric")}
+    return {name: getattr(measurement, name) for name in ("protocol", "classifier", "k", "metric", "neighbours")}
 
 
 def score_entry(measurement: Measurement, names: Sequence[str]) -> dict[str, Any]:

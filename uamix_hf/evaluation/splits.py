@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 
-from .checks import EvaluationError, is_multi_label
+from .checks import EvaluationError, is_multi_label, measurable_classes
 
 Split = tuple[np.ndarray, np.ndarray]
 
@@ -44,7 +44,7 @@ def check_rows(labels: np.ndarray, train_rows: np.ndarray, test_rows: np.ndarray
         raise SplitError(f"{len(both)} clips are training and test rows at once, the first is clip {both[0]}.")
     if is_multi_label(labels):
         train, test = labels[train_rows], labels[test_rows]
-        unknown = np.flatnonzero(test.any(axis=0) & ~test.all(axis=0) & (~train.any(axis=0) | train.all(axis=0)))
+        unknown = np.flatnonzero(measurable_classes(test) & ~measurable_classes(train))
     else:
         unknown = np.setdiff1d(labels[test_rows], labels[train_rows])
     if len(unknown):

@@ -9,6 +9,7 @@ from datasets import Dataset
 
 from ..audio import describe
 from ..data import DataError, PreparedData, column_as_text, read_labels, take
+from ..evaluation.checks import measurable_classes
 from ..evaluation.low_shot import draw_labelled
 
 ProblemType = Literal["single_label_classification", "multi_label_classification", "regression"]
@@ -146,8 +147,8 @@ def check_training_labels(train: np.ndarray, others: Mapping[str, np.ndarray], t
         train: Values of the training rows. others: Those of rows that are evaluated, by what they are called.
 
     Raises:
-        DataError: a class of evaluated rows that no training row has, evaluated rows without any class, one class
-            alone, or numbers that are all equal.
+        DataError: a class of evaluated rows that no training row has, evaluated rows that are all of one class or of
+            the same classes, one class alone, or numbers that are all equal.
     """
     if targets.problem_type == "regression":
         if np.ptp(train) == 0:
@@ -166,6 +167,14 @@ def check_training_labels(train: np.ndarray, others: Mapping[str, np.ndarray], t
     if len(known) < 2:
         names = ", ".join(targets.names[number] for number in known)
         raise DataError(f"The training rows have {len(known)} classes ({names}): at least two are needed.")
+    for part, values in others.items():
+        single = targets.problem_type == "single_label_classification"
+        if not (len(classes_in(values, targets)) > 1 if single else measurable_classes(values != 0).any()):
+            names = ", ".join(targets.names[number] for number in sorted(classes_in(values, targets)))
+            raise DataError(
+                f"All {len(values)} {part} rows are of the same class ({names}), so a model that says nothing else "
+                "would look perfect: hold out other rows."
+            )
 
 
 def classes_in(values: np.ndarray, targets: Targets) -> set[int]:

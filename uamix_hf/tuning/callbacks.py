@@ -1,6 +1,6 @@
 """What happens between the steps of tuning."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -9,7 +9,7 @@ from torch.utils.data import DataLoader, Dataset
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from ..data import LogMelCollator
-from ..evaluation.knn import leave_one_out_knn
+from ..evaluation.knn import leave_one_out_knn, settle_neighbours
 
 
 class TargetUpdateCallback(TrainerCallback):
@@ -22,13 +22,17 @@ class TargetUpdateCallback(TrainerCallback):
 
 
 class KNNCallback(TrainerCallback):
-    """Logs `knn_accuracy`: how often a labelled clip's nearest neighbours among the others have its label.
+    """Logs `knn_accuracy`: how often a labelled clip's nearest neighbours among the others have its label; and
+    `knn_neighbours`, how many of them voted.
 
     Labels are only looked at, never learnt from. At the start and the end of a stage, and every `knn_steps`.
 
     Args:
-        dataset: Rows of log-mels with `labels`. groups: Per row; neighbours of the same group do not count.
-        neighbours: How many vote.
+        dataset: Rows of log-mels with `labels`, -1 where there is none. groups: Per row; neighbours of the same group
+            do not count. neighbours: How many vote, capped as [`settle_neighbours`] says. names: Of the classes.
+
+    Raises:
+        EvaluationError: labels whose neighbours tell nothing.
     """
 
     def __init__(
@@ -38,6 +42,7 @@ class KNNCallback(TrainerCallback):
         groups: np.ndarray | None = None,
         neighbours: int = 10,
         batch_size: int = 64,
+        names: Sequence[str] | None = None,
     ):
         # A generator of its own: whether neighbours are looked at must not change what is trained.
         generator = torch.Generator()
@@ -48,7 +53,9 @@ class KNNCallback(TrainerCallback):
             generator=generator,
         )
         self.groups = groups
-        self.neighbours = neighbours
+        self.names = names
+        # Now, not after hours of training.
+        self.neighbours, _ = settle_neighbours(dataset["labels"][:].numpy(), groups, neighbours, names)
         self.log: Callable[[dict[str, float]], None] | None = None  # set by the trainer that it is given to
 
     @torch.no_grad()
@@ -62,12 +69,14 @@ class KNNCallback(TrainerCallback):
             vectors.append(pooled.cpu().numpy())
             labels.append(batch["labels"].numpy())
         model.train(was_training)
-        return leave_one_out_knn(np.concatenate(vectors), np.concatenate(labels), self.groups, self.neighbours)
+        return leave_one_out_knn(
+            np.concatenate(vectors), np.concatenate(labels), self.groups, self.neighbours, self.names
+        )
 
     def measure(self, state: TrainerState, control: TrainerControl, model: Any) -> None:
         if self.log is not None and state.is_world_process_zero:
             step_is_logged = control.should_log
-            self.log({"knn_accuracy": self.accuracy(model)})
+            self.log({"knn_accuracy": self.accuracy(model), "knn_neighbours": self.neighbours})
             control.should_log = step_is_logged  # a log of ours must not stand in for the step's own
 
     def on_train_begin(self, args, state, control, model=None, **kwargs) -> None:

@@ -16,8 +16,8 @@ Args:
 Returns:
     mean_average_precision: Mean of `by_class`, in [0, 1]: the macro average, which AudioSet's mAP is.
     micro_average_precision: Of all pairs of clip and class as one ranking.
-    by_class: Average precision of each class that a clip has, by class number.
-    left_out: Numbers of the classes that no clip has; their average precision is not defined.
+    by_class: Average precision of each class that some clips have and some have not, by class number.
+    left_out: Numbers of the other classes: of those that all clips have or none, scores tell nothing.
 Example:
     >>> metric = evaluate.load("mean_average_precision")
     >>> metric.compute(predictions=[[0.9, 0.2], [0.4, 0.7]], references=[[1, 0], [0, 1]])["mean_average_precision"]
@@ -54,16 +54,17 @@ class MeanAveragePrecision(evaluate.Metric):
             raise ValueError(f"{(~np.isfinite(scores)).sum()} of {scores.size} scores are not finite.")
         if not np.isin(labels, (0, 1)).all():
             raise ValueError(f"References are 0 or 1, not {labels[~np.isin(labels, (0, 1))][0]:g}.")
-        present = labels.any(axis=0)
-        if not present.any():
-            raise ValueError(f"None of the {len(labels)} clips has a class: there is nothing to measure.")
+        measurable = labels.any(axis=0) & ~labels.all(axis=0)
+        if not measurable.any():
+            which = "has a class" if not labels.any() else "differs from another in its classes"
+            raise ValueError(f"None of the {len(labels)} clips {which}: there is nothing to measure.")
         by_class = {
             number: float(average_precision_score(labels[:, number], scores[:, number]))
-            for number in np.flatnonzero(present).tolist()
+            for number in np.flatnonzero(measurable).tolist()
         }
         return {
             "mean_average_precision": float(np.mean(list(by_class.values()))),
             "micro_average_precision": float(average_precision_score(labels.ravel(), scores.ravel())),
             "by_class": by_class,
-            "left_out": np.flatnonzero(~present).tolist(),
+            "left_out": np.flatnonzero(~measurable).tolist(),
         }
