@@ -34,14 +34,14 @@ def settle_neighbours(
         raise EvaluationError(f"neighbours={neighbours}: at least one is needed.")
     units = np.arange(len(labels)) if groups is None else np.unique(groups, return_inverse=True)[1].ravel()
     has = labels if is_multi_label(labels) else labels[:, None] == np.arange(labels.max(initial=-1) + 1)
-    words = [str(number) for number in range(has.shape[1])] if names is None else names
+    words = np.array(range(has.shape[1]) if names is None else names).astype(str)
     present = np.flatnonzero(has.any(axis=0))
     if len(present) == 0:
         raise EvaluationError(f"None of the {len(labels)} clips has a label: neighbours tell nothing.")
     if not is_multi_label(labels) and len(present) == 1:
         raise EvaluationError(
-            f"All {has.sum()} labelled clips are of one class ({words[int(present[0])]}): what their neighbours are tells "
-            "nothing. Give clips of other classes, too."
+            f"All {has.sum()} labelled clips are of one class ({words[present[0]]}): what their neighbours are "
+            "tells nothing. Give clips of other classes, too."
         )
     of_group = np.zeros((units.max() + 1, has.shape[1]), int)
     np.add.at(of_group, units, has)
@@ -51,7 +51,7 @@ def settle_neighbours(
     few = "a single clip" if groups is None else "clips of a single group"
     if not measured.any():
         raise EvaluationError(f"Each class has {few}, so that no neighbour could be right: label more clips.")
-    if missing := [words[number] for number in present if not measured[number]]:
+    if len(missing := words[has.any(axis=0) & ~measured]):
         logger.warning_once(f"Neighbours are not measured for classes with {few}: {', '.join(missing)}.")
     fewest = int(np.where(measured, others, np.iinfo(others.dtype).max).argmin())
     if others[fewest] < neighbours:
