@@ -76,7 +76,7 @@ def tune(
             vectors = embed_log_mels(tuned, extractor, data.dataset, batch_size=batch_size)
             accuracy = leave_one_out_knn(vectors, known, data.groups, neighbours, data.label_names)
             trainer.log({"knn_accuracy": accuracy, "knn_neighbours": neighbours})
-        return tuned, trainer, config
+        return tuned, trainer, trainer.views
     model = UaMixForContrastiveTuning.from_encoder(
         start, input_mean=extractor.mean, input_std=extractor.std, input_std_factor=extractor.std_factor,
         **vars(uamix_args),

@@ -7,6 +7,7 @@ import pytest
 import soundfile
 import torch
 from sklearn.decomposition import PCA
+from toy_sounds import CONFIG, EXTRACTOR, log_mels, tones
 from transformers import AutoModel
 
 from uamix_hf import AudioEmbedder, AudioMAEConfig, AudioMAEFeatureExtractor, AudioMAEModel, fit_whitening
@@ -111,3 +112,45 @@ def test_without_fitting_it_changes_nothing(tmp_path: Path) -> None:
 def test_other_encoders_are_refused() -> None:
     with pytest.raises(TypeError, match="Linear"):
         fit_whitening(torch.nn.Linear(2, 2), AudioMAEFeatureExtractor(), None)
+
+
+@pytest.mark.parametrize(
+    ("fault", "error"),
+    [
+        ("one clip", ValueError),
+        ("no clip", ValueError),
+        ("too wide", ValueError),
+        ("size 0", ValueError),
+        ("NaN", ValueError),
+        ("alike", ValueError),
+        ("stopped", KeyboardInterrupt),
+    ],
+)
+@pytest.mark.parametrize("whitened", [False, True])
+def test_after_an_error_the_encoder_is_as_it_was(
+    fault: str, error: type, whitened: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    width = CONFIG.hidden_size
+    size = width if whitened else 0
+    torch.manual_seed(0)
+    model = AudioMAEModel(AudioMAEConfig(**CONFIG.to_dict() | {"whitening_size": size})).train()
+    if whitened:
+        model.whitening.matrix.copy_(torch.randn(width, width))
+    clips = log_mels(tones(5)[0])
+    before, layer = {name: value.clone() for name, value in model.state_dict().items()}, model.whitening
+    given = {"one clip": 1, "no clip": 0}.get(fault, 5)
+    rows = clips.select([0] * 5) if fault == "alike" else clips.select(range(given))
+    if fault == "NaN":
+        monkeypatch.setattr(model.layernorm, "forward", lambda hidden: hidden * torch.nan)
+    if fault == "stopped":
+
+        def stop(*args: object, **kwargs: object) -> None:
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(model.layers[-1], "forward", stop)
+    with pytest.raises(error):
+        fit_whitening(model, EXTRACTOR, rows, size={"too wide": width + 1, "size 0": 0}.get(fault), batch_size=2)
+    assert model.whitening is layer and model.training
+    assert model.config.whitening_size == size and model.config.embedding_size == width
+    after = model.state_dict()
+    assert after.keys() == before.keys() and all(torch.equal(value, after[name]) for name, value in before.items())

@@ -48,8 +48,9 @@ def fit_whitening(
 ) -> None:
     """Gives the encoder, in place, a whitening of its pooled output over unlabelled clips, saved with the weights.
 
-    An earlier whitening is replaced. Pooled outputs of a masked autoencoder lie in a narrow cone whose axis says little
-    of what a clip is; the directions of little spread do (method.md 3.6 takes off the mean alone).
+    An earlier whitening is replaced; after an error the encoder is as it was. Pooled outputs of a masked autoencoder
+    lie in a narrow cone whose axis says little of what a clip is; the directions of little spread do (method.md 3.6
+    takes off the mean alone).
 
     Args:
         dataset: Log-mels as of [`prepare`]; about as many clips as `size`, or more.
@@ -61,12 +62,18 @@ def fit_whitening(
     if not isinstance(encoder, AudioMAEModel):
         raise TypeError(f"{type(encoder).__name__} has no place for a whitening; AudioMAEModel has.")
     config = encoder.config
+    before, width, training = encoder.whitening, config.whitening_size, encoder.training
     encoder.whitening, config.whitening_size = torch.nn.Identity(), 0
-    vectors = embed_log_mels(encoder, feature_extractor, dataset, batch_size=batch_size)
-    mean, matrix = whitening_of(vectors, min(SIZE, config.pooled_size) if size is None else size)
-    layer = AudioMAEWhitening(*matrix.shape).to(encoder.device)
-    layer.mean.copy_(torch.from_numpy(mean))
-    layer.matrix.copy_(torch.from_numpy(matrix.copy()))
+    try:
+        vectors = embed_log_mels(encoder, feature_extractor, dataset, batch_size=batch_size)
+        mean, matrix = whitening_of(vectors, min(SIZE, config.pooled_size) if size is None else size)
+        layer = AudioMAEWhitening(*matrix.shape).to(encoder.device)
+        layer.mean.copy_(torch.from_numpy(mean))
+        layer.matrix.copy_(torch.from_numpy(matrix.copy()))
+    except BaseException:  # also of whoever stops it
+        encoder.whitening, config.whitening_size = before, width
+        encoder.train(training)
+        raise
     encoder.whitening, config.whitening_size = layer, matrix.shape[1]
 
 

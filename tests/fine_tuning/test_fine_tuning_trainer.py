@@ -11,7 +11,14 @@ from toy_sounds import CONFIG, EXTRACTOR, PLAIN, log_mels, tones
 from transformers import TrainerCallback, set_seed
 
 from uamix_hf import AudioMAEConfig, AudioMAEForAudioClassification, AudioMAEModel
-from uamix_hf.fine_tuning import FineTuningArguments, FineTuningTrainer, make_classifier, predict_logits, with_labels
+from uamix_hf.fine_tuning import (
+    FineTuningArguments,
+    FineTuningTrainer,
+    make_classifier,
+    predict,
+    predict_logits,
+    with_labels,
+)
 
 WAVES, LABELS = tones(36)
 TRAIN, TEST = np.arange(24), np.arange(24, 36)
@@ -199,6 +206,17 @@ def test_evaluation_averages_the_windows_of_each_whole_recording():
     assert np.ptp(expected, axis=0).min() > 0.01
     for batch_size in (1, 3, 16):
         np.testing.assert_allclose(predict_logits(model, EXTRACTOR, dataset, None, batch_size), expected, atol=1e-5)
+
+
+def test_numbers_that_are_not_finite_become_no_class(clips):
+    """The class number of NaN logits would be 0."""
+    model = classifier()
+    model.classifier.bias.data[:] = torch.nan
+    for function in (predict_logits, predict):
+        with pytest.raises(ValueError, match=r"no finite numbers for 3 of 3 recordings, of sample_id \[2, 30, 4\]"):
+            function(model, EXTRACTOR, clips, np.array([2, 30, 4]))
+        with pytest.raises(ValueError, match="batch_size=0"):
+            function(model, EXTRACTOR, clips, np.arange(3), batch_size=0)
 
 
 def test_evaluating_is_repeatable_and_leaves_training_as_it_is(trainer):

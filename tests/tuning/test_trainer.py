@@ -238,6 +238,20 @@ def test_unusable_arguments_are_refused_by_name(make_args, wrong):
         make_args(**wrong)
 
 
+def test_a_model_that_cannot_be_trained_so_stays_as_it_was(make_model, make_dataset, make_args, extractor):
+    """More blocks frozen than there are, or callbacks that are none: the next trainer meets the model as it was."""
+    model, data = make_model(queue_size=40, token_drop=None), make_dataset(LENGTHS)
+    before, trained = model.config.to_dict(), [value.requires_grad for value in model.parameters()]
+    for arguments, data_given in (({"freeze_blocks": 7}, data), ({}, data.remove_columns("length"))):
+        with pytest.raises((ValueError, KeyError)):
+            UaMixTrainer(model, make_args(**arguments), data_given, extractor, "head" if not arguments else "tune")
+        assert model.config.to_dict() | {"use_cache": None} == before | {"use_cache": None}
+        assert [value.requires_grad for value in model.parameters()] == trained
+        assert len(model.support_queue) == 40 and model.stage == "tune"
+    UaMixTrainer(model, make_args(freeze_blocks=1), data, extractor)
+    assert model.config.token_drop == 0.0 and len(model.support_queue) == model.config.queue_size == 14
+
+
 # --- neighbours of labelled clips
 
 

@@ -31,7 +31,13 @@ def average_windows(
     width: int,
 ) -> np.ndarray:
     """What `forward` gives (batch, width) for `input_values` and `attention_mask`, averaged over each recording's
-    windows, each weighted by its frames: (rows, width) float32. The model is left in evaluation mode."""
+    windows, each weighted by its frames: (rows, width) float32. The model is left in evaluation mode.
+
+    Raises:
+        ValueError: a batch of no windows, or recordings of which the model gives no finite numbers.
+    """
+    if batch_size < 1:
+        raise ValueError(f"batch_size={batch_size}: at least one window at once.")
     rows = np.arange(len(dataset)) if rows is None else np.asarray(rows)
     model.eval()
     collator = LogMelCollator(feature_extractor, model.config.max_length, normalize=True)
@@ -45,7 +51,14 @@ def average_windows(
         places = batch["sample_id"].numpy()
         np.add.at(total, places, found.double().cpu().numpy() * lengths)
         np.add.at(frames, places, lengths)
-    return (total / frames).astype(np.float32)
+    means = (total / frames).astype(np.float32)
+    if not (finite := np.isfinite(means).all(axis=1)).all():
+        ids = np.asarray(dataset["sample_id"][:])[rows[~finite]].tolist()
+        raise ValueError(
+            f"The model gives no finite numbers for {len(ids)} of {len(rows)} recordings, of sample_id {ids[:10]}: "
+            "look at its weights, or compute in float32."
+        )
+    return means
 
 
 def embed_log_mels(

@@ -26,7 +26,7 @@ from ..modeling_audio_mae import AudioMAEForAudioClassification, AudioMAEModel
 from ..trainer import LengthBucketTrainer
 from .configuration_uamix import UaMixConfig
 from .training_args import UaMixTrainingArguments
-from .views import settle_token_drop, two_views
+from .views import settled_token_drop, two_views
 
 # Fields of UaMixConfig and of UaMixTrainingArguments that have no part in this.
 UNUSED_FIELDS = (
@@ -143,7 +143,8 @@ def tune_on_pseudo_labels(
         student: What is trained in place of a copy of `encoder`, also as a copy; of random weights in the original.
 
     Returns:
-        The last round's trainer; the tuned encoder is `trainer.model.audio_mae`.
+        The last round's trainer; the tuned encoder is `trainer.model.audio_mae`, what was used of `config` is
+        `trainer.views`.
 
     Raises:
         ValueError: a setting that is not used, no round, or a number of clusters that the clips do not give.
@@ -155,7 +156,8 @@ def tune_on_pseudo_labels(
     if rounds < 1:
         raise ValueError(f"rounds={rounds}: at least one is needed.")
     args = dataclasses.replace(args, save_strategy="no", dataloader_drop_last=False)
-    settle_token_drop(config, dataset, feature_extractor)
+    config = copy.deepcopy(config)
+    config.token_drop = settled_token_drop(config, dataset, feature_extractor)
     trained = encoder if student is None else student
     for _ in range(rounds):
         set_seed(args.seed)

@@ -19,7 +19,7 @@ from ..trainer import LengthBucketTrainer
 from .callbacks import KNNCallback, TargetUpdateCallback
 from .modeling_uamix import Stage, UaMixForContrastiveTuning
 from .training_args import UaMixTrainingArguments
-from .views import settle_token_drop
+from .views import settled_token_drop
 
 logger = logging.getLogger(__name__)
 
@@ -60,14 +60,6 @@ class UaMixTrainer(LengthBucketTrainer):
                 max_steps=args.head_steps,
                 num_train_epochs=args.head_epochs,
             )
-        settle_token_drop(model.config, train_dataset, feature_extractor)
-        queue = model.support_queue
-        if len(queue) > len(train_dataset):  # type: ignore[arg-type]
-            # More places than clips would hold the same clip several times, which no neighbour search profits from.
-            model.config.queue_size = len(train_dataset)  # type: ignore[arg-type]
-            queue.allocate(model.config.queue_size, queue.keys.shape[1], queue.keys.device)
-        model.set_stage(stage, args.frozen_blocks(len(model.adapter.layers)))
-        model.encoder_batch_size = args.encoder_batch_size
         # Views crop further, so that a long recording gives two different stretches of it.
         collator = LogMelCollator(feature_extractor, 2 * model.adapter.max_frames, normalize=False)
         super().__init__(
@@ -78,6 +70,16 @@ class UaMixTrainer(LengthBucketTrainer):
             processing_class=feature_extractor,
             callbacks=[TargetUpdateCallback(), *callbacks],
         )
+        # Last, and what may fail first: a model that cannot be trained so stays as it was.
+        token_drop = settled_token_drop(model.config, train_dataset, feature_extractor)
+        model.set_stage(stage, args.frozen_blocks(len(model.adapter.layers)))
+        model.encoder_batch_size = args.encoder_batch_size
+        model.config.token_drop = token_drop
+        queue = model.support_queue
+        if len(queue) > len(train_dataset):  # type: ignore[arg-type]
+            # More places than clips would hold the same clip several times, which no neighbour search profits from.
+            model.config.queue_size = len(train_dataset)  # type: ignore[arg-type]
+            queue.allocate(model.config.queue_size, queue.keys.shape[1], queue.keys.device)
         for callback in callbacks:
             if isinstance(callback, KNNCallback):
                 callback.log = self.log

@@ -16,12 +16,14 @@ NOISE_SPECTRUM_DB = 10.0
 LITTLE_SOUND = 3600  # seconds; with less, dropping tokens costs more than it teaches (docs/experiments.md)
 
 
-def settle_token_drop(config: UaMixConfig, dataset: Dataset, feature_extractor: AudioMAEFeatureExtractor) -> None:
-    """Sets `config.token_drop`, where it is None, by how much sound a dataset with a column `length` (frames) holds."""
-    if config.token_drop is None:
-        frames_per_second = feature_extractor.sampling_rate / feature_extractor.frame_shift
-        seconds = torch.as_tensor(dataset["length"][:]).sum().item() / frames_per_second
-        config.token_drop = 0.0 if seconds < LITTLE_SOUND else 0.5
+def settled_token_drop(config: UaMixConfig, dataset: Dataset, feature_extractor: AudioMAEFeatureExtractor) -> float:
+    """`config.token_drop`, or where that is None what suits the audio that a dataset with a column `length` (frames)
+    holds."""
+    if config.token_drop is not None:
+        return config.token_drop
+    frames_per_second = feature_extractor.sampling_rate / feature_extractor.frame_shift
+    seconds = torch.as_tensor(dataset["length"][:]).sum().item() / frames_per_second
+    return 0.0 if seconds < LITTLE_SOUND else 0.5
 
 
 def crop_lengths(lengths: torch.Tensor, share: float, least: int, patch: int, max_frames: int) -> torch.Tensor:
@@ -167,4 +169,4 @@ def two_views(
     return views[0], views[1], frames
 
 
-__all__ = ["crop_lengths", "random_crop", "random_gain", "settle_token_drop", "two_views"]
+__all__ = ["crop_lengths", "random_crop", "random_gain", "settled_token_drop", "two_views"]
