@@ -7,15 +7,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from accelerate.data_loader import prepare_data_loader
 from accelerate.utils import gather_object
 from safetensors import SafetensorError
 from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler
-from transformers import Trainer, TrainerCallback, TrainerState, TrainingArguments
+from transformers import Trainer, TrainerCallback, TrainerState, TrainingArguments, set_seed
 
 from .checkpoints import RunCheckpointError, last_complete_checkpoint, remove_broken_checkpoints, what_is_wrong
-from .data import LengthBucketSampler
+from .data import LengthBucketSampler, VisitedRows
 
 logger = logging.getLogger(__name__)
 
@@ -44,24 +45,32 @@ class NonFiniteLossError(RuntimeError):
 
 
 class EpochCallback(TrainerCallback):
-    """Tells the sampler the epoch, and a collator whose draws depend on it. The loader tells the sampler, too, but not
-    where a run of several processes resumes within an epoch: accelerate does not look for the sampler below both a skip
-    and a shard of its batches."""
+    """Tells the sampler the epoch. The loader does, too, but not where a run of several processes resumes within an
+    epoch: accelerate does not look for the sampler below both a skip and a shard of its batches."""
 
     def __init__(self, trainer: "LengthBucketTrainer"):
         self.trainer = trainer
 
     def on_epoch_begin(self, args, state, control, **kwargs) -> None:
-        for part in (self.trainer.sampler, self.trainer.data_collator):
-            if hasattr(part, "set_epoch"):
-                part.set_epoch(int(state.epoch or 0))
+        if self.trainer.sampler is not None:
+            self.trainer.sampler.set_epoch(int(state.epoch or 0))
+
+
+class ProcessSeedCallback(TrainerCallback):
+    """Gives every process but the first random numbers of its own: till training begins all have been seeded alike, so
+    that the model is. A resumed run restores the state of each."""
+
+    def on_train_begin(self, args, state, control, **kwargs) -> None:
+        if args.process_index > 0:
+            set_seed(int(np.random.SeedSequence([args.seed, args.process_index]).generate_state(1)[0]))
 
 
 class LengthBucketTrainer(Trainer):
     """
     Trains on rows with a column `length`, whose order depends on the seed and the epoch alone, or on a stream, which
-    gives each process its own share of the clips in an order of its own. Outputs of the model that are named in
-    `logged` are logged beside the loss.
+    gives each process its own share of the clips in an order of its own. What is random in a step, such as noise,
+    dropout or mixtures, is drawn by each process for itself. Outputs of the model that are named in `logged` are logged
+    beside the loss.
 
     Raises:
         NonFiniteLossError: before the optimiser would take a NaN or an infinity in.
@@ -75,13 +84,20 @@ class LengthBucketTrainer(Trainer):
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
         self.add_callback(EpochCallback(self))
+        self.add_callback(ProcessSeedCallback())
         self._batches: list[tuple[torch.Tensor, Mapping[str, Any]]] = []
         self._parts: dict[str, list[torch.Tensor]] = {}
 
     def get_train_dataloader(self) -> DataLoader:
-        if not isinstance(self.train_dataset, IterableDataset):
-            return super().get_train_dataloader()
         args = self.args
+        if not isinstance(self.train_dataset, IterableDataset):
+            return self._get_dataloader(
+                VisitedRows(self.train_dataset),
+                description="Training",
+                batch_size=self._train_batch_size,
+                sampler_fn=lambda _: self._get_train_sampler(),
+                is_training=True,
+            )
         loader: DataLoader = DataLoader(
             self.train_dataset,
             batch_size=self._train_batch_size,

@@ -1,13 +1,16 @@
 """Batches hold every row once, clips of like length together, padded and masked; the seed decides their order."""
 
 import random
+from collections import Counter
 
 import numpy as np
 import pytest
 import torch
+from datasets import Dataset
+from torch.utils.data import DataLoader
 
 from uamix_hf import AudioMAEFeatureExtractor
-from uamix_hf.data import LengthBucketSampler, LogMelCollator
+from uamix_hf.data import LengthBucketSampler, LogMelCollator, VisitedRows
 
 MEAN, STD = -4.0, 3.0
 PADDING = (0 - MEAN) / (2 * STD)
@@ -38,6 +41,9 @@ def test_long_rows_come_once_for_each_visit() -> None:
     counts = np.bincount(list(sampler), minlength=200).reshape(40, 5)
     assert (counts == [1, 1, 1, 2, 5]).all() and len(sampler) == len(list(sampler)) == 400
     rows = list(sampler)
+    assert Counter((int(place), place.visit) for place in rows) == Counter(
+        (place, (0, time)) for place, length in enumerate(lengths) for time in range(max(1, length // 100))
+    )
     twice = [len(set(rows[start : start + 8])) < 8 for start in range(0, 400, 8)]
     assert np.mean(twice) < 0.2
     assert list(LengthBucketSampler(lengths, 8, visit_frames=0)) == order(lengths, 8)
@@ -82,6 +88,11 @@ def row(sample: int, frames: int, **more) -> dict:
     return {"log_mel": log_mel, "length": torch.tensor(frames), "sample_id": torch.tensor(sample), **more}
 
 
+def dataset(rows: list[dict]) -> Dataset:
+    columns = {name: [entry[name] for entry in rows] for name in rows[0]}
+    return Dataset.from_dict(columns).with_format("torch")
+
+
 @pytest.mark.parametrize("normalize", [True, False])
 @pytest.mark.parametrize(("frames", "padded"), [([5, 33, 48], 48), ([33, 7], 48), ([1], 16), ([16, 16], 16)])
 def test_batches_are_padded_to_whole_patches_and_masked(extractor, normalize: bool, frames, padded: int) -> None:
@@ -111,39 +122,81 @@ def test_labels_go_along(extractor) -> None:
 def test_a_long_recording_gives_a_stretch_of_it(extractor) -> None:
     collator = LogMelCollator(extractor, max_frames=32, normalize=False)
     starts = []
-    for other in range(200):
-        rows = [row(1, 100), row(1000 + other, 20)]
+    for epoch in range(200):
+        rows = [row(1, 100, visit=(epoch, 0)), row(2, 20, visit=(epoch, 0))]
         batch = collator(rows)
         window = batch["input_values"][0]
         assert batch["attention_mask"].sum(1).tolist() == [32, 20]
         starts.append(round(window[0, 0].item()) - 1000)
         torch.testing.assert_close(window, rows[0]["log_mel"][starts[-1] : starts[-1] + 32])
-        torch.manual_seed(other)  # nothing but the batch decides
-        assert torch.equal(collator(rows)["input_values"], batch["input_values"])
     assert min(starts) < 5 and max(starts) > 63 and max(starts) <= 68  # all of the recording is reached
     whole = collator([row(1, 32)])["input_values"][0]
     torch.testing.assert_close(whole, row(1, 32)["log_mel"])
 
 
-def test_a_recording_gives_other_stretches_in_other_epochs(extractor) -> None:
-    """Also where all clips fit into one batch, so that every epoch has the same rows."""
-    frames = [100, 120, 140, 160]
-    rows = [row(sample, count) for sample, count in enumerate(frames)]
+def drawn(extractor, rows: list[dict], seed: int = 0) -> dict[int, list[float]]:
+    """What is drawn for each clip of a batch, by its id: window, roll and gain show in its values."""
+    collator = LogMelCollator(extractor, 32, normalize=False, roll=True, gain_alpha=10.0, seed=seed)
+    batch = collator(rows)
+    return dict(zip(batch["sample_id"].tolist(), batch["input_values"].flatten(1).tolist(), strict=True))
+
+
+def test_seed_clip_and_visit_decide_what_is_drawn_and_nothing_else(extractor) -> None:
+    """Neither the global state nor other clips of the batch nor their order."""
+    alone = drawn(extractor, [row(3, 90, visit=(1, 0))])[3]
+    torch.manual_seed(99)
+    several = [row(sample, 60 + 10 * sample, visit=(1, 0)) for sample in range(5)]
+    for rows in ([row(3, 90, visit=(1, 0))], several, several[::-1]):
+        assert drawn(extractor, rows)[3] == alone
+    changed = [
+        drawn(extractor, [row(3, 90, visit=visit)], seed)[3]
+        for seed, visit in ((0, (2, 0)), (0, (1, 1)), (1, (1, 0)), (1, (0, 0)), (0, (0, 1)))
+    ]
+    assert len({tuple(values) for values in [alone, *changed]}) == 6
+    other = [value - 1000 for value in drawn(extractor, [row(4, 90, visit=(1, 0))])[4]]
+    assert np.abs(np.array(other) - alone).max() > 0.5
+    # What is only looked at comes without visits, and the same each time.
+    assert drawn(extractor, [row(3, 90)]) == drawn(extractor, [row(3, 90)])
+
+
+@pytest.mark.parametrize("batch_size", [1, 4])
+def test_a_recording_gives_other_stretches_each_time_it_comes(extractor, batch_size: int) -> None:
+    """Several times in an epoch, too, and where every epoch has the same rows together."""
+    rows = VisitedRows(dataset([row(sample, frames) for sample, frames in enumerate((100, 120, 140, 500))]))
+    sampler = LengthBucketSampler([100, 120, 140, 500], batch_size, visit_frames=100)
     collator = LogMelCollator(extractor, max_frames=32, normalize=False)
-    starts = set()
-    for epoch in range(20):
-        batch = collator([rows[number] for number in order(frames, 4, epoch=epoch)])
-        place = batch["sample_id"].tolist().index(3)
-        starts.add(batch["input_values"][place, 0, 0].item())
-    assert len(starts) > 5
+
+    def starts(epoch: int) -> list[float]:
+        sampler.set_epoch(epoch)
+        places = list(sampler)
+        batches = [places[start : start + batch_size] for start in range(0, len(places), batch_size)]
+        found = [collator(rows.__getitems__(batch)) for batch in batches]
+        return sorted(v[0, 0].item() for batch in found for v in batch["input_values"] if v[0, 0] >= 3000)
+
+    epochs = [starts(epoch) for epoch in range(4)]
+    assert [len(set(found)) for found in epochs] == [5] * 4  # of 469 stretches
+    assert len(set(sum(epochs, []))) > 15
+    assert starts(2) == epochs[2]
+
+
+def test_rows_know_their_visit_in_other_processes_too(extractor) -> None:
+    """A loader's workers, which are told the row numbers."""
+    lengths = [100, 120, 140, 500]
+    rows = VisitedRows(dataset([row(sample, frames) for sample, frames in enumerate(lengths)]))
+    sampler = LengthBucketSampler(lengths, 2, visit_frames=100)
+    sampler.set_epoch(3)
+    collator = LogMelCollator(extractor, max_frames=32, normalize=False)
+    loaders = [DataLoader(rows, 2, sampler=sampler, num_workers=n, collate_fn=collator) for n in (0, 2)]
+    one, two = (torch.cat([batch["input_values"] for batch in loader]) for loader in loaders)
+    assert torch.equal(one, two) and len(one) == 8
 
 
 def test_a_roll_turns_each_clip_round_and_a_gain_lifts_it(extractor) -> None:
     turned = LogMelCollator(extractor, max_frames=100, normalize=False, roll=True)
     louder = LogMelCollator(extractor, max_frames=100, normalize=False, gain_alpha=10.0)
     offsets, gains = set(), []
-    for other in range(100):
-        rows = [row(1, 20), row(1000 + other, 30)]
+    for epoch in range(100):
+        rows = [row(1, 20, visit=(epoch, 0)), row(2, 30, visit=(epoch, 0))]
         values = turned(rows)["input_values"]
         offset = round(values[0, 0, 0].item()) - 1000
         torch.testing.assert_close(values[0, :20], rows[0]["log_mel"].roll(-offset, dims=0))

@@ -21,7 +21,7 @@ from torch.utils.data import DataLoader
 from toy_sounds import EXTRACTOR
 
 from uamix_hf import AudioInputError, DataError
-from uamix_hf.data import cached_log_mels, load_recordings
+from uamix_hf.data import LogMelCollator, cached_log_mels, load_recordings
 from uamix_hf.data.streaming import AudioStream, StreamingArguments, folder_rows, hub_rows, shuffled
 
 WINDOW, REST, RATE = 64, 30, 16_000
@@ -101,6 +101,20 @@ def test_each_pass_gives_every_clip_once_in_an_order_of_its_own_that_the_seed_de
     assert all(sorted(part) == sorted(three[0]) and len(set(part)) == 12 for part in three)
     assert len({tuple(part) for part in three}) == 3
     assert passes(0) == three != passes(1)
+
+
+def test_each_pass_draws_anew_for_the_same_clip_and_a_second_run_alike(folder: Path) -> None:
+    def passes(workers: int, count: int) -> list[dict[int, torch.Tensor]]:
+        collator = LogMelCollator(EXTRACTOR, WINDOW, normalize=False, roll=True, gain_alpha=10.0)
+        loader = DataLoader(of_folder(folder), batch_size=1, num_workers=workers, collate_fn=collator)
+        batches = list(islice(loader, 12 * count))
+        parts = [batches[start : start + 12] for start in range(0, 12 * count, 12)]
+        return [{int(batch["sample_id"]): batch["input_values"] for batch in part} for part in parts]
+
+    one, two = passes(0, 2)
+    assert one.keys() == two.keys() and not any(torch.equal(values, two[sample]) for sample, values in one.items())
+    (again,) = passes(1, 1)
+    assert all(torch.equal(values, again[sample]) for sample, values in one.items())
 
 
 def test_the_buffer_gives_everything_once_and_all_orders_alike() -> None:

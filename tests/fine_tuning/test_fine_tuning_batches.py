@@ -25,9 +25,7 @@ def collate(tmp_path):
     def collate(rows, epoch=0, classes=3, max_frames=64, **arguments):
         plain = {"roll": False, "gain_alpha": 0, "mixup_probability": 0, "time_mask_share": 0, "mel_mask_share": 0}
         args = FineTuningArguments(str(tmp_path), use_cpu=True, report_to="none", **{**plain, **arguments})
-        collator = FineTuningCollator(EXTRACTOR, max_frames, args, classes)
-        collator.set_epoch(epoch)
-        return collator(rows)
+        return FineTuningCollator(EXTRACTOR, max_frames, args, classes)([{**row, "visit": (epoch, 0)} for row in rows])
 
     return collate
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from toy_sounds import EXTRACTOR
+from toy_sounds import EXTRACTOR, log_mels, tones
 
 from uamix_hf import AudioMAEFeatureExtractor, DataError
 from uamix_hf.data import cached_log_mels, compute_norm_stats, load_recordings
@@ -69,6 +69,29 @@ def test_evaluating_does_not_change_what_is_trained(make_trainer) -> None:
         trainer.train()
         weights.append(trainer.model.state_dict())
     assert all(torch.equal(value, weights[1][name]) for name, value in weights[0].items())
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_clip_alone_in_its_batch_is_seen_anew_in_each_epoch_and_for_each_seed(make_trainer, workers) -> None:
+    """And as before by a resumed run."""
+    clips = log_mels(tones(2)[0])
+    seen: list[list[float]] = []
+
+    def train(**arguments):
+        trainer = make_trainer(train=clips, per_device_train_batch_size=1, dataloader_num_workers=workers, **arguments)
+        trainer.model.register_forward_pre_hook(
+            lambda module, args, kwargs: seen.append(kwargs["input_values"].flatten().tolist()), with_kwargs=True
+        )
+        trainer.train(arguments.get("resume_from_checkpoint"))
+        found = list(seen)
+        seen.clear()
+        return found, trainer.args.output_dir
+
+    whole, folder = train(max_steps=6, save_strategy="steps", save_steps=3, save_total_limit=2)
+    other, _ = train(max_steps=6, seed=1)
+    assert len({tuple(values) for values in whole + other}) == 12
+    resumed, _ = train(max_steps=6, resume_from_checkpoint=f"{folder}/checkpoint-3")  # within an epoch
+    assert resumed == whole[3:]
 
 
 def test_the_parts_of_the_joint_objective_are_logged_and_make_up_the_loss(make_trainer, make_model, clips) -> None:

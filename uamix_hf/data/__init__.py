@@ -1,7 +1,7 @@
 """Datasets in, model batches out."""
 
 from .arguments import DataArguments, PreparedData, as_groups, prepare
-from .batches import LengthBucketSampler, LogMelCollator
+from .batches import LengthBucketSampler, LogMelCollator, VisitedRows
 from .held_out import HeldOutArguments, hold_out, take
 from .labels import LabelledClips, read_labels
 from .log_mels import LogMels, cached_log_mels, compute_norm_stats
@@ -17,6 +17,7 @@ __all__ = [
     "LogMelCollator",
     "LogMels",
     "PreparedData",
+    "VisitedRows",
     "as_groups",
     "cached_log_mels",
     "column_as_text",

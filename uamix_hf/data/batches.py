@@ -1,12 +1,13 @@
 """Rows of log-mels to batches: grouped by length, padded, the same for the same seed."""
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from torch.nn import functional as F
-from torch.utils.data import Sampler
+from torch.utils.data import Dataset, Sampler
 
 from ..feature_extraction_audio_mae import AudioMAEFeatureExtractor
 
@@ -14,7 +15,40 @@ from ..feature_extraction_audio_mae import AudioMAEFeatureExtractor
 BATCHES_SORTED_TOGETHER = 50
 
 
-class LengthBucketSampler(Sampler[int]):
+class Visit(int):
+    """A row number that knows which visit to the row it is: `visit` is the epoch, and how often the row came before in
+    it."""
+
+    visit: tuple[int, int]
+
+    def __new__(cls, row: int, epoch: int, before: int) -> "Visit":
+        number = super().__new__(cls, row)
+        number.visit = (epoch, before)
+        return number
+
+    def __getnewargs__(self) -> tuple[int, int, int]:  # type: ignore[override]  # for loaders' workers
+        return int(self), *self.visit
+
+
+class VisitedRows(Dataset):
+    """Rows of a `datasets.Dataset`, fetched by [`Visit`], with the column `visit`, on which it depends what
+    [`LogMelCollator`] draws."""
+
+    def __init__(self, rows: Any):
+        self.rows = rows
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, number: Visit) -> dict[str, Any]:
+        return self.__getitems__([number])[0]
+
+    def __getitems__(self, numbers: list[Visit]) -> list[dict[str, Any]]:  # at once, which is twice as fast
+        rows = self.rows.__getitems__([int(number) for number in numbers])
+        return [{**row, "visit": number.visit} for row, number in zip(rows, numbers, strict=True)]
+
+
+class LengthBucketSampler(Sampler[Visit]):
     """Shuffled row numbers in which each run of `batch_size` has clips of similar length.
 
     The order depends on seed and epoch alone, not on the global random state, so that a resumed run sees the same one.
@@ -45,7 +79,7 @@ class LengthBucketSampler(Sampler[int]):
         rounds = [(self.visits > visit).nonzero()[:, 0] for visit in range(max(self.visits.tolist(), default=1))]
         return torch.cat([part[torch.randperm(len(part), generator=generator)] for part in rounds])
 
-    def __iter__(self) -> Iterator[int]:
+    def __iter__(self) -> Iterator[Visit]:
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
         rows = self.draw(generator)
         # A short batch, if any, is last, where drop_last finds it. Its rows are taken before sorting: else it would
@@ -54,10 +88,13 @@ class LengthBucketSampler(Sampler[int]):
         chunks = rows[:whole].split(self.batch_size * BATCHES_SORTED_TOGETHER)
         sorted_rows = torch.cat([chunk[self.lengths[chunk].argsort(stable=True)] for chunk in chunks])
         batches = sorted_rows.view(-1, self.batch_size)
-        # Inside a batch too: its order decides the windows of long recordings, and which process gets which clips.
+        # Inside a batch too: its order decides which process gets which clips.
         batches = batches.gather(1, torch.rand(batches.shape, generator=generator).argsort(dim=1))
         order = torch.randperm(len(batches), generator=generator)
-        yield from torch.cat([batches[order].flatten(), rows[whole:]]).tolist()
+        visits: Counter[int] = Counter()
+        for row in torch.cat([batches[order].flatten(), rows[whole:]]).tolist():
+            yield Visit(row, self.epoch, visits[row])
+            visits[row] += 1
 
 
 class LogMelCollator:
@@ -65,12 +102,17 @@ class LogMelCollator:
     Rows of [`cached_log_mels`] to `input_values` (batch, frames, mel bins) float32, `attention_mask` (batch, frames)
     and `sample_id` (batch,) int64, and `labels` where the rows have them.
 
+    What is random is drawn for each clip from the seed, the clip's id, and which visit to it this is, where the rows
+    have a column `visit` ([`VisitedRows`], [`AudioStream`]); other clips of the batch, processes and loaders' workers
+    make no difference, and a resumed run draws alike. Without that column a clip gives the same whenever it comes.
+
     Args:
         feature_extractor: Its patch size rounds the padded length up; its statistics normalise.
         max_frames: A longer recording gives a random window of this many frames.
         normalize: Whether to normalise; views are made of raw log-mels, which are padded with 0.
         roll: Whether to turn each clip round by a random number of frames (method.md 1.1).
         gain_alpha: Each clip is amplified by g ~ Beta(gain_alpha, gain_alpha) + 0.5, which adds 2 ln g; 0 turns it off.
+        seed: Of the random draws.
     """
 
     def __init__(
@@ -80,22 +122,31 @@ class LogMelCollator:
         normalize: bool,
         roll: bool = False,
         gain_alpha: float = 0.0,
+        seed: int = 0,
     ):
         self.feature_extractor = feature_extractor
         self.max_frames = max_frames
         self.normalize = normalize
         self.roll = roll
         self.gain_alpha = gain_alpha
+        self.seed = seed
 
     def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
-        ids = [int(row["sample_id"]) for row in rows]
-        # Drawn from the batch itself: data loaders fetch ahead, so the global random state would differ on resuming.
-        rng = np.random.default_rng(ids)
-        mels = [self.augment(self.window(row["log_mel"].float(), rng), rng) for row in rows]
-        batch = self.pad(mels, ids)
+        mels = [self.clip(row, self.generator(row)) for row in rows]
+        batch = self.pad(mels, [int(row["sample_id"]) for row in rows])
         if "labels" in rows[0]:
             batch["labels"] = torch.stack([torch.as_tensor(row["labels"]) for row in rows])
         return batch
+
+    def generator(self, *rows: Mapping[str, Any]) -> np.random.Generator:
+        """What draws for a clip, or for several together. Loaders fetch ahead, so that the global random state would
+        be another one on resuming."""
+        visits = [(*row.get("visit", ()), int(row["sample_id"])) for row in rows]
+        return np.random.default_rng([self.seed, *(number for visit in visits for number in visit)])
+
+    def clip(self, row: Mapping[str, Any], rng: np.random.Generator) -> torch.Tensor:
+        """Raw log-mel (frames, mel bins) float32 of what this visit takes of a row."""
+        return self.augment(self.window(row["log_mel"].float(), rng), rng)
 
     def pad(self, mels: list[torch.Tensor], ids: list[int]) -> dict[str, torch.Tensor]:
         """A batch of raw log-mels (frames, mel bins), normalised if that is asked for."""
@@ -122,4 +173,4 @@ class LogMelCollator:
         return mel
 
 
-__all__ = ["LengthBucketSampler", "LogMelCollator"]
+__all__ = ["LengthBucketSampler", "LogMelCollator", "Visit", "VisitedRows"]

@@ -63,10 +63,10 @@ class AudioStream(torch.utils.data.IterableDataset):
     """
     Clips without end: all windows of all recordings, in a new order in each pass.
 
-    A clip has `log_mel` (frames, mel bins) float16, as the cache holds it, and `sample_id`, a hash of where it is from
-    that is the same in every run. A long recording gives windows of `max_frames`; what is left counts where it has at
-    least `shortest_rest` frames. The same seed gives the same order, so that a run resumes by reading up to where it
-    stopped.
+    A clip has `log_mel` (frames, mel bins) float16, as the cache holds it, `sample_id`, a hash of where it is from that
+    is the same in every run, and `visit`, the number of the pass. A long recording gives windows of `max_frames`; what
+    is left counts where it has at least `shortest_rest` frames. The same seed gives the same order, so that a run
+    resumes by reading up to where it stopped.
 
     Args:
         rows: Columns `audio` (undecoded) and `source` (what names the row). Of several processes, each reads its share.
@@ -129,7 +129,8 @@ class AudioStream(torch.utils.data.IterableDataset):
                 if start == 0 or len(window) >= self.args.shortest_rest:
                     digest = hashlib.sha256(name + start.to_bytes(8, "big")).digest()
                     # A copy: in the buffer, a window must not hold the whole recording.
-                    yield {"log_mel": window.clone(), "sample_id": int.from_bytes(digest[:8], "big") >> 1}
+                    sample_id = int.from_bytes(digest[:8], "big") >> 1
+                    yield {"log_mel": window.clone(), "sample_id": sample_id, "visit": (number,)}
 
 
 def shuffled(clips: Iterable[Any], size: int, rng: np.random.Generator) -> Iterator[Any]:

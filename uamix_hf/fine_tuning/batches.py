@@ -86,10 +86,7 @@ def mask_log_mel(
 class FineTuningCollator(LogMelCollator):
     """
     Rows of log-mels with `labels` to a batch as of [`LogMelCollator`], augmented: rolled and amplified, mixed within
-    the batch, masked.
-
-    All is drawn from the seed, the epoch and the batch's own clips, so that a resumed run draws alike and a batch that
-    comes again does not. With `dataloader_persistent_workers` the workers never hear of a new epoch.
+    the batch, masked. What is mixed with what is drawn for the batch as the rest is for each clip.
 
     Args:
         num_classes: Of single-label problems, whose labels become shares (batch, num_classes) where clips are mixed;
@@ -103,23 +100,23 @@ class FineTuningCollator(LogMelCollator):
         args: FineTuningArguments,
         num_classes: int | None,
     ):
-        super().__init__(feature_extractor, max_frames, normalize=True, roll=args.roll, gain_alpha=args.gain_alpha)
+        super().__init__(
+            feature_extractor, max_frames, normalize=True, roll=args.roll, gain_alpha=args.gain_alpha, seed=args.seed
+        )
         self.args = args
         self.num_classes = num_classes
-        self.epoch = 0
-
-    def set_epoch(self, epoch: int) -> None:
-        self.epoch = epoch
 
     def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
-        ids = [int(row["sample_id"]) for row in rows]
-        rng = np.random.default_rng([self.args.seed, self.epoch, *ids])
-        mels = [self.augment(self.window(row["log_mel"].float(), rng), rng) for row in rows]
+        generators = [self.generator(row) for row in rows]
+        mels = [self.clip(row, rng) for row, rng in zip(rows, generators, strict=True)]
         labels = torch.stack([torch.as_tensor(row["labels"]) for row in rows])
         if self.args.mixup_probability > 0:
-            mels, labels = self.mix(mels, labels, rng)
-        mels = [mask_log_mel(mel, self.args.time_mask_share, self.args.mel_mask_share, rng) for mel in mels]
-        return self.pad(mels, ids) | {"labels": labels}
+            mels, labels = self.mix(mels, labels, self.generator(*rows))
+        mels = [
+            mask_log_mel(mel, self.args.time_mask_share, self.args.mel_mask_share, rng)
+            for mel, rng in zip(mels, generators, strict=True)
+        ]
+        return self.pad(mels, [int(row["sample_id"]) for row in rows]) | {"labels": labels}
 
     def mix(
         self, mels: list[torch.Tensor], labels: torch.Tensor, rng: np.random.Generator

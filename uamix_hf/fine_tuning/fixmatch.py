@@ -103,12 +103,11 @@ class FixMatchCollator(FineTuningCollator):
 
     def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         batch = super().__call__(rows)
-        # Another stream than that of the labelled clips, from the same: seed, epoch and the batch's own clips.
-        rng = np.random.default_rng([self.args.seed, self.epoch, *batch["sample_id"].tolist(), 1])
+        (rng,) = self.generator(*rows).spawn(1)  # another stream than that which mixes the labelled clips
         count = min(len(self.unlabelled), self.fixmatch.unlabelled_ratio * len(rows))
         drawn = [self.unlabelled[int(row)] for row in rng.choice(len(self.unlabelled), count, replace=False)]
         ids = [int(row["sample_id"]) for row in drawn]
-        mels = [self.augment(self.window(row["log_mel"].float(), rng), rng) for row in drawn]
+        mels = [self.clip(row, rng) for row in drawn]
         return batch | {"weak": self.pad(mels, ids), "strong": self.pad(self.distort(mels, rng), ids)}
 
     def distort(self, mels: list[torch.Tensor], rng: np.random.Generator) -> list[torch.Tensor]:

@@ -62,6 +62,7 @@ class PretrainingTrainer(LengthBucketTrainer):
                 normalize=True,
                 roll=args.roll,
                 gain_alpha=args.gain_alpha,
+                seed=args.seed,
             ),
             processing_class=feature_extractor,
         )

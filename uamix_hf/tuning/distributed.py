@@ -21,6 +21,15 @@ def gather(tensor: torch.Tensor) -> torch.Tensor:
     return torch.cat(parts)
 
 
+def of_first(number: float, device: torch.device) -> float:
+    """The first process's number on all of them, which talk through `device`."""
+    if world()[1] == 1:
+        return number
+    tensor = torch.tensor(number, device=device)
+    dist.broadcast(tensor, 0)
+    return tensor.item()
+
+
 class SumOverProcesses(torch.autograd.Function):
     """The sum of a tensor over all processes; each process's loss depends on it, so their gradients add up too."""
 
@@ -66,4 +75,4 @@ class SyncBatchNorm(nn.BatchNorm1d):
         return centred * torch.rsqrt(variance + self.eps) * self.weight + self.bias
 
 
-__all__ = ["SyncBatchNorm", "gather", "world"]
+__all__ = ["SyncBatchNorm", "gather", "of_first", "world"]

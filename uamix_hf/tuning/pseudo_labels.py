@@ -96,7 +96,7 @@ class PseudoLabelTrainer(LengthBucketTrainer):
             args=args,
             train_dataset=train_dataset,
             # Views crop further, so that a long recording gives two different stretches of it.
-            data_collator=LogMelCollator(feature_extractor, 2 * self.max_frames, normalize=False),
+            data_collator=LogMelCollator(feature_extractor, 2 * self.max_frames, normalize=False, seed=args.seed),
             processing_class=feature_extractor,
         )
 

@@ -61,7 +61,7 @@ class UaMixTrainer(LengthBucketTrainer):
                 num_train_epochs=args.head_epochs,
             )
         # Views crop further, so that a long recording gives two different stretches of it.
-        collator = LogMelCollator(feature_extractor, 2 * model.adapter.max_frames, normalize=False)
+        collator = LogMelCollator(feature_extractor, 2 * model.adapter.max_frames, normalize=False, seed=args.seed)
         super().__init__(
             model=model,
             args=args,

@@ -8,6 +8,7 @@ from torch.nn import functional as F
 
 from ..feature_extraction_audio_mae import AudioMAEFeatureExtractor
 from .configuration_uamix import UaMixConfig
+from .distributed import of_first
 
 # Corners of a random spectrum: enough to tilt and dent it, few enough to keep the shape of a sound's own.
 SPECTRUM_CORNERS = 6
@@ -151,7 +152,9 @@ def two_views(
         Two tensors (batch, view frames, mel bins), the frames a multiple of `patch`, and lengths (batch,).
     """
     # One share a step for both views: they can be encoded together, and equal clips stay without padding.
-    sizes = crop_lengths(lengths, draw_crop(config), config.min_view_frames, patch, max_frames)
+    # And one for all processes, which would wait for the one with the longest views.
+    share = of_first(draw_crop(config), lengths.device)
+    sizes = crop_lengths(lengths, share, config.min_view_frames, patch, max_frames)
     if config.resize_time > 1 or config.resize_mel > 1:
         views = [random_resized_crop(log_mels, lengths, sizes, config.resize_time, config.resize_mel) for _ in range(2)]
         frames = sizes
