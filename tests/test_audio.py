@@ -1,11 +1,15 @@
 """Every way in for sound gives the same samples, or an error that names what cannot be read."""
 
+import gzip
 import io
 import subprocess
+import tarfile
 import tracemalloc
 import warnings
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from unicodedata import normalize
 
 import numpy as np
 import pytest
@@ -13,7 +17,7 @@ import soundfile
 import torch
 
 from uamix_hf import AudioDecodeError, AudioInputError, load_audio, stream_audio
-from uamix_hf.audio_files import READ_FRAMES
+from uamix_hf.audio_files import READ_FRAMES, other_spelling
 
 RATE = 16_000
 
@@ -90,6 +94,43 @@ def test_every_kind_of_source_gives_the_same(tmp_path: Path) -> None:
         np.testing.assert_array_equal(loaded, expected)
 
 
+@pytest.mark.parametrize("forms", [("NFC", "NFD"), ("NFD", "NFC")])
+def test_a_name_in_the_other_form_of_unicode_is_said(tmp_path: Path, forms: tuple[str, str]) -> None:
+    """Both look alike on the screen: macOS writes accents as characters of their own."""
+    ours, theirs = (tmp_path / normalize(form, "Würfel") / normalize(form, "é à.wav") for form in forms)
+    theirs.parent.mkdir()
+    theirs.write_bytes(as_bytes(tones(), subtype="FLOAT"))
+    if ours.exists():  # the file system takes them for one
+        np.testing.assert_array_equal(load_audio(ours), tones())
+        return
+    for source in (ours, str(ours), {"bytes": None, "path": str(ours)}):
+        with pytest.raises(AudioDecodeError, match=rf"no such file, but one whose accents .*'{forms[1]}'"):
+            load_audio(source)
+    assert other_spelling(ours) == str(theirs)
+    assert other_spelling(ours.with_name("other.wav")) is None and other_spelling("nowhere/é.wav") is None
+    with pytest.raises(AudioDecodeError, match=r"other\.wav: no such file\.$"):
+        load_audio(theirs.with_name("other.wav"))
+
+
+def test_an_error_of_the_callers_own_file_is_told(tmp_path: Path) -> None:
+    """Not lost in the decoder, which would take it for the end of the file."""
+    whole = gzip.compress(as_bytes(np.random.default_rng(0).uniform(-1, 1, 20_000)))
+    with gzip.open(io.BytesIO(whole)) as file:
+        file.read(5000)
+        assert len(load_audio(file)) == 20_000  # from wherever it was left
+    for damaged, says in ((whole[:-9000], "ended before"), (whole[:9000] + bytes(50) + whole[9050:], "cannot be read")):
+        with gzip.open(io.BytesIO(damaged)) as file, pytest.raises(AudioDecodeError, match=says):
+            load_audio(file)
+    (tmp_path / "clip.wav").write_bytes(as_bytes(tones()))
+    with tarfile.open(tmp_path / "clips.tar", "w") as archive:
+        archive.add(tmp_path / "clip.wav", "folder/clip.wav")
+        archive.add(tmp_path / "clip.wav", "folder/other.wav")
+    with tarfile.open(tmp_path / "clips.tar", "r|") as archive:
+        files = [archive.extractfile(member) for member in archive]
+        with pytest.raises(AudioDecodeError, match=r"cannot be read \(seeking backwards"):
+            load_audio(files[0])
+
+
 def test_a_float_file_of_16_bit_values_is_warned_of_by_name(tmp_path: Path) -> None:
     path = tmp_path / "clip.wav"
     for peak, warned in ((1.4, False), (30_000, True)):
@@ -105,6 +146,59 @@ def test_the_content_counts_not_the_name(tmp_path: Path) -> None:
     path = tmp_path / "clip.wav"
     path.write_bytes(as_bytes(tones(), container="FLAC"))
     assert np.abs(load_audio(path) - tones()).max() <= 2**-15
+
+
+VALUES: dict[str, tuple[Callable[[np.ndarray, bytes], object], str]] = {
+    "another name for the rate": (lambda wave, _: {"array": wave, "sample_rate": 48_000}, "sample_rate"),
+    "both names": (lambda wave, _: {"array": wave, "sampling_rate": RATE, "sr": 48_000}, "with sr;"),
+    "raw": (lambda wave, _: {"raw": wave, "rate": 48_000}, "with rate;"),
+    "no rate": (lambda wave, _: {"array": wave, "path": "clip.wav"}, r"clip\.wav.*array and no sampling_rate"),
+    "rate of None": (lambda wave, _: {"raw": wave, "sampling_rate": None}, "raw and no sampling_rate"),
+    "torchaudio": (lambda wave, _: {"waveform": wave, "sampling_rate": 48_000}, "waveform"),
+    "two sounds": (lambda wave, data: {"array": wave, "bytes": data, "sampling_rate": RATE}, "array and bytes"),
+    "two arrays": (lambda wave, _: {"array": wave, "raw": wave, "sampling_rate": RATE}, "array and raw"),
+    "rate of a file": (lambda _, data: {"bytes": data, "sampling_rate": 48_000}, "files tell their own"),
+    "a part of a file": (lambda _, data: {"bytes": data, "offset": 0.5}, "offset"),
+    "row": (lambda _, data: {"audio": {"bytes": data}, "label": 1}, "audio, label;.*its column"),
+    "nothing": (lambda wave, data: {}, "neither bytes nor path"),
+    "pair": (lambda wave, _: (wave, 48_000), r"tuple of ndarray, int.*sampling_rate"),
+    "pair of a tensor": (
+        lambda wave, _: (torch.from_numpy(wave[None]), 48_000),
+        "tuple of Tensor, int",
+    ),
+    "pair the other way": (lambda wave, _: [48_000, wave], "list of int, ndarray.*sampling_rate"),
+    "member": (lambda _, data: ("clip.wav", data), "tuple of str, bytes.*path"),
+}
+
+
+@pytest.mark.parametrize("name", VALUES)
+def test_nothing_that_a_value_says_is_passed_over(name: str) -> None:
+    make, says = VALUES[name]
+    for read in (load_audio, lambda source: list(stream_audio(source))):
+        with pytest.raises(AudioInputError, match=says):
+            read(make(tones(), as_bytes(tones(), 48_000)))
+
+
+def test_keys_of_a_value_without_a_value_count_for_nothing() -> None:
+    wave = tones()
+    for value in ({"array": wave, "sampling_rate": RATE, "bytes": None, "path": None, "raw": None},
+                  {"bytes": as_bytes(wave, subtype="FLOAT"), "array": None, "sampling_rate": None}):  # fmt: skip
+        np.testing.assert_array_equal(load_audio(value), wave)
+
+
+def test_a_decoder_decodes_once() -> None:
+    """What `datasets` returns where it decodes itself, in blocks, too."""
+    calls = []
+
+    class Decoder:
+        def get_all_samples(self) -> SimpleNamespace:
+            calls.append(self)
+            return SimpleNamespace(data=torch.from_numpy(np.stack([tones(1, 48_000)] * 2)), sample_rate=48_000)
+
+    expected = load_audio({"array": tones(1, 48_000), "sampling_rate": 48_000})
+    for read in (load_audio, lambda source: np.concatenate(list(stream_audio(source, block_seconds=0.3)))):
+        np.testing.assert_array_equal(read(Decoder()), expected)
+    assert len(calls) == 2
 
 
 @pytest.mark.parametrize("rate", [8000, 22_050, 44_100, 48_000])
@@ -241,6 +335,14 @@ def test_blocks_join_to_the_whole(rate: int, block_seconds: float) -> None:
         blocks = list(stream_audio(source, RATE, block_seconds))
         assert all(len(part) == block for part in blocks[:-1]) and 0 < len(blocks[-1]) <= block
         np.testing.assert_array_equal(np.concatenate(blocks), whole)
+
+
+@pytest.mark.parametrize("rate", [0, -RATE, True, 16.0, np.nan, np.inf])
+def test_a_rate_that_no_sound_has_is_not_made(rate: float) -> None:
+    for read in (load_audio, lambda *arguments: list(stream_audio(*arguments))):
+        for source in (tones(), as_bytes(tones())):
+            with pytest.raises(ValueError, match="sampling_rate="):
+                read(source, rate)
 
 
 def test_a_block_of_no_samples_is_refused() -> None:

@@ -4,8 +4,10 @@ import io
 import os
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
+from pathlib import Path
 from typing import Any, BinaryIO
+from unicodedata import normalize
 
 import numpy as np
 import soundfile
@@ -63,6 +65,26 @@ def warn_truncated(name: str, share: float | None) -> None:
     warnings.warn(f"{name}: {missing}; read up to there.", TruncatedAudioWarning, stacklevel=2)
 
 
+def other_spelling(path: str | os.PathLike[str]) -> str | None:
+    """The file whose path differs from a missing one's in nothing but how accents are encoded (Unicode's NFC and NFD,
+    which look alike); None where there is none."""
+    found = Path(Path(path).anchor)
+    for part in Path(path).parts[bool(found.anchor) :]:
+        step = found / part
+        if not os.path.lexists(step):
+            with suppress(OSError):  # no folder, or one that may not be listed
+                alike = [name for name in os.listdir(found) if normalize("NFC", name) == normalize("NFC", part)]
+                step = found / alike[0] if alike else step
+        found = step
+    return str(found) if os.path.isfile(found) else None
+
+
+def missing_file(path: str) -> AudioDecodeError:
+    form = "NFD" if path == normalize("NFC", path) else "NFC"
+    hint = f", but one whose accents are encoded otherwise: unicodedata.normalize({form!r}, name) gives its name"
+    return AudioDecodeError(f"{path}: no such file{hint if other_spelling(path) else ''}.")
+
+
 def open_file(source: Any) -> BinaryIO:
     """A path, bytes, file object or datasets value as an open binary file.
 
@@ -78,7 +100,7 @@ def open_file(source: Any) -> BinaryIO:
     if isinstance(source, (str, os.PathLike)):
         path = os.fspath(source)
         if not os.path.isfile(path):
-            raise AudioDecodeError(f"{path}: no such file.")
+            raise missing_file(path)
         try:
             return open(path, "rb")
         except OSError as error:
@@ -88,10 +110,13 @@ def open_file(source: Any) -> BinaryIO:
     if not hasattr(source, "read"):
         raise TypeError(f"Expected a path, bytes, file object, array or datasets value, got {type(source).__name__}.")
     try:
-        if hasattr(source, "seekable") and source.seekable():
+        if isinstance(getattr(source, "raw", source), (io.BytesIO, io.FileIO)) and source.seekable():
             return source
-        return io.BytesIO(source.read())  # a pipe, or an answer from the network
-    except (OSError, ValueError) as error:  # ValueError: a closed file
+        # A pipe, an answer from the network, a member of an archive: while decoding, an error of theirs would get lost.
+        with suppress(Exception):
+            source.seek(0)
+        return io.BytesIO(source.read())
+    except Exception as error:  # of whatever kind: the code is not ours. ValueError is that of a closed file
         raise AudioDecodeError(f"{describe(source)}: cannot be read ({error}).") from error
 
 
@@ -225,4 +250,12 @@ def last_clause(error: Exception) -> str:
     return str(error).rpartition(", ")[2]
 
 
-__all__ = ["AUDIO_SUFFIXES", "READ_FRAMES", "AudioDecodeError", "TruncatedAudioWarning", "describe", "file_blocks"]
+__all__ = [
+    "AUDIO_SUFFIXES",
+    "READ_FRAMES",
+    "AudioDecodeError",
+    "TruncatedAudioWarning",
+    "describe",
+    "file_blocks",
+    "other_spelling",
+]
