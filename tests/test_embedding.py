@@ -1,13 +1,19 @@
 """The embedder against the model run by hand; a vector depends on its recording alone."""
 
 import io
-from collections.abc import Iterator
+import tarfile
+import zipfile
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
+import pandas as pd
+import pyarrow as pa
 import pytest
 import soundfile
 import torch
+from datasets import Audio, Dataset
 
 from uamix_hf import (
     AudioDecodeError,
@@ -15,7 +21,10 @@ from uamix_hf import (
     AudioInputError,
     AudioMAEConfig,
     AudioMAEFeatureExtractor,
+    AudioMAEForAudioClassification,
+    AudioMAEForPreTraining,
     AudioMAEModel,
+    UaMixForContrastiveTuning,
 )
 
 RATE = 16_000
@@ -111,6 +120,189 @@ def test_one_recording_in_any_form(embedder: AudioEmbedder, tmp_path: Path) -> N
     several = embedder.encode([path, wave, {"bytes": data, "path": None}], progress_bar=False)
     np.testing.assert_allclose(several, np.repeat(expected, 3, axis=0), atol=1e-5)
     assert embedder.encode([]).shape == (0, 32)
+
+
+def objects(waves: list[np.ndarray]) -> np.ndarray:
+    array = np.empty(len(waves), object)
+    array[:] = waves
+    return array
+
+
+def members(folder: Path, mode: str) -> Iterator[object]:
+    """Files of an archive, one open at a time: of a stream, no earlier one can be read again."""
+    with tarfile.open(folder / "clips.tar", "w:gz") as archive:
+        for number in range(3):
+            archive.add(folder / f"{number}.wav")
+    with tarfile.open(folder / "clips.tar", mode) as archive:
+        for member in archive:
+            yield archive.extractfile(member)
+
+
+def zipped(folder: Path) -> Iterator[object]:
+    with zipfile.ZipFile(folder / "clips.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        for number in range(3):
+            archive.write(folder / f"{number}.wav")
+        for name in archive.namelist():
+            with archive.open(name) as file:
+                yield file
+
+
+def column(paths: list[str]) -> Dataset:
+    return Dataset.from_dict({"audio": paths, "label": [0, 1, 2]}).cast_column("audio", Audio(decode=False))
+
+
+SEVERAL: dict[str, Callable[[Path, list[str], list[np.ndarray]], Iterable[object]]] = {
+    "list": lambda folder, paths, waves: paths,
+    "tuple": lambda folder, paths, waves: (Path(paths[0]), waves[1], paths[2]),
+    "pandas, paths": lambda folder, paths, waves: pd.Series(paths, index=[7, 5, 6]),
+    "pandas, strings": lambda folder, paths, waves: pd.Series(paths, dtype="string"),
+    "pandas, waves": lambda folder, paths, waves: pd.Series(waves),
+    "pandas, values": lambda folder, paths, waves: pd.DataFrame({"audio": [{"path": path} for path in paths]})["audio"],
+    "array of strings": lambda folder, paths, waves: np.array(paths),
+    "array of NumPy's strings": lambda folder, paths, waves: np.array(paths, np.dtypes.StringDType()),
+    "array of paths": lambda folder, paths, waves: np.array([Path(path) for path in paths]),
+    "array of arrays": lambda folder, paths, waves: objects(waves),
+    "array of lists": lambda folder, paths, waves: objects([wave.tolist() for wave in waves]),
+    "Arrow": lambda folder, paths, waves: pa.array(paths),
+    "generator": lambda folder, paths, waves: (path for path in paths),
+    "iterator": lambda folder, paths, waves: iter(waves),
+    "map": lambda folder, paths, waves: map(Path, paths),
+    "values of a dictionary": lambda folder, paths, waves: dict(enumerate(paths)).values(),
+    "keys of a dictionary": lambda folder, paths, waves: dict.fromkeys(paths).keys(),
+    "column": lambda folder, paths, waves: column(paths)["audio"],
+    "column, sliced": lambda folder, paths, waves: column(paths)["audio"][:],
+    "column of a stream": lambda folder, paths, waves: column(paths).to_iterable_dataset()["audio"],
+    "files": lambda folder, paths, waves: (open(path, "rb") for path in paths),
+    "members of a tar": lambda folder, paths, waves: members(folder, "r:*"),
+    "members of a tar that streams": lambda folder, paths, waves: members(folder, "r|*"),
+    "members of a zip": lambda folder, paths, waves: zipped(folder),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", SEVERAL)
+def test_several_recordings_in_any_form(embedder: AudioEmbedder, tmp_path: Path, kind: str) -> None:
+    waves = [clip(samples, seed) for seed, samples in enumerate((30_000, 9000, 12_345))]
+    paths = [str(tmp_path / f"{number}.wav") for number in range(3)]
+    for path, wave in zip(paths, waves, strict=True):
+        soundfile.write(path, wave, RATE, subtype="FLOAT")
+    expected = np.stack([embedder.encode(wave) for wave in waves])
+    found = embedder.encode(SEVERAL[kind](tmp_path, paths, waves))
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+EMPTY = {
+    "list": [], "tuple": (), "array of strings": np.array([], str), "array of objects": np.array([], object),
+    "no clips": np.zeros((0, 9000)), "no clips, tensor": torch.zeros(0, 9000), "pandas": pd.Series([], dtype=object),
+    "iterator": iter([]), "column": Dataset.from_dict({"audio": []})["audio"],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", EMPTY)
+def test_no_recordings_have_no_vectors(embedder: AudioEmbedder, kind: str) -> None:
+    assert embedder.encode(EMPTY[kind]).shape == (0, 32)
+
+
+def test_a_generator_is_read_as_it_goes(embedder: AudioEmbedder) -> None:
+    """No more than the batches that are sorted together are ever open; gradients of the caller's stay on."""
+    seen: list[bool] = []
+
+    def waves() -> Iterator[np.ndarray]:
+        for seed in range(40):
+            seen.append(torch.is_inference_mode_enabled())
+            yield clip(WINDOW, seed)
+
+    read: list[int] = []
+    embed = embedder.embed
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(embedder, "embed", lambda batch: (read.append(len(seen)), embed(batch))[1])
+        embedder.encode(waves(), batch_size=4, progress_bar=False)
+    assert read == list(range(4, 41, 4)) and not any(seen)
+
+
+def test_one_recording_of_a_decoder_or_of_numbers(embedder: AudioEmbedder) -> None:
+    wave = clip(9000)
+
+    class Decoder:
+        def get_all_samples(self) -> SimpleNamespace:
+            return SimpleNamespace(data=torch.from_numpy(wave)[None], sample_rate=RATE)
+
+    expected = embedder.encode(wave)
+    for source in (Decoder(), wave.tolist(), tuple(wave.tolist()), pd.Series(wave)):
+        np.testing.assert_array_equal(embedder.encode(source), expected)
+    np.testing.assert_allclose(embedder.encode([Decoder(), wave]), [expected, expected], atol=1e-6)
+
+
+def test_what_is_no_recording_is_refused_by_name(embedder: AudioEmbedder) -> None:
+    wave = clip(9000)
+    for source, error, says in [
+        ({"a.wav", "b.wav"}, TypeError, "set has no order"),
+        (frozenset(), TypeError, "set has no order"),
+        ({"dog": "dog.wav", "cat": "cat.wav"}, AudioInputError, "a value with cat, dog"),
+        (np.array([b"RIFF", b"data"]), TypeError, "as a list"),
+        ((wave, 48_000), AudioInputError, "tuple of ndarray, int.*sampling_rate"),
+        ([wave, None], TypeError, "NoneType"),
+        (3, TypeError, "int"),
+        (None, TypeError, "NoneType"),
+        (pd.Series(["a.wav", None])[1:], TypeError, "float|NoneType"),
+        (Dataset.from_dict({"audio": ["a.wav"], "label": [0]}), AudioInputError, "its column of sound"),
+        (np.zeros(0), AudioInputError, "no samples"),
+    ]:
+        with pytest.raises(error, match=says):
+            embedder.encode(source)
+
+
+def test_a_model_that_is_no_encoder_says_where_its_encoder_is(embedder: AudioEmbedder, tmp_path: Path) -> None:
+    extractor = embedder.feature_extractor
+    whole = UaMixForContrastiveTuning.from_encoder(
+        AudioMAEModel(embedder.model.config), projector_hidden_size=8, projection_size=8, predictor_hidden_size=8
+    )
+    with pytest.raises(TypeError, match=r"UaMixForContrastiveTuning is a uaMix model.*\.encoder"):
+        AudioEmbedder(whole, extractor)
+    assert AudioEmbedder(whole.encoder, extractor).encode(clip(900)).shape == (32,)
+    whole.save_pretrained(tmp_path)
+    extractor.save_pretrained(tmp_path)
+    with pytest.raises(TypeError, match=rf"{tmp_path} is a uaMix model.*\.encoder"):
+        AudioEmbedder.from_pretrained(str(tmp_path), device="cpu")
+    for kind in (AudioMAEForPreTraining, AudioMAEForAudioClassification):
+        model = kind(embedder.model.config)
+        with pytest.raises(TypeError, match=rf"{kind.__name__}.*model\.base_model"):
+            AudioEmbedder(model, extractor)
+        assert AudioEmbedder(model.base_model, extractor).encode(clip(900)).shape == (32,)
+    with pytest.raises(TypeError, match="Linear.*AudioMAEModel"):
+        AudioEmbedder(torch.nn.Linear(2, 2), extractor)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "says"),
+    [
+        ({"max_length": 256}, "max_length=256.*128 frames: set feature_extractor.max_length"),
+        ({"num_mel_bins": 64}, "num_mel_bins=64 and the model 128"),
+        ({"patch_size": 8}, "patch_size=8 and the model 16"),
+    ],
+)
+def test_a_feature_extractor_of_another_model_is_refused(embedder: AudioEmbedder, sizes: dict, says: str) -> None:
+    with pytest.raises(ValueError, match=says):
+        AudioEmbedder(embedder.model, AudioMAEFeatureExtractor(**{"max_length": 128, **sizes}))
+    shorter = AudioEmbedder(embedder.model, AudioMAEFeatureExtractor(max_length=64))
+    assert np.isfinite(shorter.encode(clip(30_000))).all()
+
+
+def test_a_model_that_waits_on_disk_embeds_alike(embedder: AudioEmbedder, tmp_path: Path) -> None:
+    embedder.model.save_pretrained(tmp_path)
+    embedder.feature_extractor.save_pretrained(tmp_path)
+    clips = [clip(30_000), clip(5000, 1)]
+    expected = embedder.encode(clips)
+    offload = tmp_path / "offload"
+    layers = {name: "disk" if name == "layers" else "cpu" for name, _ in embedder.model.named_children()}
+    for place in ("cpu", "auto", {"": "disk"}, layers):
+        loaded = AudioEmbedder.from_pretrained(str(tmp_path), device_map=place, offload_folder=str(offload))
+        assert loaded.device == torch.device("cpu")
+        np.testing.assert_allclose(loaded.encode(clips, progress_bar=False), expected, atol=1e-6)
+    assert any(weight.device.type == "meta" for weight in loaded.model.parameters())  # or else nothing waited there
+    with pytest.raises(ValueError, match="device='cpu' and device_map='auto'"):
+        AudioEmbedder.from_pretrained(str(tmp_path), device="cpu", device_map="auto")
+    assert AudioEmbedder.from_pretrained(str(tmp_path), device="cpu", device_map=None).device.type == "cpu"
 
 
 def test_two_axes_are_clips_never_channels(embedder: AudioEmbedder) -> None:

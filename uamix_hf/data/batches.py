@@ -9,6 +9,7 @@ import torch
 from torch.nn import functional as F
 from torch.utils.data import Dataset, Sampler
 
+from ..checks import checked_batch_size
 from ..feature_extraction_audio_mae import AudioMAEFeatureExtractor
 
 # Batches whose clips are sorted by length together: enough to leave little padding, few enough to stay shuffled.
@@ -63,7 +64,7 @@ class LengthBucketSampler(Sampler[Visit]):
         self.visits = torch.ones_like(self.lengths)
         if visit_frames > 0:
             self.visits = (self.lengths // visit_frames).clamp_min(1)
-        self.batch_size = batch_size
+        self.batch_size = checked_batch_size(batch_size)
         self.seed = seed
         self.epoch = 0
 

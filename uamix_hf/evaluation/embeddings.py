@@ -9,6 +9,7 @@ import numpy as np
 from datasets import Dataset
 from transformers.utils.hub import cached_file, extract_commit_hash
 
+from ..checks import checked_batch_size
 from ..data.log_mels import source_key
 from ..embedding import AudioEmbedder
 from ..version import __version__
@@ -36,6 +37,7 @@ def cached_embeddings(
     Raises:
         AudioInputError: a recording that cannot be embedded, with its name. OSError: there is no such model.
     """
+    batch_size = checked_batch_size(batch_size)  # also where the vectors lie in the cache
     name = os.fspath(model_path)
     revision = None if os.path.isdir(name) else hub_commit(name)
     sources = [source_key(value) for value in recordings["audio"]]

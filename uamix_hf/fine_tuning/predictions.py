@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from datasets import Dataset
 
+from ..checks import checked_batch_size
 from ..data import LogMelCollator
 from ..feature_extraction_audio_mae import AudioMAEFeatureExtractor
 from ..modeling_audio_mae import AudioMAEForAudioClassification, AudioMAEModel
@@ -36,8 +37,7 @@ def average_windows(
     Raises:
         ValueError: a batch of no windows, or recordings of which the model gives no finite numbers.
     """
-    if batch_size < 1:
-        raise ValueError(f"batch_size={batch_size}: at least one window at once.")
+    batch_size = checked_batch_size(batch_size)
     rows = np.arange(len(dataset)) if rows is None else np.asarray(rows)
     model.eval()
     collator = LogMelCollator(feature_extractor, model.config.max_length, normalize=True)

@@ -8,6 +8,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from ..checks import checked_batch_size
 from ..data import LogMelCollator
 from ..evaluation.knn import leave_one_out_knn, settle_neighbours
 
@@ -48,7 +49,7 @@ class KNNCallback(TrainerCallback):
         generator = torch.Generator()
         self.loader: DataLoader = DataLoader(
             dataset,
-            batch_size=batch_size,
+            batch_size=checked_batch_size(batch_size),  # torch takes None for rows without batches
             collate_fn=collator,  # type: ignore[arg-type]
             generator=generator,
         )
