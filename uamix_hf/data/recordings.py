@@ -14,6 +14,7 @@ from huggingface_hub import constants
 
 from ..audio import AUDIO_SUFFIXES
 from .metadata import METADATA, DataError, file_inside, find_files, read_metadata
+from .undecoded import without_torchcodec
 
 
 def sound_folder(folder: str | Path) -> Dataset:
@@ -90,14 +91,16 @@ def load_recordings(
 
 def hub_dataset(name: str, split: str, audio_column: str) -> Dataset:
     try:
-        table = load_dataset(name, split=split)
+        with without_torchcodec():
+            table = load_dataset(name, split=split)
     except DatasetGenerationError as error:
         raise DataError(f"{name} cannot be read: {error.__cause__ or error}") from error
     if audio_column not in table.column_names:
         raise DataError(f"{name} has no column {audio_column!r}, only {', '.join(table.column_names)}.")
     try:
         # load_audio decodes: one path for training and inference, which averages channels without a gain of 3 dB.
-        table = table.cast_column(audio_column, Audio(decode=False))
+        with without_torchcodec():
+            table = table.cast_column(audio_column, Audio(decode=False))
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError, TypeError) as error:
         raise DataError(f"Column {audio_column!r} of {name} holds no sound: {error}") from error
     check_paths(table, audio_column, name)

@@ -11,7 +11,7 @@ from typing import Any
 import fsspec
 import numpy as np
 import torch
-from datasets import Audio, Dataset, Features, IterableDataset, Value, load_dataset
+from datasets import Audio, Dataset, Features, IterableDataset, Value
 from datasets.distributed import split_dataset_by_node
 from torch.utils.data import get_worker_info
 
@@ -20,10 +20,12 @@ from ..feature_extraction_audio_mae import AudioMAEFeatureExtractor
 from .log_mels import read_log_mel
 from .metadata import DataError
 from .recordings import came_with, conditions_of, foreign_file
+from .undecoded import load_stream
 
 logger = logging.getLogger(__name__)
 
-ROWS = Features({"audio": Audio(decode=False), "source": Value("string")})
+# Not `Audio`, see undecoded.py.
+ROWS = Features({"audio": {"bytes": Value("binary"), "path": Value("string")}, "source": Value("string")})
 # Parts that a folder's table is cut into, whose order changes with each pass; enough to be shared by many processes.
 MOST_SHARDS = 1024
 
@@ -176,7 +178,7 @@ def hub_rows(name: str, split: str, audio_column: str, where: Sequence[str]) -> 
     Raises:
         DataError: no such column, or it holds no sound; while reading, a row that names a file elsewhere.
     """
-    rows = load_dataset(name, split=split, streaming=True)
+    rows = load_stream(name, split)
     features = rows.features
     if features is None:
         raise DataError(f"{name} does not say which columns it has, so it cannot be streamed: leave out --streaming.")
@@ -198,7 +200,6 @@ def hub_rows(name: str, split: str, audio_column: str, where: Sequence[str]) -> 
             raise foreign_file(path, name)
         return {"audio": audio, "source": f"{name}/{split}/{path}"}
 
-    rows = rows.decode(False)
     if conditions:
         rows = rows.filter(lambda row: all(text(row, column) in wanted for column, wanted in conditions))
     return rows.map(named, remove_columns=list(features), features=ROWS)
