@@ -35,10 +35,10 @@ def model() -> AudioMAEForAudioClassification:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory, model: AudioMAEForAudioClassification) -> Path:
-    """Three clips, and the encoder that embeds them."""
+    """Four clips, and the encoder that embeds them."""
     folder = tmp_path_factory.mktemp("batch_sizes")
     (folder / "clips").mkdir()
-    for seed in range(3):
+    for seed in range(4):
         noise = np.random.default_rng(seed).uniform(-0.5, 0.5, 8000)
         soundfile.write(folder / "clips" / f"{seed}.wav", noise, 16_000)
     model.base_model.save_pretrained(folder / "model")
@@ -53,7 +53,7 @@ def recordings(folder: Path) -> Dataset:
 
 @pytest.fixture(scope="module")
 def dataset(recordings: Dataset) -> Dataset:
-    return cached_log_mels(recordings, EXTRACTOR).dataset
+    return cached_log_mels(recordings, EXTRACTOR).dataset.add_column("labels", [0, 0, 1, 1])
 
 
 Take = Callable[[Any], Any]
