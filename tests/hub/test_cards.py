@@ -1,16 +1,26 @@
 """Cards say where weights come from and under which licence; only what from_pretrained reads is published."""
 
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
+import soundfile
+import torch
 import yaml
 from huggingface_hub import ModelCard
 from transformers import EvalPrediction
 
-from uamix_hf import __version__
+from uamix_hf import (
+    AudioMAEConfig,
+    AudioMAEFeatureExtractor,
+    AudioMAEForAudioClassification,
+    AudioMAEForPreTraining,
+    AudioMAEModel,
+    __version__,
+)
 from uamix_hf.fine_tuning.metrics import make_compute_metrics
-from uamix_hf.hub.cards import base_licence, converted_card, fine_tuned_card, tuned_card
+from uamix_hf.hub.cards import base_licence, converted_card, fine_tuned_card, placed_at, tuned_card
 from uamix_hf.hub.push import published_files
 
 
@@ -103,6 +113,60 @@ def test_fine_tuned_card_names_base_data_licence_classes_and_what_was_run(base: 
     ):  # fmt: skip
         assert part in loaded.text
     assert str(base.parent) not in loaded.content and "{" not in loaded.text
+
+
+CARDS = {
+    AudioMAEForPreTraining: lambda **place: converted_card("audiomae", "pretrained.pth", "AudioMAEForPreTraining"),
+    AudioMAEModel: lambda **place: tuned("you/base", **place),
+    AudioMAEForAudioClassification: lambda **place: fine_tuned("you/base", **place),
+}
+SHIPPED = sorted((Path(__file__).parents[2] / "model_cards").glob("*/README.md"))
+
+
+def python_of(card: str) -> str:
+    (block,) = re.findall(r"```python\n(.*?)```", card, flags=re.DOTALL)
+    return block
+
+
+@pytest.mark.parametrize("kind", CARDS, ids=lambda kind: kind.__name__)
+def test_lines_of_a_card_run_in_its_folder_wherever_that_is(
+    tiny_config: AudioMAEConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: type
+) -> None:
+    monkeypatch.setattr("uamix_hf.hub.cards.base_licence", lambda name: None)
+    monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "modules"))
+    monkeypatch.syspath_prepend(tmp_path / "modules")
+    kind(tiny_config).save_pretrained(tmp_path / "run")
+    AudioMAEFeatureExtractor(max_length=tiny_config.max_length).save_pretrained(tmp_path / "run")
+    CARDS[kind](repo_id=None).save(tmp_path / "run" / "README.md")
+    folder = (tmp_path / "run").rename(tmp_path / "elsewhere")
+    monkeypatch.chdir(folder)
+    code = python_of((folder / "README.md").read_text()).replace('"recording.wav"', "waveform")
+    names = {"waveform": np.random.default_rng(0).uniform(-0.5, 0.5, 8000).astype(np.float32)}
+    exec(code, names)
+    assert "classifier" in names or names["embedding"].isfinite().all()
+    assert str(tmp_path) not in code and "repository" not in code
+
+
+@pytest.mark.parametrize("card", SHIPPED, ids=lambda card: card.parent.name)
+def test_lines_of_a_shipped_card_run_in_its_folder(card: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert len(SHIPPED) == 2
+    soundfile.write(tmp_path / "clip.wav", np.random.default_rng(0).uniform(-0.5, 0.5, 8000), 16_000)
+    monkeypatch.chdir(card.parent)
+    names: dict[str, torch.Tensor] = {}
+    exec(python_of(card.read_text()).replace("clip.wav", str(tmp_path / "clip.wav")), names)
+    assert names["embedding"].isfinite().all()
+
+
+def test_lines_of_a_card_load_from_where_it_is_pushed_to(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("uamix_hf.hub.cards.base_licence", lambda name: None)
+    texts = [str(card(repo_id=place)) for card in CARDS.values() for place in (None, "name", "me/other")]
+    for text in [*texts, *(card.read_text() for card in SHIPPED)]:
+        placed = placed_at(text, "you/name")
+        loads = re.findall(r'(?:from_pretrained\(|model=)"(.*?)"', placed)
+        assert loads and set(loads) == {"you/name"} and "folder of this card" not in placed
+        rest = [part.replace(python_of(part), "") for part in (text, placed)]
+        assert rest[0] == rest[1]
+    assert all('"name"' not in text for text in texts)  # without its owner, it is no place
 
 
 def test_the_hub_is_told_the_figures_of_test_and_validation_rows() -> None:

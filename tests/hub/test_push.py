@@ -64,8 +64,10 @@ def test_pushed_folder_is_clean_and_gives_the_same_embedding(tiny_config: AudioM
     model, extractor = AudioMAEModel(tiny_config).eval(), AudioMAEFeatureExtractor(mean=-5.0, std=3.0)
     model.save_pretrained(folder)
     extractor.save_pretrained(folder)
-    tuned_card("you/base", "birds", 10, {}, {}, repo_id="user/tuned").save(folder / "README.md")
+    tuned_card("you/base", "birds", 10, {}, {}).save(folder / "README.md")
     published = {name: (folder / name).read_bytes() for name in PUBLISHED}
+    card = published["README.md"].decode()
+    published["README.md"] = str(tuned_card("you/base", "birds", 10, {}, {}, repo_id="user/tuned")).encode()
     for name in ("config.json", "model.safetensors", "optimizer.pt", "trainer_state.json", "rng_state.pth"):
         for part in ("checkpoint-1", "head/checkpoint-1"):
             (folder / part).mkdir(parents=True, exist_ok=True)
@@ -95,6 +97,7 @@ def test_pushed_folder_is_clean_and_gives_the_same_embedding(tiny_config: AudioM
         expected = model(**inputs).pooler_output.numpy()
     np.testing.assert_allclose(np.load(vector_file), expected, atol=1e-6)
     assert (folder / "optimizer.pt").read_bytes() == b"private"  # nothing of the run is touched
+    assert (folder / "README.md").read_text() == card and 'from_pretrained("."' in card
 
 
 PUSH_METRIC = """

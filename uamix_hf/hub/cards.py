@@ -1,6 +1,7 @@
 """Model cards, generated from what was really run."""
 
 import importlib.metadata
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,10 @@ FIGURES = {
     "mae": ("mae", "mean absolute error"),
     "pearson": ("pearsonr", "Pearson correlation"),
 }
+# Where a card's lines of Python load from, if that is no repository: its own folder, wherever that is moved to.
+HERE = "."
+PYTHON = re.compile(r"```python\n.*?```", re.DOTALL)
+PLACE = re.compile(r"""((?:from_pretrained\(|model=)")[^"]*(?=")""")
 SPLITS = {"test": "test", "eval": "validation"}  # by the prefix of the figure
 
 
@@ -36,8 +41,19 @@ def converted_card(system: str, source: str, architecture: str) -> ModelCard:
         tags=["audio", "audio-mae", "masked-autoencoder"],
     )  # fmt: skip
     return ModelCard.from_template(
-        data, str(TEMPLATES / "converted.md"), system=system, source=Path(source).name, architecture=architecture
-    )
+        data, str(TEMPLATES / "converted.md"),
+        place=HERE, system=system, source=Path(source).name, architecture=architecture,
+    )  # fmt: skip
+
+
+def placed_at(card: str, repo_id: str) -> str:
+    """Text of a card whose lines of Python load from this repository, wherever they loaded from."""
+
+    def placed(block: re.Match[str]) -> str:
+        lines = [line for line in block[0].splitlines(keepends=True) if not line.startswith(f'# "{HERE}"')]
+        return PLACE.sub(rf"\g<1>{repo_id}", "".join(lines))
+
+    return PYTHON.sub(placed, card)
 
 
 def base_licence(base_model: str) -> str | None:
@@ -67,7 +83,8 @@ def tuned_card(
     Args:
         base_model: Folder or repository that was tuned. data: Name of the training data. clips: How many.
         settings: Every hyper-parameter that was used. results: Figures measured in the run.
-        repo_id: Repository it is pushed to, for the lines on loading. dataset: Hub id of the data, if it has one.
+        repo_id: Repository it is pushed to, with its owner, for the lines on loading; else they load from the card's
+            own folder. dataset: Hub id of the data, if it has one.
         objective: `"uamix"` or `"pseudo_labels"`. random_weights: Whether training started from random weights; the
             card then names no base model to the Hub, but keeps its licence to be safe.
     """
@@ -155,7 +172,7 @@ def trained_card(
     return ModelCard.from_template(
         card_data,
         str(TEMPLATES / template),
-        name=repo_id or "PATH/OF/THIS/FOLDER",
+        place=repo_id if repo_id and "/" in repo_id else HERE,
         base_model=base_name(base_model),
         licence=describe_licence(card_data.license),
         settings=table_cells(settings),
@@ -188,4 +205,4 @@ def describe_licence(licence: str | None) -> str:
     )
 
 
-__all__ = ["base_licence", "converted_card", "fine_tuned_card", "tuned_card"]
+__all__ = ["base_licence", "converted_card", "fine_tuned_card", "placed_at", "tuned_card"]

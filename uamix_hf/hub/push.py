@@ -2,9 +2,10 @@
 
 from pathlib import Path
 
-from huggingface_hub import HfApi
+from huggingface_hub import CommitOperationAdd, HfApi
 
 from ..evaluation.modules import metric_folder
+from .cards import placed_at
 
 # No optimiser, no random state, no pickle: a folder of a run holds them beside these.
 PUBLISHED = ("README.md", "*.json", "*.safetensors", "*.py")
@@ -23,7 +24,8 @@ def push_folder(
     token: str | None = None,
     commit_message: str = "Upload the tuned encoder",
 ) -> str:
-    """Uploads encoder, preprocessor, code and card in one commit; the repository is created if need be.
+    """Uploads encoder, preprocessor, code and card in one commit; the repository is created if need be. The card's
+    lines of Python load from there when they arrive; the folder's own stay as they are.
 
     Returns:
         Address of the commit.
@@ -33,12 +35,12 @@ def push_folder(
     """
     api = HfApi(token=token)
     repo = api.create_repo(repo_id, private=private, exist_ok=True)
-    commit = api.upload_folder(
-        repo_id=repo.repo_id,
-        folder_path=folder,
-        allow_patterns=published_files(folder),
-        commit_message=commit_message,
-    )
+    operations = []
+    for name in published_files(folder):
+        path = Path(folder) / name
+        content = placed_at(path.read_text("utf-8"), repo.repo_id).encode() if name == "README.md" else str(path)
+        operations.append(CommitOperationAdd(path_in_repo=name, path_or_fileobj=content))
+    commit = api.create_commit(repo.repo_id, operations, commit_message=commit_message)
     return str(commit.commit_url)
 
 
