@@ -32,6 +32,7 @@ from uamix_hf.fine_tuning import (
     read_targets,
     unlabelled_clips,
     with_labels,
+    with_random_weights,
 )
 from uamix_hf.fine_tuning.metrics import confusion_picture
 from uamix_hf.hub.cards import fine_tuned_card
@@ -69,7 +70,7 @@ class ModelArguments:
 def load_encoder(args: ModelArguments, source: dict[str, Any]) -> PreTrainedModel:
     changes = {"pooling": args.pooling, "whitening_size": 0} if args.pooling else {}
     encoder = AutoModel.from_pretrained(**source, attn_implementation=args.attn_implementation, **changes)
-    return type(encoder)(encoder.config) if args.random_weights else encoder
+    return with_random_weights(encoder) if args.random_weights else encoder
 
 
 def own_settings(*arguments: Any) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from datasets import Dataset
-from transformers import HfArgumentParser, set_seed
+from transformers import HfArgumentParser, TrainerCallback, set_seed
 
 from uamix_hf import AudioMAEFeatureExtractor
 from uamix_hf.data import DataArguments, HeldOutArguments, compute_norm_stats
@@ -33,12 +33,18 @@ from uamix_hf.pretraining import (
 )
 
 
-def save_arguments(parts: tuple[Any, ...], args: PretrainingArguments) -> None:
-    """All that the run was told, and the learning rate that came of it, to arguments.json."""
-    values = {name: value for part in parts for name, value in dataclasses.asdict(part).items()}
-    folder = Path(str(args.output_dir))
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "arguments.json").write_text(json.dumps(values | args.to_dict(), indent=2, default=str) + "\n")
+class SaveArguments(TrainerCallback):
+    """All that the run was told, and the learning rate that came of it, to arguments.json: once it is sure that the
+    folder is this run's."""
+
+    def __init__(self, parts: tuple[Any, ...]):
+        self.parts = parts
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.is_world_process_zero:
+            values = {name: value for part in self.parts for name, value in dataclasses.asdict(part).items()}
+            text = json.dumps(values | args.to_dict(), indent=2, default=str)
+            (Path(str(args.output_dir)) / "arguments.json").write_text(text + "\n")
 
 
 def draw_at_checkpoints(trainer: PretrainingTrainer, data: PretrainingData, clips: int) -> None:
@@ -72,8 +78,8 @@ def main() -> None:
     trainer = PretrainingTrainer(model, args, data.train, extractor, data.held_out)
     if args.reconstructions:
         draw_at_checkpoints(trainer, data, args.reconstructions)
+    trainer.add_callback(SaveArguments(tuple(parts)))
     if trainer.is_world_process_zero():
-        save_arguments(tuple(parts), args)
         print(f"Learning rate {args.learning_rate:.4g} for {args.clips_per_step} clips a step")
     trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
     trainer.save_model()

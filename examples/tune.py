@@ -18,7 +18,7 @@ from transformers import AutoFeatureExtractor, AutoModel, HfArgumentParser, PreT
 from uamix_hf import AudioMAEModel, UaMixConfig, UaMixForContrastiveTuning, UaMixTrainingArguments, fit_whitening
 from uamix_hf.data import DataArguments, LogMelCollator, PreparedData, prepare
 from uamix_hf.evaluation.knn import leave_one_out_knn, settle_neighbours
-from uamix_hf.fine_tuning import embed_log_mels
+from uamix_hf.fine_tuning import embed_log_mels, with_random_weights
 from uamix_hf.hub.cards import tuned_card
 from uamix_hf.hub.push import push_folder
 from uamix_hf.tuning import PSEUDO_LABELS_IGNORE, KNNCallback, train_stages, tune_on_pseudo_labels, uamix_arguments
@@ -61,7 +61,7 @@ def tune(
     args: UaMixTrainingArguments,
 ) -> tuple[PreTrainedModel, Trainer, UaMixConfig]:
     """The tuned encoder, the trainer with its log, and the method's configuration."""
-    start = type(encoder)(encoder.config) if model_args.random_weights else encoder
+    start = with_random_weights(encoder) if model_args.random_weights else encoder
     batch_size = args.per_device_train_batch_size
     if model_args.objective == "pseudo_labels":
         config = UaMixConfig(**vars(uamix_args))

@@ -14,12 +14,14 @@ from .configuration_audio_mae import AudioMAEConfig
 from .data import DataError, compute_norm_stats
 from .embedding import AudioEmbedder
 from .feature_extraction_audio_mae import AudioInputError, AudioMAEFeatureExtractor
+from .interruption import RunStoppedError
 from .modeling_audio_mae import (
     AudioMAEForAudioClassification,
     AudioMAEForPreTraining,
     AudioMAEModel,
     InputTooLongError,
 )
+from .run_identity import AnotherRunError
 from .trainer import NonFiniteLossError
 from .tuning import UaMixConfig, UaMixForContrastiveTuning, UaMixTrainer, UaMixTrainingArguments
 from .version import __version__
@@ -40,6 +42,7 @@ AudioMAEForAudioClassification.register_for_auto_class("AutoModelForAudioClassif
 AudioMAEFeatureExtractor.register_for_auto_class()
 
 __all__ = [
+    "AnotherRunError",
     "AudioDecodeError",
     "AudioEmbedder",
     "AudioInputError",
@@ -48,10 +51,11 @@ __all__ = [
     "AudioMAEForAudioClassification",
     "AudioMAEForPreTraining",
     "AudioMAEModel",
-    "RunCheckpointError",
     "DataError",
     "InputTooLongError",
     "NonFiniteLossError",
+    "RunCheckpointError",
+    "RunStoppedError",
     "TruncatedAudioWarning",
     "UaMixConfig",
     "UaMixForContrastiveTuning",

@@ -5,6 +5,7 @@ import logging
 import re
 import shutil
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
@@ -86,9 +87,66 @@ def remove_broken_checkpoints(folder: str | Path, after: int) -> None:
             shutil.rmtree(path, ignore_errors=True)
 
 
+def checkpoint_to_resume(asked: str | bool | None, folders: Sequence[str | Path], overwrite: bool) -> str | None:
+    """The checkpoint that `resume_from_checkpoint` means: `"true"` is the newest complete one of the first folder that
+    has any, or none, which is said.
+
+    Raises:
+        ValueError: the newest is asked for, and that all are removed. RunCheckpointError: the one that is asked for is
+            not whole.
+    """
+    if not asked or str(asked).lower() == "false":
+        return None
+    if str(asked).lower() == "true":
+        if overwrite:
+            raise ValueError("overwrite_output_dir removes what resume_from_checkpoint would go on from: give one.")
+        found = next(filter(None, map(last_complete_checkpoint, folders)), None)
+        if found is None:
+            logger.warning("There is no complete checkpoint in %s to resume from: starting afresh.", folders[0])
+        return found
+    problem = what_is_wrong(str(asked))
+    if problem:
+        raise RunCheckpointError(f"{asked} cannot be resumed from: {problem}.")
+    return str(asked)
+
+
+def make_way(folder: str | Path, start: int, overwrite: bool) -> None:
+    """Sees to it that a run does not start in a folder with complete checkpoints of another, which would be taken for
+    its own. Incomplete ones never are.
+
+    Args:
+        start: Step of the folder's own checkpoint that the run goes on from, 0 for none: then there may be none at all.
+        overwrite: Those of later steps are removed.
+
+    Raises:
+        RunCheckpointError: there are such checkpoints, and they are not to be overwritten.
+    """
+    later = [path for path in numbered_checkpoints(folder) if step_of(path) > start]
+    if overwrite:
+        for path in later:
+            logger.warning("%s is removed, as overwrite_output_dir says.", path)
+            shutil.rmtree(path, ignore_errors=True)
+    elif start == 0 and (whole := [path.name for path in later if what_is_wrong(path) is None]):
+        raise RunCheckpointError(
+            f"{folder} holds checkpoints of an earlier run ({', '.join(whole)}), which would be taken for this run's: "
+            "go on from the last with --resume_from_checkpoint true, choose another --output_dir, or let them be "
+            "removed by --overwrite_output_dir true."
+        )
+
+
+def best_checkpoint(checkpoint: str | Path, best_step: int | None, recorded: str | None) -> str | None:
+    """Where the best checkpoint is that the state of another one tells of: beside it, since a run's folder may have
+    been moved or copied after its path was recorded. None where there is none, or where it is gone."""
+    beside = Path(checkpoint).parent / f"checkpoint-{best_step}"
+    return next((str(path) for path in (beside, Path(recorded or "")) if recorded and path.is_dir()), None)
+
+
 __all__ = [
     "RunCheckpointError",
+    "best_checkpoint",
+    "checkpoint_to_resume",
     "last_complete_checkpoint",
+    "make_way",
     "remove_broken_checkpoints",
     "what_is_wrong",
 ]

@@ -1,30 +1,17 @@
 """transformers' Trainer with batches of clips of similar length, and with care for what goes wrong in long runs."""
 
-import logging
-import os
-import shutil
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from accelerate.data_loader import prepare_data_loader
 from accelerate.utils import gather_object
-from safetensors import SafetensorError
 from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler
-from transformers import Trainer, TrainerCallback, TrainerState, TrainingArguments, set_seed
+from transformers import TrainerCallback, set_seed
 
-from .checkpoints import RunCheckpointError, last_complete_checkpoint, remove_broken_checkpoints, what_is_wrong
 from .data import LengthBucketSampler, VisitedRows
-
-logger = logging.getLogger(__name__)
-
-
-def choose_backend(args: TrainingArguments) -> None:
-    """Processes without a GPU talk through gloo: the default, nccl, needs one. To be called before `__post_init__`."""
-    if args.use_cpu and args.ddp_backend is None and int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        args.ddp_backend = "gloo"
+from .resuming import ResumableTrainer
 
 
 class NonFiniteLossError(RuntimeError):
@@ -40,7 +27,7 @@ class NonFiniteLossError(RuntimeError):
         found = f"the last complete checkpoint is {checkpoint}" if checkpoint else "there is no checkpoint yet"
         super().__init__(
             f"{what} of step {step} is not finite, for the clips of sample_id {sample_ids}. The weights are as before "
-            f"it; {found}. Leave these clips out, or lower the learning rate."
+            f"it; {found}. In a new run, leave these clips out or lower the learning rate."
         )
 
 
@@ -65,7 +52,7 @@ class ProcessSeedCallback(TrainerCallback):
             set_seed(int(np.random.SeedSequence([args.seed, args.process_index]).generate_state(1)[0]))
 
 
-class LengthBucketTrainer(Trainer):
+class LengthBucketTrainer(ResumableTrainer):
     """
     Trains on rows with a column `length`, whose order depends on the seed and the epoch alone, or on a stream, which
     gives each process its own share of the clips in an order of its own. What is random in a step, such as noise,
@@ -74,8 +61,7 @@ class LengthBucketTrainer(Trainer):
 
     Raises:
         NonFiniteLossError: before the optimiser would take a NaN or an infinity in.
-        RunCheckpointError: a checkpoint cannot be written (what there is of it is removed), or the one to resume from
-            is not whole.
+        RunCheckpointError, AnotherRunError, RunStoppedError: see [`ResumableTrainer`].
     """
 
     logged: tuple[str, ...] = ()
@@ -124,38 +110,11 @@ class LengthBucketTrainer(Trainer):
     def make_sampler(self, dataset: Any, batch_size: int, seed: int) -> LengthBucketSampler:
         return LengthBucketSampler(dataset["length"][:], batch_size, seed, getattr(self.args, "visit_frames", 0))
 
-    # --- going on
-
-    def train(self, resume_from_checkpoint: str | bool | None = None, *args, **kwargs) -> Any:
-        """As in transformers; but `True` passes broken checkpoints over, and starts afresh without any. A checkpoint of
-        a finished run is only loaded: transformers would do a step more."""
-        resume = resume_from_checkpoint or None
-        if resume and str(resume).lower() == "true":
-            resume = last_complete_checkpoint(str(self.args.output_dir))
-            if resume is None:
-                logger.warning(
-                    "There is no complete checkpoint in %s to resume from: starting afresh.", self.args.output_dir
-                )
-        if resume:
-            problem = what_is_wrong(str(resume))
-            if problem:
-                raise RunCheckpointError(f"{resume} cannot be resumed from: {problem}.")
-            state = TrainerState.load_from_json(os.path.join(str(resume), "trainer_state.json"))
-            *_, steps = self.set_initial_training_values(self.args, self.get_train_dataloader())
-            if state.global_step >= steps:
-                self._load_from_checkpoint(str(resume))
-                self.state = state
-                if self.args.load_best_model_at_end and state.best_model_checkpoint:
-                    self._load_best_model()
-                return None
+    def train(self, *args, **kwargs) -> Any:
         # Here each step is looked at; the filter would hide a NaN, and wait for the device twice more.
         self.args.logging_nan_inf_filter = False
         self._batches.clear()
-        return super().train(resume, *args, **kwargs)
-
-    def last_checkpoint(self) -> str | None:
-        """What the run can go on from if it stops now."""
-        return last_complete_checkpoint(str(self.args.output_dir))
+        return super().train(*args, **kwargs)
 
     # --- losses
 
@@ -208,41 +167,6 @@ class LengthBucketTrainer(Trainer):
             ids = gather_object([clip for inputs in named for clip in sample_ids(inputs)])
         raise NonFiniteLossError(what, self.state.global_step + 1, ids, self.last_checkpoint())
 
-    # --- saving
-
-    def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        run = Path(self._get_output_dir(trial))
-        folder = run / f"checkpoint-{self.state.global_step}"
-        if self.args.should_save:
-            # Parts of an older run would make a half-written checkpoint look whole.
-            shutil.rmtree(folder, ignore_errors=True)
-            if self.args.save_total_limit and not self.args.save_only_model:
-                remove_broken_checkpoints(run, after=self.state.global_step)
-        self.accelerator.wait_for_everyone()
-        try:
-            super()._save_checkpoint(model, trial)
-        except (OSError, RuntimeError, SafetensorError) as problem:  # torch and safetensors have no OSError
-            if self.args.should_save:
-                shutil.rmtree(folder, ignore_errors=True)
-            last, disk = self.last_checkpoint(), next(path for path in folder.absolute().parents if path.exists())
-            raise RunCheckpointError(
-                f"{folder} could not be saved: {problem}. It takes about {self.checkpoint_bytes() / 1e6:.1f} MB; "
-                f"{shutil.disk_usage(disk).free / 1e6:.1f} MB are free there. "
-                + (f"{last} is complete: make room and resume from it." if last else "No earlier one is complete.")
-            ) from problem
-
-    def _save_rng_state(self, output_dir: str) -> None:
-        super()._save_rng_state(output_dir)
-        # What comes next, trainer_state.json, says that the checkpoint is complete.
-        self.accelerator.wait_for_everyone()
-
-    def checkpoint_bytes(self) -> int:
-        """About what a checkpoint takes: the weights and the optimiser's state."""
-        model: Any = self.model
-        optimizer: Any = self.optimizer
-        states = [model.state_dict(), *optimizer.state.values()]
-        return sum(value.nbytes for state in states for value in state.values() if isinstance(value, torch.Tensor))
-
 
 def sample_ids(inputs: Mapping[str, Any], broken: bool = False) -> list[int]:
     """`sample_id` of the clips of a batch, or of those `broken`, whose log-mels are not finite."""
@@ -252,4 +176,4 @@ def sample_ids(inputs: Mapping[str, Any], broken: bool = False) -> list[int]:
     return (ids[~inputs["input_values"].flatten(1).isfinite().all(dim=1)] if broken else ids).tolist()
 
 
-__all__ = ["LengthBucketTrainer", "NonFiniteLossError", "choose_backend"]
+__all__ = ["LengthBucketTrainer", "NonFiniteLossError"]

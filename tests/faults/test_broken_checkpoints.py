@@ -10,7 +10,7 @@ import pytest
 from uamix_hf.checkpoints import last_complete_checkpoint, remove_broken_checkpoints, what_is_wrong
 
 FILES = ("model.safetensors", "config.json", "preprocessor_config.json", "optimizer.pt", "scheduler.pt",
-         "rng_state.pth", "trainer_state.json", "training_args.bin")  # fmt: skip
+         "rng_state.pth", "trainer_state.json", "training_args.bin", "run.json")  # fmt: skip
 
 CODE = "feature_extraction_audio_mae.py"  # for from_pretrained elsewhere; a run does not read it
 

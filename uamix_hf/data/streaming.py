@@ -73,6 +73,7 @@ class AudioStream(torch.utils.data.IterableDataset):
     Args:
         rows: Columns `audio` (undecoded) and `source` (what names the row). Of several processes, each reads its share.
         on_error: `"raise"`, or `"skip"` to leave unreadable recordings out; their number is in `skipped` ().
+        source: What tells these rows from others, as JSON holds it, for checkpoints.
 
     Raises:
         AudioInputError: an unreadable recording (`on_error="raise"`). DataError: none at all could be read.
@@ -88,7 +89,9 @@ class AudioStream(torch.utils.data.IterableDataset):
         seed: int = 0,
         rank: int = 0,
         world_size: int = 1,
+        source: Mapping[str, Any] | None = None,
     ):
+        self.source = source
         self.rows = split_dataset_by_node(rows, rank, world_size)
         self.feature_extractor = feature_extractor
         self.max_frames = max_frames
@@ -97,6 +100,12 @@ class AudioStream(torch.utils.data.IterableDataset):
         self.seed = seed
         # Unreadable recordings of this process's share of the first pass; shared, since loaders' workers count, too.
         self.skipped = torch.zeros((), dtype=torch.int64).share_memory_()
+
+    def identity(self) -> dict[str, Any]:
+        """What decides which clips come, and in which order."""
+        own = {"max_frames": self.max_frames, "shuffle_buffer": self.args.shuffle_buffer,
+               "shortest_rest": self.args.shortest_rest, "data_seed": self.seed}  # fmt: skip
+        return own | dict(self.source or {})
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         worker = get_worker_info()

@@ -3,7 +3,7 @@
 from .arguments import FineTuningArguments
 from .fixmatch import FixMatchArguments, FixMatchCollator, FixMatchTrainer, unlabelled_clips
 from .labels import LabelArguments, Targets, check_training_labels, draw_shots, read_targets, with_labels
-from .models import freeze, make_classifier
+from .models import freeze, make_classifier, with_random_weights
 from .predictions import embed_log_mels, predict, predict_logits
 from .trainer import FineTuningTrainer, fine_tune
 
@@ -26,4 +26,5 @@ __all__ = [
     "read_targets",
     "unlabelled_clips",
     "with_labels",
+    "with_random_weights",
 ]

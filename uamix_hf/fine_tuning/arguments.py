@@ -3,15 +3,13 @@
 from dataclasses import dataclass, field
 from typing import Any
 
-from transformers import TrainingArguments
-
-from ..trainer import choose_backend
+from ..training_arguments import RunArguments
 
 SHARES = ("drop_path_rate", "patchout_ratio", "patchout_time_ratio", "patchout_mel_ratio")
 
 
 @dataclass
-class FineTuningArguments(TrainingArguments):
+class FineTuningArguments(RunArguments):
     """
     transformers' arguments, with the defaults of Audio-MAE's fine-tuning on small data (method.md 1.8) and its
     augmentation (method.md 1.1 and 1.7). What Audio-MAE gives in frames of a clip of 1024 is a share of the clip here,
@@ -71,7 +69,6 @@ class FineTuningArguments(TrainingArguments):
     ddp_find_unused_parameters: bool | None = field(default=False, metadata={"help": "All parameters are used."})
 
     def __post_init__(self) -> None:
-        choose_backend(self)
         if self.save_strategy == "no":
             self.load_best_model_at_end = False
         super().__post_init__()

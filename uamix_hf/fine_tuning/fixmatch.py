@@ -4,7 +4,7 @@ What the model is sure of for a clip as it is becomes the label of the same clip
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from ..data import DataArguments, DataError, PreparedData, prepare
 from ..feature_extraction_audio_mae import AudioMAEFeatureExtractor
 from ..modeling_audio_mae import AudioMAEForAudioClassification
+from ..run_identity import data_identity
 from ..tuning.views import random_equalizer, random_resized_crop
 from .arguments import FineTuningArguments
 from .batches import FineTuningCollator, mask_log_mel
@@ -159,10 +160,14 @@ class FixMatchTrainer(FineTuningTrainer):
         if len(unlabelled) == 0:
             raise DataError("fixmatch: there is no clip without label.")
         super().__init__(model, args, train_dataset, feature_extractor, eval_dataset, **kwargs)
-        self.fixmatch = fixmatch
+        self.fixmatch, self.unlabelled = fixmatch, unlabelled
         self.data_collator = FixMatchCollator(
             feature_extractor, config.max_length, args, config.num_labels, fixmatch, unlabelled
         )
+
+    def identity(self) -> dict[str, Any]:
+        settings = {name: value for name, value in asdict(self.fixmatch).items() if name != "unlabelled_dir"}
+        return super().identity() | {"fixmatch": settings, "unlabelled_data": data_identity(self.unlabelled)}
 
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None

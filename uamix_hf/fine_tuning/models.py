@@ -4,6 +4,7 @@ import copy
 from typing import Any
 
 from torch import nn
+from transformers import PreTrainedModel
 
 from ..modeling_audio_mae import AudioMAEForAudioClassification, AudioMAEModel
 from ..tuning.encoders import EncoderAdapter
@@ -32,6 +33,13 @@ def make_classifier(encoder: AudioMAEModel, num_labels: int, **settings: Any) ->
     return model
 
 
+def with_random_weights(encoder: PreTrainedModel) -> PreTrainedModel:
+    """An encoder of the same configuration that was loaded from nowhere."""
+    config = copy.deepcopy(encoder.config)
+    config.name_or_path = ""
+    return type(encoder)(config)
+
+
 def freeze(encoder: AudioMAEModel, blocks: int) -> list[nn.Module]:
     """Freezes this many lower blocks and all before them, as uaMix does; returns the frozen modules.
 
@@ -47,4 +55,4 @@ def freeze(encoder: AudioMAEModel, blocks: int) -> list[nn.Module]:
     return [part for part in parts if isinstance(part, nn.Module)]
 
 
-__all__ = ["freeze", "make_classifier"]
+__all__ = ["freeze", "make_classifier", "with_random_weights"]

@@ -2,16 +2,14 @@
 
 from dataclasses import dataclass, field
 
-from transformers import TrainingArguments
-
-from ..trainer import choose_backend
+from ..training_arguments import RunArguments
 
 # Clips that the base learning rate is for (method.md 1.8).
 BASE_BATCH = 256
 
 
 @dataclass
-class PretrainingArguments(TrainingArguments):
+class PretrainingArguments(RunArguments):
     """
     transformers' arguments, with the defaults of Audio-MAE's pretraining (method.md 1.8): AdamW, linear warm-up in 3 of
     33 epochs, then half a cosine to 0, no clipping; its augmentation (method.md 1.1), with the roll that was meant.
@@ -44,7 +42,6 @@ class PretrainingArguments(TrainingArguments):
     remove_unused_columns: bool = field(default=False, metadata={"help": "The collator reads the columns."})
 
     def __post_init__(self) -> None:
-        choose_backend(self)
         super().__post_init__()
         if self.learning_rate is None:
             self.learning_rate = self.base_learning_rate * self.clips_per_step / BASE_BATCH

@@ -1,6 +1,7 @@
 """What pretraining learns from and is evaluated on: cached log-mels, or a stream."""
 
 import dataclasses
+import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from itertools import islice
@@ -22,6 +23,7 @@ from ..data import (
 )
 from ..data.streaming import AudioStream, StreamingArguments, folder_rows, hub_rows
 from ..feature_extraction_audio_mae import AudioMAEFeatureExtractor
+from ..run_identity import digest
 from .arguments import PretrainingArguments
 
 
@@ -90,6 +92,8 @@ def streamed(
         if held_out_args.eval_where or held_out_args.eval_share:
             raise DataError("Rows of a stream of the Hub cannot be held out: name a split of it with --eval_split.")
         names = data_args.dataset_name.split("+")
+        source = {"datasets": names, "split": data_args.dataset_split, "audio_column": data_args.audio_column,
+                  "where": data_args.where}  # fmt: skip
         streams = [hub_rows(name, data_args.dataset_split, data_args.audio_column, data_args.where) for name in names]
         rows = interleave_datasets(streams, stopping_strategy="all_exhausted_without_replacement")
         if streaming_args.eval_split:
@@ -104,19 +108,28 @@ def streamed(
         groups = as_groups(column_as_text(recordings, data_args.group_column)) if data_args.group_column else None
         # Not decoded yet: the rows to stream, and the few to cache.
         train, held = hold_out(PreparedData(recordings, [], groups, {}, recordings), held_out_args, args.seed)
-        rows = folder_rows(train.recordings, seed)
+        rows, source = folder_rows(train.recordings, seed), files_identity(train.recordings)
         if held:
             with args.main_process_first(desc="log-mels"):
                 held_out = cached_log_mels(held.recordings, feature_extractor, on_error, data_args.cache_dir).dataset
 
     def stream(rank: int, world_size: int) -> AudioStream:
-        return AudioStream(rows, feature_extractor, max_frames, streaming_args, on_error, seed, rank, world_size)
+        return AudioStream(
+            rows, feature_extractor, max_frames, streaming_args, on_error, seed, rank, world_size, source
+        )
 
     return PretrainingData(
         stream(args.process_index, args.world_size),
         held_out,
         lambda: islice(stream(0, 1).one_pass(0), streaming_args.statistics_clips),
     )
+
+
+def files_identity(recordings: Dataset) -> dict[str, Any]:
+    """Names within their folders and sizes of the files of a table of [`load_recordings`], in their order."""
+    paths = [value["path"] for value in recordings["audio"]]
+    files = zip(recordings["sample_id"], recordings["file_name"], map(os.path.getsize, paths), strict=True)
+    return {"clips": len(paths), "files": digest(list(files))}
 
 
 __all__ = ["PretrainingData", "pretraining_data"]

@@ -11,10 +11,12 @@ import torch
 from torch.utils.data import Dataset
 from transformers import TrainerCallback
 
-from ..checkpoints import last_complete_checkpoint
+from ..checkpoints import checkpoint_to_resume, last_complete_checkpoint, make_way
 from ..data import LogMelCollator
 from ..feature_extraction_audio_mae import AudioMAEFeatureExtractor
+from ..interruption import RunStoppedError
 from ..parameter_groups import layer_rates, parameter_groups
+from ..run_identity import MAY_CHANGE_WITH_WARNING
 from ..trainer import LengthBucketTrainer
 from .callbacks import KNNCallback, TargetUpdateCallback
 from .modeling_uamix import Stage, UaMixForContrastiveTuning
@@ -60,6 +62,9 @@ class UaMixTrainer(LengthBucketTrainer):
                 max_steps=args.head_steps,
                 num_train_epochs=args.head_epochs,
             )
+        self.stage = stage
+        if stage == "head":
+            self.may_change_with_warning = MAY_CHANGE_WITH_WARNING | {"head_steps", "head_epochs"}
         # Views crop further, so that a long recording gives two different stretches of it.
         collator = LogMelCollator(feature_extractor, 2 * model.adapter.max_frames, normalize=False, seed=args.seed)
         super().__init__(
@@ -83,6 +88,12 @@ class UaMixTrainer(LengthBucketTrainer):
         for callback in callbacks:
             if isinstance(callback, KNNCallback):
                 callback.log = self.log
+
+    def identity(self) -> dict[str, Any]:
+        return super().identity() | {"stage": self.stage}
+
+    def base_config(self) -> Any:
+        return self.model.encoder.config
 
     def last_checkpoint(self) -> str | None:
         return super().last_checkpoint() or last_complete_checkpoint(Path(str(self.args.output_dir)) / "head")
@@ -133,20 +144,27 @@ def train_stages(
 
     Returns:
         The trainer of the second stage, with its log in `state.log_history`.
+
+    Raises:
+        RunStoppedError: a callback stopped the first stage before its end. What else: see [`UaMixTrainer`].
     """
-    resume = args.resume_from_checkpoint
-    if resume and str(resume).lower() == "true":
-        folder = Path(str(args.output_dir))
-        resume = last_complete_checkpoint(folder) or last_complete_checkpoint(folder / "head")
-        if resume is None:
-            logger.warning("There is no complete checkpoint in %s to resume from: starting afresh.", args.output_dir)
-    resume = resume or None
+    folder, overwrite = Path(str(args.output_dir)), args.overwrite_output_dir
+    resume = checkpoint_to_resume(args.resume_from_checkpoint, [folder, folder / "head"], overwrite)
     # The run's own folder may be called head, too.
     parent = Path(resume).resolve().parent if resume else None
-    in_head = parent is not None and parent.name == "head" and parent != Path(str(args.output_dir)).resolve()
+    in_head = parent is not None and parent.name == "head" and parent != folder.resolve()
+    if not resume or in_head:
+        with args.main_process_first(desc="earlier checkpoints"):
+            for stage in [folder] if in_head else [folder, folder / "head"]:  # now, not after hours of stage 1
+                make_way(stage, 0, overwrite)
     if args.has_head_stage and (not resume or in_head):
         head = UaMixTrainer(model, args, train_dataset, feature_extractor, "head", callbacks)
-        head.train(resume_from_checkpoint=resume)
+        output = head.train(resume_from_checkpoint=resume)
+        if output is not None and output.global_step < head.state.max_steps:
+            raise RunStoppedError(
+                f"A callback stopped stage 1 after step {output.global_step} of {head.state.max_steps}, so stage 2 is "
+                f"not begun. Let stage 1 have so many steps (head_steps), or go on from {head.last_checkpoint()}."
+            )
         resume = None
     trainer = UaMixTrainer(model, args, train_dataset, feature_extractor, "tune", callbacks)
     trainer.train(resume_from_checkpoint=resume)

@@ -4,14 +4,13 @@ import math
 import os
 from dataclasses import dataclass, field
 
-from transformers import TrainingArguments
 from transformers.integrations import is_deepspeed_zero3_enabled
 
-from ..trainer import choose_backend
+from ..training_arguments import RunArguments
 
 
 @dataclass
-class UaMixTrainingArguments(TrainingArguments):
+class UaMixTrainingArguments(RunArguments):
     """
     transformers' arguments, with the defaults of contrastive tuning (method.md 2.6 and 3.4), and those of its two
     stages. The ordinary ones, such as `max_steps` and `num_train_epochs`, are the second stage's.
@@ -65,7 +64,6 @@ class UaMixTrainingArguments(TrainingArguments):
     ddp_broadcast_buffers: bool | None = field(default=False, metadata={"help": "Support sets agree already."})
 
     def __post_init__(self) -> None:
-        choose_backend(self)
         super().__post_init__()
         launched_with_fsdp = os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true"
         if self.fsdp or launched_with_fsdp or is_deepspeed_zero3_enabled():

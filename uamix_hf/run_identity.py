@@ -1,0 +1,228 @@
+"""What made a checkpoint, written into it as run.json, so that no other run goes on from it unawares."""
+
+import hashlib
+import json
+import logging
+import math
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from transformers import TrainingArguments
+
+from .checkpoints import RunCheckpointError
+
+logger = logging.getLogger(__name__)
+
+FILE = "run.json"
+
+# Of the training arguments, all that is not named here decides what is learnt and stays as it was. These say where
+# things go, what is watched, saved and uploaded, and on which devices and how fast it runs.
+MAY_CHANGE = frozenset((
+    "output_dir", "overwrite_output_dir", "resume_from_checkpoint", "run_name", "project", "ignore_data_skip",
+    "trackio_space_id", "trackio_bucket_id", "trackio_static_space_id", "report_to", "disable_tqdm", "debug",
+    "logging_strategy", "logging_steps", "logging_first_step", "logging_nan_inf_filter", "log_level",
+    "log_level_replica", "log_on_each_node", "include_num_input_tokens_seen", "skip_memory_metrics", "reconstructions",
+    "eval_strategy", "eval_steps", "eval_delay", "eval_on_start", "eval_accumulation_steps", "eval_do_concat_batches",
+    "eval_use_gather_object", "per_device_eval_batch_size", "prediction_loss_only", "include_for_metrics",
+    "batch_eval_metrics", "bf16_full_eval", "fp16_full_eval", "knn_steps", "do_train", "do_eval", "do_predict",
+    "save_strategy", "save_steps", "save_total_limit", "save_only_model", "save_on_each_node", "enable_jit_checkpoint",
+    "restore_callback_states_from_checkpoint", "push_to_hub", "hub_token", "hub_private_repo", "hub_model_id",
+    "hub_strategy", "hub_always_push", "hub_revision",
+    "use_cpu", "local_rank", "ddp_backend", "ddp_timeout", "ddp_bucket_cap_mb", "ddp_find_unused_parameters",
+    "ddp_broadcast_buffers", "ddp_static_graph", "fsdp", "fsdp_config", "deepspeed", "tf32", "torch_compile",
+    "torch_compile_backend", "torch_compile_mode", "use_liger_kernel", "liger_kernel_config", "use_cache",
+    "torch_empty_cache_steps", "gradient_checkpointing", "gradient_checkpointing_kwargs", "activation_checkpointing",
+    "activation_checkpointing_kwargs", "encoder_batch_size", "auto_find_batch_size", "full_determinism",
+    "dataloader_num_workers", "dataloader_pin_memory", "dataloader_persistent_workers", "dataloader_prefetch_factor",
+    "dataloader_multiprocessing_context",
+))  # fmt: skip
+
+# These may change as well, but the run then does not end as if it had never stopped, which a warning says.
+MAY_CHANGE_WITH_WARNING = frozenset((
+    "max_steps", "num_train_epochs", "per_device_train_batch_size", "gradient_accumulation_steps", "processes",
+    "bf16", "fp16",
+))  # fmt: skip
+
+# Of configurations: what says nothing of the model, or (names of classes) is said elsewhere.
+LEFT_OUT = frozenset(("transformers_version", "_name_or_path", "architectures", "auto_map", "dtype", "id2label",
+                      "label2id"))  # fmt: skip
+
+# Levels of a clip that differ by more are another clip's. Those of the same, computed on another processor, differ by
+# a hundredth of it.
+LEVEL_TOLERANCE = 1e-3
+
+
+class AnotherRunError(RunCheckpointError):
+    """The checkpoint to resume from was made by other settings, from other data, or is not known to be of these."""
+
+
+# --- what a run is
+
+
+def arguments_identity(args: TrainingArguments) -> dict[str, Any]:
+    values = {name: value for name, value in args.to_dict().items() if name not in MAY_CHANGE}
+    if not args.load_best_model_at_end:  # then these are watched alone
+        values |= {"metric_for_best_model": None, "greater_is_better": None}
+    return values
+
+
+def config_identity(config: Any) -> dict[str, Any] | None:
+    """Of a model or a feature extractor, also of the configurations within."""
+
+    def kept(values: Mapping[str, Any]) -> dict[str, Any]:
+        return {
+            name: kept(value) if isinstance(value, Mapping) else value
+            for name, value in values.items()
+            if name not in LEFT_OUT
+        }
+
+    return None if config is None else kept(config.to_dict())
+
+
+def base_identity(config: Any) -> dict[str, str | None]:
+    """Of the model that training starts from: a hash of its weights, wherever the folder lies, or a commit of the Hub;
+    None for weights that were never loaded."""
+    name = getattr(config, "_name_or_path", None) or None
+    if name is None or not Path(name).is_dir():
+        return {"name": name, "weights": getattr(config, "_commit_hash", None) or name}
+    total = hashlib.sha256()
+    for path in sorted(path for ending in ("*.safetensors", "*.bin") for path in Path(name).glob(ending)):
+        with path.open("rb") as file:
+            total.update(hashlib.file_digest(file, "sha256").digest())
+    return {"name": Path(name).resolve().name, "weights": total.hexdigest()[:16]}
+
+
+def data_identity(dataset: Any) -> dict[str, Any] | None:
+    """Of clips in their order: ids, labels, and the levels of each. Paths are no part of it: data may move. A stream
+    says itself what it reads, by a method `identity`."""
+    if dataset is None:
+        return None
+    if hasattr(dataset, "identity"):
+        return dataset.identity()
+    columns = getattr(dataset, "column_names", [])
+    if not columns:
+        return {"kind": type(dataset).__name__}
+    plain = dataset.with_format(None)
+    digests = {name: digest(plain[name][:]) for name in ("sample_id", "labels") if name in columns}
+    return {"clips": len(dataset), **digests} | ({"levels": levels(dataset)} if "log_mel" in columns else {})
+
+
+def digest(values: Any) -> str:
+    return hashlib.sha256(json.dumps(values).encode()).hexdigest()[:16]
+
+
+def levels(dataset: Any) -> list[list[float]]:
+    """Means of the first and of the last half of each clip's log-mels."""
+    means = []
+    for row in dataset.select_columns("log_mel").with_format("numpy"):
+        mel = row["log_mel"]
+        half = -(-len(mel) // 2)
+        means.append([round(float(part.mean(dtype=np.float32)), 4) for part in (mel[:half], mel[-half:])])
+    return means
+
+
+# --- what differs
+
+
+def differences(made_by: Any, now: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, str]]:
+    """Name and description of each thing in which two identities differ."""
+    if isinstance(made_by, Mapping) and isinstance(now, Mapping):
+        if made_by.get("clips") != now.get("clips"):  # all else of them differs, too, and says less
+            made_by, now = ({"clips": part.get("clips")} for part in (made_by, now))
+        for name in sorted(made_by.keys() | now.keys()):
+            if name in made_by and name in now:
+                yield from differences(made_by[name], now[name], (*path, name))
+            else:
+                logger.warning(
+                    "%s is known of %s alone and not compared.",
+                    name,
+                    "the checkpoint" if name in made_by else "this run",
+                )
+    elif path[-1:] == ("levels",):
+        yield from other_clips(np.asarray(made_by), np.asarray(now), ".".join(path[:-1]))
+    elif not same(made_by, now):
+        name = ".".join(path[1:] if path[0] == "arguments" else path)
+        yield name, f"{name}: checkpoint {shown(made_by)}, now {shown(now)}"
+
+
+def same(one: Any, other: Any) -> bool:
+    if isinstance(one, float) and isinstance(other, float):
+        return math.isclose(one, other, rel_tol=1e-6)
+    return one == other
+
+
+def shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 300 else f"{text[:300]}..."
+
+
+def other_clips(made_by: np.ndarray, now: np.ndarray, name: str) -> Iterator[tuple[str, str]]:
+    """Of as many levels (clips, 2) each."""
+
+    def close(one: np.ndarray, other: np.ndarray) -> np.ndarray:
+        return np.isclose(one, other, rtol=0, atol=LEVEL_TOLERANCE, equal_nan=True).all(axis=1)
+
+    rows = np.flatnonzero(~close(made_by, now))
+    if len(rows) == 0:
+        return
+    ordered = (part[np.lexsort(part.T[::-1])] for part in (made_by, now))
+    if close(*ordered).all():
+        yield name, f"{name}: the same clips in another order, from row {rows[0]} on"
+    else:
+        yield name, f"{name}: {len(rows)} of {len(now)} clips are others, the first in row {rows[0]}"
+
+
+# --- in checkpoints
+
+
+def write_identity(checkpoint: str | Path, identity: Mapping[str, Any]) -> None:
+    lines = (f"{json.dumps(name)}: {json.dumps(part, default=str)}" for name, part in identity.items())
+    (Path(checkpoint) / FILE).write_text("{\n" + ",\n".join(lines) + "\n}\n", encoding="utf-8")
+
+
+def check_identity(
+    checkpoint: str | Path, identity: Mapping[str, Any], warned: frozenset[str], ignored: frozenset[str]
+) -> None:
+    """
+    Args:
+        identity: Of the run that is to go on from the checkpoint. warned, ignored: Names of what may differ.
+
+    Raises:
+        AnotherRunError: what else differs, with both values; or nothing says what made the checkpoint.
+    """
+    file = Path(checkpoint) / FILE
+    if not file.is_file():
+        raise AnotherRunError(
+            f"{checkpoint} has no {FILE}, so what made it is not known: checkpoints of earlier versions cannot be "
+            "resumed from. Start afresh in another output_dir."
+        )
+    made_by = json.loads(file.read_text(encoding="utf-8"))
+    now = json.loads(json.dumps(identity, default=str))
+    found = [entry for entry in differences(made_by, now) if entry[0] not in ignored | {"base_model.name"}]
+    refused = [text for name, text in found if name not in warned]
+    if refused:
+        raise AnotherRunError(
+            f"{checkpoint} was made by another run. {'; '.join(refused)}. Give what it had, or start afresh in another "
+            "output_dir."
+        )
+    if found:
+        logger.warning(
+            "Going on from %s with other settings, so not as if the run had never stopped. %s.",
+            checkpoint, "; ".join(text for _, text in found),
+        )  # fmt: skip
+
+
+__all__ = [
+    "MAY_CHANGE",
+    "MAY_CHANGE_WITH_WARNING",
+    "AnotherRunError",
+    "arguments_identity",
+    "base_identity",
+    "check_identity",
+    "config_identity",
+    "data_identity",
+    "digest",
+    "write_identity",
+]
