@@ -131,3 +131,18 @@ def spoil_clip(clip: int, after: int) -> None:
         return step(self, model, inputs, *args)
 
     LengthBucketTrainer.training_step = spoilt_step  # type: ignore[method-assign]
+
+
+def terminate_in_step(step: int, stage: str | None = None, rank: int = 0) -> None:
+    """SIGTERM, as a scheduler sends it, within a step (of a stage of tuning)."""
+    from uamix_hf.trainer import LengthBucketTrainer
+
+    training_step = LengthBucketTrainer.training_step
+
+    def terminated_step(self: Any, *args: Any, **kwargs: Any) -> Any:
+        place = (getattr(self.model, "stage", None), self.state.global_step + 1, self.args.process_index)
+        if place == (stage, step, rank):
+            os.kill(os.getpid(), signal.SIGTERM)
+        return training_step(self, *args, **kwargs)
+
+    LengthBucketTrainer.training_step = terminated_step  # type: ignore[method-assign]

@@ -4,7 +4,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from planted_faults import kill_in_save, kill_in_step, spoil_clip
+from planted_faults import kill_in_save, kill_in_step, spoil_clip, terminate_in_step
 
 RESUME = ("--resume_from_checkpoint", "true")
 
@@ -41,6 +41,17 @@ def test_a_loss_that_is_not_finite_in_one_process_stops_both(tune, whole_pair, a
     messages = [printed.strip().splitlines()[-1] for printed in ended.printed]
     for message in messages:
         assert "NonFiniteLossError: The loss of step" in message and "sample_id [7]" in message, message
+    resumed = tune(output, *RESUME, world=2)
+    assert resumed.codes == [0, 0], resumed.printed
+    assert_same_end(output, whole_pair)
+
+
+def test_one_process_that_is_told_to_stop_stops_both_with_one_checkpoint(tune, whole_pair, assert_same_end, tmp_path):
+    output = tmp_path / "tuned"
+    ended = tune(output, "--enable_jit_checkpoint", "true", fault=partial(terminate_in_step, 5, "tune", 1), world=2)
+    assert ended.codes == [1, 1]
+    for printed in ended.printed:
+        assert "RunStoppedError: Stopped by SIGTERM after step 5 of 8" in printed.strip().splitlines()[-1]
     resumed = tune(output, *RESUME, world=2)
     assert resumed.codes == [0, 0], resumed.printed
     assert_same_end(output, whole_pair)
