@@ -10,7 +10,14 @@ import soundfile
 import torch
 from datasets import Dataset
 
-from uamix_hf import AudioDecodeError, AudioInputError, AudioMAEFeatureExtractor, DataError, compute_norm_stats
+from uamix_hf import (
+    AudioDecodeError,
+    AudioInputError,
+    AudioMAEFeatureExtractor,
+    DataError,
+    TruncatedAudioWarning,
+    compute_norm_stats,
+)
 from uamix_hf.data import DataArguments, cached_log_mels, load_recordings, log_mels, prepare
 
 RATE = 16_000
@@ -116,7 +123,7 @@ def test_ids_are_those_of_the_whole_table(folder: Path, extractor) -> None:
     assert [(int(row["sample_id"]), int(row["length"])) for row in dataset] == [(0, 23), (2, 49)]
 
 
-def test_an_unreadable_recording_stops_or_is_left_out(folder: Path, extractor, caplog, monkeypatch) -> None:
+def test_an_unreadable_recording_stops_or_is_left_out(folder: Path, extractor, caplog) -> None:
     (folder / "1.wav").write_text("no sound")
     silent = np.zeros(2000, np.float32)
     silent[7] = np.nan
@@ -130,14 +137,79 @@ def test_an_unreadable_recording_stops_or_is_left_out(folder: Path, extractor, c
     assert list(result.skipped) == [str(folder / "1.wav"), str(folder / "2.wav")]
     assert "not readable" in result.skipped[str(folder / "1.wav")] and "NaN" in result.skipped[str(folder / "2.wav")]
     assert [(int(row["sample_id"]), len(row["log_mel"])) for row in result.dataset] == [(0, 23), (3, 1)]
-    with monkeypatch.context() as patch:  # what was left out is remembered
-        forbid_decoding(patch)
-        assert cached_log_mels(recordings, extractor, on_error="skip").skipped == result.skipped
+    assert cached_log_mels(recordings, extractor, on_error="skip").skipped == result.skipped
     write_clip(folder / "1.wav", 3000, seed=1)
     write_clip(folder / "2.wav", 3000, seed=1)
     assert len(cached_log_mels(load_recordings(str(folder)), extractor).dataset) == 4  # mended
     with pytest.raises(ValueError, match="'raise' and 'skip'"):
         cached_log_mels(recordings, extractor, on_error="ignore")
+
+
+def test_what_could_not_be_read_is_tried_again(folder: Path, extractor, tmp_path: Path, monkeypatch, caplog) -> None:
+    """As where a decoder is installed later; what could be read is not read twice."""
+    unreadable, read = {"0.wav", "2.wav"}, []
+
+    def load_audio(value: dict, rate: int) -> np.ndarray:
+        name = Path(value["path"]).name
+        read.append(name)
+        if name in unreadable:
+            raise AudioDecodeError(f"{value['path']}: needs a decoder.")
+        return soundfile.read(value["path"], dtype="float32")[0]
+
+    def names_read(on_error: str) -> list[str]:
+        read.clear()
+        found = cached_log_mels(recordings, extractor, on_error, cache_dir=tmp_path / "cache")
+        assert {Path(name).name for name in found.skipped} == unreadable
+        assert all("needs a decoder" in reason for reason in found.skipped.values())
+        rows = [(int(row["sample_id"]), row["log_mel"]) for row in found.dataset]
+        assert [number for number, _ in rows] == [n for n in range(4) if f"{n}.wav" not in unreadable]
+        for number, log_mel in rows:
+            assert torch.equal(log_mel, expected[number].half().float())
+        return list(read)
+
+    monkeypatch.setattr(log_mels, "load_audio", load_audio)
+    recordings, expected = load_recordings(str(folder)), expected_log_mels(folder, extractor)
+    assert names_read("skip") == ["0.wav", "1.wav", "2.wav", "3.wav"]
+    assert names_read("skip") == ["0.wav", "2.wav"]
+    with pytest.raises(AudioDecodeError, match=r"0\.wav"):
+        names_read("raise")
+    unreadable.remove("2.wav")
+    assert names_read("skip") == ["0.wav", "2.wav"]
+    assert names_read("skip") == ["0.wav"]
+    assert caplog.messages[-1] == "Left out 1 of 4 recordings that could not be read."
+    unreadable.remove("0.wav")
+    assert names_read("raise") == ["0.wav"]
+    assert names_read("raise") == names_read("skip") == []
+
+
+def test_what_could_not_be_read_at_first_is_a_table_of_its_own(folder: Path, extractor, tmp_path, monkeypatch) -> None:
+    """All unreadable: an error each time, until one is not."""
+    recordings, load_audio = load_recordings(str(folder)), log_mels.load_audio
+
+    def fail(value: dict, rate: int) -> None:
+        raise AudioDecodeError(f"{value['path']}: needs a decoder.")
+
+    for _ in range(2):
+        with monkeypatch.context() as patch:
+            patch.setattr(log_mels, "load_audio", fail)
+            with pytest.raises(AudioInputError, match="None of the 4 recordings.*needs a decoder"):
+                cached_log_mels(recordings, extractor, "skip", tmp_path)
+    monkeypatch.setattr(log_mels, "load_audio", load_audio)
+    assert len(cached_log_mels(recordings, extractor, "skip", tmp_path).dataset) == 4
+
+
+def test_what_was_warned_of_is_warned_of_from_the_cache_too(folder: Path, extractor, tmp_path, monkeypatch) -> None:
+    whole = (folder / "1.wav").read_bytes()
+    (folder / "1.wav").write_bytes(whole[: len(whole) // 2])
+    soundfile.write(folder / "2.wav", np.full(4000, 3e4), RATE, subtype="FLOAT")
+    said = []
+    for _ in range(2):
+        with pytest.warns(UserWarning) as caught:
+            cached_log_mels(load_recordings(str(folder)), extractor, cache_dir=tmp_path)
+        said.append([(item.category, str(item.message)) for item in caught])
+        forbid_decoding(monkeypatch)
+    assert said[0] == said[1] and [kind for kind, _ in said[0]] == [TruncatedAudioWarning, UserWarning]
+    assert "1.wav" in said[0][0][1] and "2.wav" in said[0][1][1]
 
 
 def test_nothing_readable_is_an_error_even_when_skipping(folder: Path, extractor) -> None:
