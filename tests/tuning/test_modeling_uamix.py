@@ -417,26 +417,113 @@ def test_gradient_checkpointing_changes_nothing(make_model):
     assert all(torch.equal(value, gradients[1][name]) for name, value in gradients[0].items())
 
 
-def test_autocast_leaves_heads_support_set_and_loss_in_float32(make_model):
+HALVES = [torch.bfloat16, torch.float16]
+
+
+def recorded(function, found: list):
+    """The function, whose results are put into a list."""
+
+    def call(*args):
+        found.append(function(*args))
+        return found[-1]
+
+    return call
+
+
+@pytest.mark.parametrize("dtype", HALVES)
+def test_autocast_leaves_heads_support_set_and_loss_in_float32(make_model, dtype):
     """What comes after the encoder is exact: fed with the embeddings of half precision, it gives the same loss."""
     model = make_model(token_drop=0).train()
     fill_queue(model, 9)
     given = given_views(model)
     reference, pooled = copy.deepcopy(model), []
     encode = model.adapter.encode
-
-    def record(*args):
-        pooled.append(encode(*args))
-        return pooled[-1]
-
-    model.adapter.encode = record
-    with torch.autocast("cpu", torch.bfloat16):
+    model.adapter.encode = recorded(encode, pooled)
+    with torch.autocast("cpu", dtype):
         output = model.contrast(*given)
     reference.adapter.encode = lambda *args: pooled[0]
     expected = reference.contrast(*given)
     assert output.loss.dtype == pooled[0][0].dtype == model.support_queue.keys.dtype == torch.float32
     assert output.loss.item() == pytest.approx(expected.loss.item(), abs=1e-3)
     assert not torch.equal(pooled[0][0], encode(torch.cat(given[:2]), given[2].repeat(2), 0.0, PADDING)[0])
+
+
+def gradients(model) -> list[tuple[str, torch.Tensor]]:
+    found = [
+        (name, value.grad.double().flatten()) for name, value in model.named_parameters() if value.grad is not None
+    ]
+    assert all(value.isfinite().all() for _, value in found)
+    return found
+
+
+@pytest.mark.parametrize("dtype", HALVES)
+@pytest.mark.parametrize("kind", ["audio_mae", "ast"])
+def test_a_model_in_half_precision_learns_nearly_the_same(make_model, make_ast, dtype, kind):
+    """What comes after the encoder is exact; its embeddings and gradients differ by the encoder's own rounding."""
+    encoder, sizes = (make_ast(), (128, 128)) if kind == "ast" else (None, (96, 32))
+    model = make_model(encoder=encoder, token_drop=0).train()
+    with torch.no_grad():  # untrained prefix tokens of zeros have no direction to normalise
+        for parameter in model.encoder.parameters():
+            parameter.add_(0.02 * torch.randn(parameter.shape))
+    fill_queue(model, 9)
+    half, exact, embeddings = copy.deepcopy(model).to(dtype), copy.deepcopy(model), []
+    for each in (model, half):
+        each.adapter.encode = recorded(each.adapter.encode, embeddings)
+    torch.manual_seed(3)
+    views, lengths = torch.randn(2, 6, *sizes).cumsum(2) / 3, torch.tensor(LENGTHS)
+    share = mixing.draw_share(model.config, lengths, PARTNER, *sizes)
+    given = (*views, lengths, torch.arange(6), PARTNER, [share])
+    for each in (model, half):
+        output = each.contrast(*given)
+        output.loss.backward()
+    (one, _), (two, visible) = embeddings
+    one, two = one.detach(), two.detach().requires_grad_()
+    assert two.dtype == torch.float32 and not torch.equal(one, two)
+    torch.testing.assert_close(two, one, rtol=0, atol=0.05 * one.std().item())
+    exact.adapter.encode = lambda *args: (two, visible)
+    expected = exact.contrast(*given)
+    for name, value in expected.items():
+        assert output[name].dtype == torch.float32 and torch.equal(output[name], value), name
+
+    # What the loss's gradient is of the same embeddings, the encoder passes on but for its rounding.
+    towards = torch.autograd.grad(exact.contrast(*given).loss, two)[0]
+    assert {name for name, _ in gradients(half)} == {name for name, _ in gradients(model)}
+    passed_on = []
+    for each in (model, half):
+        each.zero_grad()
+        each.adapter.encode(views.flatten(0, 1), lengths.repeat(2), 0.0, PADDING)[0].backward(towards[:12])
+        passed_on.append(torch.cat([value for _, value in gradients(each)]))
+    assert F.cosine_similarity(*passed_on, dim=0) > 0.99
+    before = copy.deepcopy(half.encoder.layers[0].mlp.fc1.weight)
+    torch.optim.SGD([value for value in half.parameters() if value.requires_grad], lr=0.1).step()
+    half.update_target()
+    assert not torch.equal(half.encoder.layers[0].mlp.fc1.weight, before)
+    assert all(value.isfinite().all() for value in half.state_dict().values())
+
+
+@pytest.mark.parametrize("dtype", [*HALVES, torch.float64])
+def test_heads_and_support_set_stay_float32_to_the_last_bit(make_model, make_batch, dtype, tmp_path):
+    """Cast, loaded so, saved so, or around an encoder that is so already."""
+    model = make_model()
+    fill_queue(model, 9)
+    model.save_pretrained(tmp_path / "float32")
+    copy.deepcopy(model).to(dtype).save_pretrained(tmp_path / "half")
+    kinds = {
+        "cast": copy.deepcopy(model).to(dtype),
+        "loaded": UaMixForContrastiveTuning.from_pretrained(tmp_path / "float32", dtype=dtype),
+        "saved": UaMixForContrastiveTuning.from_pretrained(tmp_path / "half", dtype="auto"),
+        "wrapped": make_model(encoder=AudioMAEModel(model.encoder.config).to(dtype)),
+    }
+    for name, each in kinds.items():
+        assert {value.dtype for value in each.encoder.parameters()} == {dtype}, name
+        for part, reference in ((each.heads, model.heads), (each.support_queue, model.support_queue)):
+            assert all(v.dtype in (torch.float32, torch.int64) for v in part.state_dict().values()), name
+            if name != "wrapped":
+                assert states_equal(part, reference), name
+        output = each.train()(**make_batch(LENGTHS))
+        output.loss.backward()
+        assert output.loss.dtype == torch.float32 and output.loss.isfinite(), name
+        assert each.support_queue.keys[each.support_queue.valid].norm(dim=1).sub(1).abs().max() < 1e-5, name
 
 
 def test_the_seed_alone_decides(make_model, make_batch):

@@ -100,7 +100,7 @@ class EncoderAdapter:
         """
         frames = input_values.shape[1]
         valid = torch.arange(frames, device=input_values.device) < lengths[:, None]
-        input_values = input_values.masked_fill(~valid[..., None], padding_value)
+        input_values = input_values.masked_fill(~valid[..., None], padding_value).to(self.encoder.dtype)
         if not self.variable_length:
             input_values = F.pad(input_values, (0, 0, 0, self.max_frames - frames), value=padding_value)
             return self.pool(self.encoder(input_values=input_values)), None

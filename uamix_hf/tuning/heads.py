@@ -1,6 +1,7 @@
 """Projector, predictor, and the projector's slow copy that makes the keys (method.md 2.2 and 2.5)."""
 
 import copy
+from functools import partial
 
 import torch
 from torch import nn
@@ -8,28 +9,30 @@ from torch.nn import functional as F
 
 from .configuration_uamix import UaMixConfig
 from .distributed import SyncBatchNorm
+from .float32 import Float32Module
+
+Linear = partial(nn.Linear, bias=False, dtype=torch.float32)
+BatchNorm = partial(SyncBatchNorm, dtype=torch.float32)
 
 
 def make_projector(width: int, config: UaMixConfig) -> nn.Sequential:
     """(batch, width) to (batch, projection_size)."""
     inner, out = config.projector_hidden_size, config.projection_size
     return nn.Sequential(
-        nn.Linear(width, inner, bias=False), SyncBatchNorm(inner), nn.ReLU(),
-        nn.Linear(inner, inner, bias=False), SyncBatchNorm(inner), nn.ReLU(),
-        nn.Linear(inner, out, bias=False), SyncBatchNorm(out),
+        Linear(width, inner), BatchNorm(inner), nn.ReLU(),
+        Linear(inner, inner), BatchNorm(inner), nn.ReLU(),
+        Linear(inner, out), BatchNorm(out),
     )  # fmt: skip
 
 
 def make_predictor(config: UaMixConfig) -> nn.Sequential:
     """(batch, projection_size) to the same; no normalisation at its end."""
     inner, out = config.predictor_hidden_size, config.projection_size
-    return nn.Sequential(
-        nn.Linear(out, inner, bias=False), SyncBatchNorm(inner), nn.ReLU(), nn.Linear(inner, out, bias=False)
-    )
+    return nn.Sequential(Linear(out, inner), BatchNorm(inner), nn.ReLU(), Linear(inner, out))
 
 
-class ContrastiveHeads(nn.Module):
-    """Pooled embeddings (batch, width) to unit vectors (batch, projection_size), always in float32.
+class ContrastiveHeads(Float32Module):
+    """Pooled embeddings (batch, width) float32 to unit vectors (batch, projection_size), always in float32.
 
     Several views go through at once as (views, batch, width): one product for all of them, statistics of each alone.
     """

@@ -1,10 +1,11 @@
 """The support set of NNCLR: a queue of past projections in which a clip finds its nearest neighbour (method.md 2.3)."""
 
 import torch
-from torch import nn
+
+from .float32 import Float32Module
 
 
-class SupportQueue(nn.Module):
+class SupportQueue(Float32Module):
     """
     First in, first out; persistent, so a resumed run continues with the same neighbours.
 
@@ -23,7 +24,7 @@ class SupportQueue(nn.Module):
 
     def allocate(self, size: int, width: int, device: torch.device | None = None) -> None:
         """An empty queue of this size."""
-        self.register_buffer("keys", torch.zeros(size, width, device=device))
+        self.register_buffer("keys", torch.zeros(size, width, device=device, dtype=torch.float32))
         self.register_buffer("ids", torch.full((size,), -1, device=device))
         self.register_buffer("labels", torch.full((size,), -1, device=device))
         self.register_buffer("pointer", torch.zeros(1, dtype=torch.long, device=device))
