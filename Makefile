@@ -20,7 +20,7 @@ OUTPUT ?= demo_output
 
 BENCHMARKS = encoder pretraining tuning features pipeline utilisation support_set scaling memory modes
 
-.PHONY: setup demo test test-all test-minimum bench check clean
+.PHONY: setup demo test test-all test-minimum bench check code clean
 
 $(VENV)/.installed: setup.cfg pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -59,6 +59,10 @@ check: setup
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
+
+# After a change of the modules that travel with weights: the checkpoints in model_cards/ carry copies of them.
+code:
+	for folder in model_cards/*/; do cp uamix_hf/*_audio_mae.py $$folder; done
 
 clean:
 	rm -rf $(VENV) .venv-minimum demo_output build *.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -73,7 +73,7 @@ def main() -> None:
     data = pretraining_data(data_args, streaming_args, held_out_args, args, extractor, max_frames)
     if not model_args.model_name_or_path:
         mean, std = compute_norm_stats(data.sample(), extractor)
-        extractor = AudioMAEFeatureExtractor(**extractor.to_dict() | {"mean": mean, "std": std})
+        extractor = AudioMAEFeatureExtractor.from_dict(extractor.to_dict(), mean=mean, std=std)
 
     trainer = PretrainingTrainer(model, args, data.train, extractor, data.held_out)
     if args.reconstructions:

@@ -1,9 +1,14 @@
 """The extractor against Kaldi's own values, Audio-MAE's arithmetic, and whatever users hand in."""
 
+import contextlib
 import importlib.util
+import inspect
+import json
 import os
+import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +17,8 @@ import torch
 from safetensors.torch import load_file
 from transformers import ASTFeatureExtractor, AutoFeatureExtractor
 
-from uamix_hf import AudioInputError, AudioMAEFeatureExtractor
-from uamix_hf.feature_extraction_audio_mae import kaldi_fbank
+from uamix_hf import AudioInputError, AudioMAEFeatureExtractor, AudioMAEModel
+from uamix_hf.feature_extraction_audio_mae import kaldi_fbank, kaldi_mel_filters
 
 RATE = 16_000
 COMPUTE = """
@@ -249,3 +254,206 @@ def test_saved_extractor_computes_the_same(tmp_path: Path) -> None:
     first, second = (e(wave, sampling_rate=RATE, return_tensors="pt").input_values for e in (extractor, loaded))
     assert torch.equal(first, second)
     assert loaded.padding_value == pytest.approx(6.5 / 10.5)
+
+
+@pytest.mark.parametrize("name", ["feature_size", "padding_side", "do_normalize", "hop_length", "max_lenght"])
+def test_an_argument_that_would_do_nothing_is_refused(extractor: AudioMAEFeatureExtractor, name: str) -> None:
+    with pytest.raises(TypeError, match=name):
+        AudioMAEFeatureExtractor(**{name: 64})
+    for setting in (name, "mean", "padding_value", "num_mel_bins", "pad_to_multiple_of"):
+        with pytest.raises(TypeError, match=setting):
+            extractor(np.zeros(RATE), sampling_rate=RATE, **{setting: 64})
+
+
+def test_a_calls_max_length_cuts_and_pads_to_it(extractor: AudioMAEFeatureExtractor) -> None:
+    long, short = (np.random.default_rng(n).normal(0, 0.1, n) for n in (3 * RATE, 8000))
+    whole = extractor(long, RATE, return_tensors="pt").input_values
+    cut = extractor([long, short], RATE, truncation=True, max_length=64, return_tensors="pt")
+    assert torch.equal(cut.input_values[:1], whole[:, :64]) and cut.attention_mask.sum(1).tolist() == [64, 48]
+    odd = extractor(long, RATE, truncation=True, max_length=100, return_tensors="pt")  # the model takes whole patches
+    assert odd.input_values.shape == (1, 112, 128) and odd.attention_mask.sum() == 100
+    assert torch.equal(odd.input_values[:, :100], whole[:, :100])
+    padded = extractor([long, short], RATE, padding="max_length", max_length=128, return_tensors="pt").input_values
+    assert torch.equal(padded[:1], whole[:, :128]) and (padded[1, 48:] == np.float32(extractor.padding_value)).all()
+    kept = extractor([long, short], RATE, padding="max_length", truncation=False, max_length=128, return_tensors="pt")
+    assert kept.input_values.shape == (2, 304, 128)  # 298 frames: nothing is cut
+    for options in ({"max_length": 64}, {"max_length": 0, "truncation": True}, {"max_length": 64, "padding": False}):
+        with pytest.raises(ValueError, match=f"max_length={options['max_length']}"):
+            extractor(long, RATE, **options)
+
+
+def test_padding_value_is_the_one_given(tmp_path: Path) -> None:
+    AudioMAEFeatureExtractor(padding_value=0.0).save_pretrained(tmp_path)
+    extractor = AutoFeatureExtractor.from_pretrained(tmp_path)
+    rows = [extractor(np.ones(n) * 0.1, RATE, padding=False) for n in (RATE, 4000)]
+    together = extractor([np.ones(RATE) * 0.1, np.ones(4000) * 0.1], RATE, return_tensors="pt")["input_values"]
+    later = extractor.pad([{"input_values": row["input_values"][0]} for row in rows], return_tensors="pt")
+    for padded in (together, later["input_values"]):
+        assert (padded[1, 23:] == 0).all() and (padded[1, :23] != 0).any()
+
+
+def test_what_was_given_is_saved_and_comes_back(tmp_path: Path) -> None:
+    """As transformers' common tests ask of every extractor."""
+    given = {
+        "sampling_rate": 8000, "num_mel_bins": 64, "max_length": 512, "patch_size": 8, "mean": -6.5, "std": 5.25,
+        "std_factor": 1.0, "frame_length": 200, "frame_shift": 80, "low_frequency": 50.0, "preemphasis": 0.9,
+        "return_attention_mask": False, "truncation": True, "fbank_backend": "torch", "padding_value": 0.25,
+    }  # fmt: skip
+    first = AudioMAEFeatureExtractor(**given)
+    assert given.keys() == inspect.signature(AudioMAEFeatureExtractor).parameters.keys()
+    assert json.loads(first.to_json_string()).items() >= given.items()
+    first.to_json_file(tmp_path / "extractor.json")
+    assert AudioMAEFeatureExtractor.from_json_file(tmp_path / "extractor.json").to_dict() == first.to_dict()
+    first.save_pretrained(tmp_path)
+    second = AutoFeatureExtractor.from_pretrained(tmp_path)
+    assert second.to_dict() == first.to_dict() and AudioMAEFeatureExtractor.from_dict(first.to_dict()).mean == -6.5
+
+
+@pytest.fixture
+def old_folder(tmp_path: Path) -> Path:
+    """As version 0.1 first saved it: padding follows from the statistics, and feature_size says nothing."""
+    saved = {
+        "auto_map": {"AutoFeatureExtractor": "feature_extraction_audio_mae.AudioMAEFeatureExtractor"},
+        "fbank_backend": "torch", "feature_extractor_type": "AudioMAEFeatureExtractor", "feature_size": 1,
+        "frame_length": 400, "frame_shift": 160, "low_frequency": 20.0, "max_length": 1024, "mean": -5.0,
+        "num_mel_bins": 128, "padding_side": "right", "padding_value": 5.0 / 8.0, "patch_size": 16,
+        "preemphasis": 0.97, "return_attention_mask": True, "sampling_rate": 16000, "std": 4.0, "std_factor": 2.0,
+    }  # fmt: skip
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(saved))
+    return tmp_path
+
+
+def test_files_of_older_versions_load_and_take_every_argument(old_folder: Path, caplog) -> None:
+    load = AutoFeatureExtractor.from_pretrained
+    plain = load(old_folder)
+    assert (plain.mean, plain.padding_value, plain.feature_size, plain.truncation) == (-5.0, 0.625, 128, False)
+    assert load(old_folder, truncation=True).truncation is True  # the file has no such field
+    assert load(old_folder, mean=-6.0).padding_value == 0.75
+    assert load(old_folder, mean=-6.0, padding_value=0.0).padding_value == 0.0
+    assert not caplog.records
+    _, unused = load(old_folder, maxlength=64, std=3.0, return_unused_kwargs=True)
+    assert unused == {"maxlength": 64}
+    load(old_folder, maxlength=64, trust_remote_code=True)
+    assert "has no maxlength: not used" in caplog.text and "trust" not in caplog.text
+
+
+def test_a_file_with_a_setting_that_this_version_does_not_know_is_refused(old_folder: Path) -> None:
+    file = old_folder / "preprocessor_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"high_frequency": 7600.0}))
+    with pytest.raises(ValueError, match="high_frequency, which AudioMAEFeatureExtractor does not know"):
+        AutoFeatureExtractor.from_pretrained(old_folder)
+
+
+@contextlib.contextmanager
+def restored(setter, getter, value) -> Iterator[None]:
+    before = getter()
+    setter(value)
+    try:
+        yield
+    finally:
+        setter(before)
+
+
+STATES = {
+    **{str(dtype): lambda dtype=dtype: restored(torch.set_default_dtype, torch.get_default_dtype, dtype)
+       for dtype in (torch.float64, torch.bfloat16, torch.float16)},
+    "autocast": lambda: torch.autocast("cpu", torch.bfloat16),
+    "meta": lambda: torch.device("meta"),
+    "inference": torch.inference_mode,
+    "medium": lambda: restored(torch.set_float32_matmul_precision, torch.get_float32_matmul_precision, "medium"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("state", STATES)
+def test_features_depend_on_no_global_state(state: str) -> None:
+    """Nor does what is computed later, although the filters were first made in that state."""
+    waves = [np.random.default_rng(n).normal(0, 0.1, n) for n in (9000, 4000)]
+
+    def features() -> list[torch.Tensor]:
+        extractor = AudioMAEFeatureExtractor()
+        tensor = torch.from_numpy(waves[0].astype(np.float32))
+        batches = [extractor(source, RATE, return_tensors="pt") for source in (waves, tensor)]
+        none = kaldi_fbank(torch.zeros(1, 10, dtype=torch.float32, device="cpu"))
+        return [value for batch in batches for value in batch.values()] + [none]
+
+    expected = features()
+    kaldi_mel_filters.cache_clear()
+    with STATES[state]():
+        inside = features()
+    wave = torch.randn(1, 4000, requires_grad=True)
+    kaldi_fbank(wave).sum().backward()
+    assert wave.grad is not None and wave.grad.isfinite().all()
+    for first, *others in zip(expected, inside, features(), strict=True):
+        for other in others:
+            assert other.dtype == first.dtype and other.device == first.device and torch.equal(other, first)
+
+
+FORKS = """
+import multiprocessing, sys
+import numpy as np
+import torch
+
+torch.set_num_threads(2)
+product = torch.randn(1000, 1000) @ torch.randn(1000, 1000)  # OpenMP's second thread starts
+torch.nn.functional.conv2d(product[None, None], torch.randn(4, 1, 3, 3)).exp().sum()
+wave = np.random.default_rng(0).normal(0, 0.1, 160_000).astype(np.float32)
+"""
+INSTALLED = (
+    FORKS
+    + """
+from datasets import Dataset
+from transformers import AutoModel
+from uamix_hf import AudioEmbedder, AudioMAEFeatureExtractor, load_audio
+
+embedder = AudioEmbedder.from_pretrained(sys.argv[1])
+extractor = AudioMAEFeatureExtractor()
+
+def use(row):
+    return {"mean": [
+        extractor(wave, sampling_rate=16000)["input_values"][0].mean(), np.abs(embedder.encode(wave)).mean(),
+        load_audio(wave).mean(),
+    ]}
+
+expected = use({})["mean"]
+rows = Dataset.from_dict({"row": [0, 1]}).map(use, num_proc=2)["mean"]
+with multiprocessing.get_context("fork").Pool(2) as pool:
+    rows = [*rows, *(row["mean"] for row in pool.map(use, [{}] * 2))]
+np.testing.assert_allclose(rows, [expected] * 4, rtol=1e-3)
+"""
+)
+REMOTE = (
+    FORKS
+    + """
+sys.modules["uamix_hf"] = None
+from transformers import AutoFeatureExtractor, AutoModel
+
+extractor = AutoFeatureExtractor.from_pretrained(sys.argv[1], trust_remote_code=True)
+model = AutoModel.from_pretrained(sys.argv[1], trust_remote_code=True).eval()
+
+def use(row):
+    with torch.no_grad():
+        return model(**extractor(wave, sampling_rate=16000, return_tensors="pt")).pooler_output.abs().mean().item()
+
+with multiprocessing.get_context("fork").Pool(2) as pool:
+    np.testing.assert_allclose(pool.map(use, range(2)), use(0), rtol=1e-3)
+"""
+)
+
+
+@pytest.mark.parametrize("code", [INSTALLED, REMOTE], ids=["installed", "remote code"])
+def test_forked_processes_do_not_wait_for_threads_that_the_fork_left_behind(code, tiny_config, tmp_path: Path) -> None:
+    tiny_config.max_length = 1024
+    AudioMAEModel(tiny_config).save_pretrained(tmp_path / "model")
+    AudioMAEFeatureExtractor().save_pretrained(tmp_path / "model")
+    environment = os.environ | {"OMP_NUM_THREADS": "2", "HF_HOME": str(tmp_path / "home")}
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, str(tmp_path / "model")], env=environment, start_new_session=True,
+        stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    try:
+        _, error = process.communicate(timeout=120)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)  # and the children that hang
+        process.communicate()
+        pytest.fail("the forked processes hang")
+    assert process.returncode == 0, error

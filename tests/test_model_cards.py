@@ -31,7 +31,8 @@ def test_a_checkpoint_is_an_encoder_alone_of_12_megabytes_at_most(folder: Path) 
 @pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.name)
 def test_its_code_is_the_packages_and_its_card_complete(folder: Path) -> None:
     for name in CODE:
-        assert filecmp.cmp(folder / name, ROOT / "uamix_hf" / name, shallow=False), f"{name} is out of date"
+        assert not (folder / name).is_symlink(), f"{name} would point to nowhere in a copy of the folder"
+        assert filecmp.cmp(folder / name, ROOT / "uamix_hf" / name, shallow=False), f"{name} is out of date: make code"
     card = ModelCard.load(folder / "README.md")
     assert card.data.license == "cc-by-sa-4.0" and card.data.library_name == "transformers"
     assert len(card.data.eval_results) == 8 and all(0 < one.metric_value < 100 for one in card.data.eval_results)

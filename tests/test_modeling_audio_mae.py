@@ -1,6 +1,8 @@
 """Audio-MAE's classes: invariances, transformers' conventions, errors. Official outputs: convert/test_audiomae.py."""
 
+import copy
 import math
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +10,19 @@ import pytest
 import torch
 from huggingface_hub.errors import StrictDataclassError
 from torch import nn
-from transformers import AutoModel, AutoModelForAudioClassification, AutoModelForPreTraining, Trainer, TrainingArguments
+from transformers import (
+    ASTConfig,
+    ASTModel,
+    AutoConfig,
+    AutoFeatureExtractor,
+    AutoModel,
+    AutoModelForAudioClassification,
+    AutoModelForPreTraining,
+    AutoProcessor,
+    Trainer,
+    TrainingArguments,
+)
+from transformers.initialization import no_init_weights
 
 from uamix_hf import (
     AudioMAEConfig,
@@ -17,6 +31,7 @@ from uamix_hf import (
     AudioMAEForPreTraining,
     AudioMAEModel,
     InputTooLongError,
+    UaMixForContrastiveTuning,
 )
 from uamix_hf.modeling_audio_mae import sincos_position_table
 
@@ -36,6 +51,21 @@ def scramble(model: nn.Module) -> None:
     generator = torch.Generator().manual_seed(1)
     for parameter in model.parameters():
         parameter.data += 0.1 * torch.randn(parameter.shape, generator=generator)
+
+
+def local_pretraining(config: AudioMAEConfig) -> AudioMAEForPreTraining:
+    config.decoder_type = "local"
+    return AudioMAEForPreTraining(config)
+
+
+def whitened_classifier(config: AudioMAEConfig) -> AudioMAEForAudioClassification:
+    config.whitening_size = 5
+    return AudioMAEForAudioClassification(config)
+
+
+def tuned(config: AudioMAEConfig) -> UaMixForContrastiveTuning:
+    sizes = {"projector_hidden_size": 8, "projection_size": 4, "predictor_hidden_size": 8, "queue_size": 6}
+    return UaMixForContrastiveTuning.from_encoder(AudioMAEModel(config), **sizes)
 
 
 @pytest.fixture
@@ -317,6 +347,29 @@ def test_auto_classes_know_the_package(tiny_config: AudioMAEConfig, tmp_path: Pa
     assert type(AutoModelForAudioClassification.from_pretrained(tmp_path)) is AudioMAEForAudioClassification
 
 
+def ast(config: AudioMAEConfig) -> ASTModel:
+    """Another encoder, tuned with our extractor beside it."""
+    return ASTModel(ASTConfig(hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=48))
+
+
+@pytest.mark.parametrize("make", [AudioMAEForPreTraining, tuned, ast])
+def test_no_auto_class_asks_to_run_code_that_is_installed(tiny_config, make: Callable, tmp_path, monkeypatch) -> None:
+    make(tiny_config).save_pretrained(tmp_path)
+    AudioMAEFeatureExtractor(max_length=192).save_pretrained(tmp_path)
+    asked = []
+    monkeypatch.setattr("builtins.input", lambda question: asked.append(question) or "n")
+    AutoConfig.from_pretrained(tmp_path)
+    loaded = [auto.from_pretrained(tmp_path) for auto in (AutoFeatureExtractor, AutoProcessor)]
+    assert not asked and all(type(one) is AudioMAEFeatureExtractor and one.max_length == 192 for one in loaded)
+
+
+def test_the_shipped_checkpoints_have_a_processor_too() -> None:
+    """Their files are older than the name by which AutoProcessor finds one."""
+    folder = Path(__file__).parents[1] / "model_cards" / "audio-mae-tiny"
+    assert "processor_class" not in (folder / "preprocessor_config.json").read_text()
+    assert type(AutoProcessor.from_pretrained(folder)) is AudioMAEFeatureExtractor
+
+
 def test_hidden_states_attentions_and_tuples(tiny_config: AudioMAEConfig) -> None:
     model = AudioMAEForPreTraining(tiny_config)
     model.set_attn_implementation("eager")
@@ -435,3 +488,188 @@ def test_presets_have_the_sizes_of_the_table() -> None:
 def test_impossible_configurations_are_refused(fields: dict) -> None:
     with pytest.raises(StrictDataclassError, match=next(iter(fields)) if len(fields) == 1 else "window"):
         AudioMAEConfig(**fields)
+
+
+@pytest.mark.parametrize("make", [AudioMAEForPreTraining, local_pretraining, whitened_classifier, tuned])
+def test_buffers_have_their_values_however_a_model_is_made(tiny_config: AudioMAEConfig, make: Callable) -> None:
+    """As transformers' common test asks: without initialisation, and initialised after being made on no device."""
+    expected = {name: value.clone() for name, value in make(copy.deepcopy(tiny_config)).named_buffers()}
+    tables = [value for name, value in expected.items() if "position" in name]
+    assert tables and all(table.abs().max() == 1 for table in tables)  # cosines of 0
+    with no_init_weights():
+        uninitialised = make(copy.deepcopy(tiny_config))
+    with torch.device("meta"):
+        elsewhere = make(copy.deepcopy(tiny_config))
+    assert {value.device.type for value in elsewhere.state_dict().values()} == {"meta"}
+    elsewhere.to_empty(device="cpu")
+    for value in [*elsewhere.parameters(), *elsewhere.buffers()]:
+        value.data.fill_(7)  # what to_empty leaves is anything
+    elsewhere.init_weights()
+    for model in (uninitialised, elsewhere):
+        buffers = dict(model.named_buffers())
+        assert buffers.keys() == expected.keys()
+        for name, value in expected.items():
+            assert torch.equal(buffers[name], value), name
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_what_is_drawn_and_set_does_not_depend_on_the_default_type(tiny_config: AudioMAEConfig, dtype) -> None:
+    tiny_config.drop_path_rate = 0.3
+    model, clips = AudioMAEModel(tiny_config).eval(), log_mels(4, 192)
+
+    def drawn() -> list[torch.Tensor]:
+        torch.manual_seed(0)
+        branch = torch.ones(64, 1, 1, dtype=torch.float32)
+        drop = AudioMAEModel(tiny_config).train().layers[-1].drop_path
+        torch.manual_seed(0)
+        return [model(clips, mask_ratio=0.5).mask, drop(branch), sincos_position_table(tiny_config, 48)]
+
+    def rates() -> list[float]:
+        return [layer.drop_path.rate for layer in AudioMAEModel(tiny_config).layers]
+
+    expected, steps = drawn(), rates()
+    assert steps == pytest.approx([0.0, 0.15, 0.3], rel=1e-12)
+    torch.set_default_dtype(dtype)
+    try:
+        actual, found = drawn(), rates()
+        table = AudioMAEModel(tiny_config).embeddings.position_embeddings
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert found == steps and table.dtype == dtype and torch.equal(table.float(), expected[2].to(dtype).float())
+    for first, second in zip(expected, actual, strict=True):
+        assert torch.equal(first, second) and first.dtype == second.dtype
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("lengths", [None, [192, 150]], ids=["whole", "padded"])
+@pytest.mark.parametrize("pooling", ["mean", "cls", "mean_fc_norm", "mean_time"])
+def test_pooling_in_half_precision_is_that_of_float32(
+    tiny_config, pooling: str, lengths: list[int] | None, dtype
+) -> None:
+    """Of hidden states whose sum over the tokens is beyond float16, as those of the last block are."""
+    tiny_config.pooling = pooling
+    model = AudioMAEModel(tiny_config).eval()
+    scramble(model)
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        if pooling == "mean_fc_norm":  # with fc_norm, which takes off what all channels have in common
+            model.layers[-1].mlp.fc2.bias.copy_(3000 * torch.randn(48, generator=generator))
+        else:
+            model.layernorm.bias.copy_(3000 * torch.randn(48, generator=generator))
+        mask = None if lengths is None else mask_of(lengths, 192)
+        expected = model(log_mels(2, 192), mask).pooler_output
+        half = model.to(dtype)(log_mels(2, 192), mask)
+        hidden = half.last_hidden_state[:, 1:].float()
+        assert hidden.sum(dim=1).abs().max() > 65504 and half.pooler_output.dtype == dtype
+        torch.testing.assert_close(half.pooler_output.float(), expected, rtol=0.02, atol=0.01 * expected.abs().max())
+        # To the last bit, the mean of the hidden states that were really pooled.
+        visible = None if lengths is None else model.token_mask(mask, log_mels(2, 192))
+        exact = model.float().pool(half.last_hidden_state.float(), visible, mask, None)
+        torch.testing.assert_close(half.pooler_output, exact.to(dtype), rtol=2 * torch.finfo(dtype).eps, atol=1e-2)
+
+
+def test_objectives_are_float32_under_autocast_and_in_half_precision(tiny_config: AudioMAEConfig) -> None:
+    tiny_config.contrastive_weight = 0.1
+    model = AudioMAEForPreTraining(tiny_config)
+    target, mask = model.targets(log_mels(2, 192)), (torch.rand(2, 96) < 0.8).half()
+    logits, matches = (torch.randn(2, 96, 256, generator=torch.Generator().manual_seed(n)).half() for n in (0, 1))
+    logits = 300 * logits  # squares are beyond float16
+    expected = [
+        model.reconstruction_loss(target, logits.float(), mask.float()),
+        model.contrastive_loss(target, matches.float(), mask.float()),
+    ]
+    with torch.autocast("cpu", torch.bfloat16):
+        mixed = [model.reconstruction_loss(target, logits, mask), model.contrastive_loss(target, matches, mask)]
+    half = [model.reconstruction_loss(target, logits, mask), model.contrastive_loss(target, matches, mask)]
+    for losses in (mixed, half):
+        torch.testing.assert_close(losses, expected, rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize(
+    "problem,labels,reference",
+    [
+        ("single_label_classification", torch.tensor([1, 3]), nn.functional.cross_entropy),
+        ("multi_label_classification", torch.eye(4)[:2], nn.functional.binary_cross_entropy_with_logits),
+        ("regression", torch.full((2, 4), 300.0), nn.functional.mse_loss),  # whose square is beyond float16
+    ],
+)
+def test_a_half_precision_classifier_has_a_float32_loss(tiny_config, problem: str, labels, reference) -> None:
+    tiny_config.num_labels, tiny_config.problem_type = 4, problem
+    model = AudioMAEForAudioClassification(tiny_config).eval()
+    scramble(model)
+    half = model.half()(log_mels(2, 64), labels=labels)
+    exact = reference(half.logits.double(), labels if labels.dtype == torch.long else labels.double())
+    assert half.loss.dtype == torch.float32 and half.loss.item() == pytest.approx(exact.item(), rel=1e-5)
+
+
+@pytest.mark.parametrize("kind", CLASSES)
+def test_an_argument_that_would_go_nowhere_is_refused(tiny_config: AudioMAEConfig, kind: type) -> None:
+    model = kind(tiny_config)
+    for wrong in ({"attentoin_mask": torch.ones(1, 64)}, {"is_causal": True}, {"input_features": log_mels(1, 64)}):
+        with pytest.raises(TypeError, match=next(iter(wrong))):
+            model(log_mels(1, 64), **wrong)
+    # Those that transformers collects, and what exporters and PEFT leave switched off.
+    output = model(log_mels(1, 64), output_hidden_states=True, use_cache=False, inputs_embeds=None, return_dict=True)
+    assert len(output.hidden_states) == 4
+
+
+def test_a_misspelt_field_of_a_configuration_is_named(tiny_config: AudioMAEConfig, tmp_path: Path, caplog) -> None:
+    tiny_config.num_labels = 3
+    AudioMAEForAudioClassification(tiny_config).save_pretrained(tmp_path)
+    AutoModel.from_pretrained(tmp_path, attn_implementation="eager", dtype=torch.bfloat16)
+    assert "has no field" not in caplog.text
+    AudioMAEConfig.preset("tiny", poolnig="cls")
+    assert "AudioMAEConfig has no field poolnig" in caplog.text
+
+
+def pretraining_inputs(frames: int, lengths: list[int], grid: bool) -> dict[str, torch.Tensor]:
+    places = frames // 16 + 8 if grid else frames // 2
+    noise = torch.rand(len(lengths), places, generator=torch.Generator().manual_seed(frames))
+    return {"input_values": log_mels(len(lengths), frames), "attention_mask": mask_of(lengths, frames), "noise": noise}
+
+
+BATCHES = [(192, [192, 70]), (128, [100, 33, 5]), (64, [64, 64, 20])]
+
+
+@pytest.mark.parametrize("mask_type,dynamic", [("unstructured", None), ("time_frequency", True)])
+def test_compiled_pretraining_of_padded_clips_is_the_same(tiny_config, mask_type: str, dynamic: bool | None) -> None:
+    tiny_config.mask_type, tiny_config.num_hidden_layers, tiny_config.decoder_num_hidden_layers = mask_type, 1, 1
+    model = AudioMAEForPreTraining(tiny_config).eval()
+    scramble(model)
+    torch._dynamo.reset()
+    compiled = torch.compile(model, backend="eager", fullgraph=True, dynamic=dynamic)
+    for frames, lengths in ((192, [192, 70]), (128, [100, 33, 5])):  # in the second, no clip is as long as the batch
+        inputs = pretraining_inputs(frames, lengths, mask_type == "time_frequency")
+        expected, actual = model(**inputs), compiled(**inputs)
+        assert torch.equal(actual.mask, expected.mask)
+        torch.testing.assert_close(actual.loss, expected.loss)
+        torch.testing.assert_close(actual.logits, expected.logits, atol=1e-4, rtol=1e-4)
+
+
+def test_compiled_local_decoder_of_padded_clips_is_the_same(tiny_config: AudioMAEConfig) -> None:
+    tiny_config.decoder_type, tiny_config.contrastive_weight, tiny_config.num_hidden_layers = "local", 0.1, 1
+    model = AudioMAEForPreTraining(tiny_config).eval()
+    torch._dynamo.reset()
+    inputs = pretraining_inputs(80, [80, 33], False)  # 5 columns in windows of 4
+    actual = torch.compile(model, backend="eager", fullgraph=True)(**inputs)
+    torch.testing.assert_close(actual.to_tuple(), model(**inputs).to_tuple(), atol=1e-5, rtol=1e-4)
+
+
+def test_compiled_fine_tuning_with_patchout_has_the_same_gradients(tiny_config: AudioMAEConfig) -> None:
+    shares = {"patchout_ratio": 0.3, "patchout_time_ratio": 0.2, "patchout_mel_ratio": 0.2, "pooling": "mean_time"}
+    shares |= {"num_hidden_layers": 1}
+    model = AudioMAEForAudioClassification(AudioMAEConfig(**tiny_config.to_dict() | shares)).train()
+    scramble(model)
+    torch._dynamo.reset()
+    compiled = torch.compile(model, backend="aot_eager", fullgraph=True)
+    noise = torch.rand(3, 8 + 8 + 64, generator=torch.Generator().manual_seed(0))
+    inputs = {"input_values": log_mels(3, 128), "attention_mask": mask_of([100, 33, 5], 128), "noise": noise}
+    results = []
+    for forward in (model, compiled):
+        model.zero_grad()
+        loss = forward(**inputs, labels=torch.tensor([0, 1, 1])).loss
+        loss.backward()
+        gradients = {name: value.grad for name, value in model.named_parameters() if value.grad is not None}
+        results.append((loss.detach(), gradients))
+    torch.testing.assert_close(results[0], results[1], atol=1e-5, rtol=1e-4)
+    assert compiled(**inputs | {"noise": None}).loss is None  # drawn inside

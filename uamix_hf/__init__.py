@@ -6,6 +6,7 @@ from transformers import (
     AutoModel,
     AutoModelForAudioClassification,
     AutoModelForPreTraining,
+    AutoProcessor,
 )
 
 from .audio import AudioDecodeError, TruncatedAudioWarning, load_audio, stream_audio
@@ -33,6 +34,7 @@ AutoModelForPreTraining.register(AudioMAEConfig, AudioMAEForPreTraining, exist_o
 AutoModelForAudioClassification.register(AudioMAEConfig, AudioMAEForAudioClassification, exist_ok=True)
 AutoConfig.register("uamix", UaMixConfig, exist_ok=True)
 AutoFeatureExtractor.register(AudioMAEConfig, AudioMAEFeatureExtractor, exist_ok=True)
+AutoProcessor.register(AudioMAEConfig, AudioMAEFeatureExtractor, exist_ok=True)
 
 # Saved folders carry the three flat modules, so that they load where this package is absent.
 AudioMAEConfig.register_for_auto_class()

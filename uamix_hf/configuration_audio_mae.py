@@ -4,6 +4,9 @@ from typing import Any, Literal
 
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
+from transformers.utils import logging
+
+logger = logging.get_logger(__name__)
 
 # width, blocks, heads of the encoder; width, blocks, heads of the decoder. Head width 64 and 32 as in Audio-MAE.
 PRESETS: dict[str, tuple[int, int, int, int, int, int]] = {
@@ -12,6 +15,11 @@ PRESETS: dict[str, tuple[int, int, int, int, int, int]] = {
     "base": (768, 12, 12, 512, 8, 16),
     "large": (1024, 24, 16, 512, 8, 16),
 }
+# What transformers gives every configuration beside its fields.
+OF_TRANSFORMERS = {
+    "attn_implementation", "auto_map", "experts_implementation", "model_type", "name_or_path", "num_labels",
+    "output_attentions", "quantization_config", "torch_dtype", "use_cache", "_name_or_path",
+}  # fmt: skip
 
 
 @strict
@@ -103,6 +111,12 @@ class AudioMAEConfig(PreTrainedConfig):
     patchout_ratio: float | int = 0.0
     patchout_time_ratio: float | int = 0.0
     patchout_mel_ratio: float | int = 0.0
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        # transformers keeps them as attributes: a misspelt field would leave its default in place without a word.
+        if unknown := kwargs.keys() - OF_TRANSFORMERS:
+            logger.warning(f"{type(self).__name__} has no field {', '.join(sorted(unknown))}: kept, without effect.")
+        super().__post_init__(**kwargs)
 
     @classmethod
     def preset(cls, name: str, **overrides: Any) -> "AudioMAEConfig":

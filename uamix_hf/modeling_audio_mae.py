@@ -143,7 +143,7 @@ def drop_tokens(
     grid = length // rows + rows if time_ratio is not None or mel_ratio is not None else 0
     places = grid + (length if mask_ratio is not None else 0)
     if noise is None:
-        noise = torch.rand(batch, places, device=tokens.device)
+        noise = torch.rand(batch, places, dtype=torch.float32, device=tokens.device)
     elif noise.shape != (batch, places):
         raise ValueError(f"noise has shape {tuple(noise.shape)}, expected {(batch, places)}: one value per token, or "
                          "per time column and mel row.")  # fmt: skip
@@ -156,13 +156,33 @@ def drop_tokens(
     # Without a share of its own, what the grid leaves stays in its order.
     in_order = torch.arange(length, dtype=torch.float32, device=tokens.device).expand(batch, -1)
     kept, ids_restore = least(in_order if mask_ratio is None else noise[:, grid:], allowed, mask_ratio or 0.0)
-    # Where nothing is padded, all clips keep the same number, known without waiting for the device.
-    most = int(kept.sum(1).max()) if valid is not None else max(1, int(kept_of_grid * (1 - (mask_ratio or 0.0))))
+    # A clip without padding keeps this many, and all others fewer. How many these are only the device knows, and a
+    # compiled graph, whose shapes must not depend on values, does not ask it.
+    most = max(1, int(kept_of_grid * (1 - (mask_ratio or 0.0))))
+    if valid is not None and not is_tracing(tokens):
+        most = int(kept.sum(1).max())
     places_of = ids_restore.argsort(dim=1)[:, :most]
     visible = tokens.gather(1, places_of[..., None].expand(-1, -1, tokens.shape[-1]))
     if valid is None:
         return visible, None, (~kept).to(tokens.dtype), ids_restore
     return visible, kept.gather(1, places_of), (~kept & valid).to(tokens.dtype), ids_restore
+
+
+class AudioMAEFixedBuffers(nn.Module):
+    """Buffers that are computed and not learnt. They have their values when `__init__` ends, because transformers skips
+    initialisation at times, and get them again when it initialises what was made on the meta device."""
+
+    def fixed_buffers(self) -> dict[str, torch.Tensor]:
+        raise NotImplementedError
+
+    def register_fixed_buffers(self, persistent: bool = True) -> None:
+        for name, value in self.fixed_buffers().items():
+            self.register_buffer(name, torch.empty(value.shape), persistent)
+        self.reset_fixed_buffers()
+
+    def reset_fixed_buffers(self) -> None:
+        for name, value in self.fixed_buffers().items():
+            init.copy_(getattr(self, name), value)
 
 
 class AudioMAEPatchEmbeddings(nn.Module):
@@ -195,7 +215,7 @@ class AudioMAEPatchEmbeddings(nn.Module):
         return self.projection(input_values[:, None]).flatten(2).transpose(1, 2)
 
 
-class AudioMAEEmbeddings(nn.Module):
+class AudioMAEEmbeddings(AudioMAEFixedBuffers):
     position_embeddings: torch.Tensor
 
     def __init__(self, config: AudioMAEConfig):
@@ -203,11 +223,13 @@ class AudioMAEEmbeddings(nn.Module):
         self.config = config
         self.patch_embeddings = AudioMAEPatchEmbeddings(config)
         self.cls_token = nn.Parameter(torch.zeros(1, 1, config.hidden_size))
-        tokens = math.prod(config.grid_size)
         # Fixed, yet saved: released checkpoints carry their table, which must win over a computed one. A frozen
         # parameter would not do, because from_pretrained makes every parameter trainable.
-        self.register_buffer("position_embeddings", torch.zeros(1, 1 + tokens, config.hidden_size))
+        self.register_fixed_buffers()
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
+
+    def fixed_buffers(self) -> dict[str, torch.Tensor]:
+        return {"position_embeddings": sincos_position_table(self.config, self.config.hidden_size)}
 
     def forward(self, input_values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Class token (batch, 1, hidden_size) and patch tokens (batch, tokens, hidden_size), positions added.
@@ -229,7 +251,6 @@ def eager_attention_forward(
     attention_mask: torch.Tensor | None,
     scaling: float,
     dropout: float = 0.0,
-    **kwargs,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     scores = query @ key.transpose(2, 3) * scaling
     if attention_mask is not None:
@@ -252,7 +273,7 @@ class AudioMAEAttention(nn.Module):
         self.o_proj = nn.Linear(width, width)
 
     def forward(
-        self, hidden_states: torch.Tensor, attention_mask: torch.Tensor | None = None, **kwargs
+        self, hidden_states: torch.Tensor, attention_mask: torch.Tensor | None = None
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         query, key, value = (
             projection(hidden_states).unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
@@ -260,9 +281,7 @@ class AudioMAEAttention(nn.Module):
         )
         attend = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention_forward)
         dropout = self.config.attention_probs_dropout_prob if self.training else 0.0
-        output, weights = attend(
-            self, query, key, value, attention_mask, dropout=dropout, scaling=self.scaling, **kwargs
-        )
+        output, weights = attend(self, query, key, value, attention_mask, dropout=dropout, scaling=self.scaling)
         return self.o_proj(output.flatten(2)), weights
 
 
@@ -287,7 +306,7 @@ class AudioMAEDropPath(nn.Module):
     def forward(self, branch: torch.Tensor) -> torch.Tensor:
         if not self.training or self.rate == 0:
             return branch
-        stays = torch.rand(branch.shape[0], 1, 1, device=branch.device) >= self.rate
+        stays = torch.rand(branch.shape[0], 1, 1, dtype=torch.float32, device=branch.device) >= self.rate
         return branch * stays.to(branch.dtype) / (1 - self.rate)
 
 
@@ -303,15 +322,13 @@ class AudioMAELayer(GradientCheckpointingLayer):
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
         self.drop_path = AudioMAEDropPath(drop_path)
 
-    def forward(
-        self, hidden_states: torch.Tensor, attention_mask: torch.Tensor | None = None, **kwargs
-    ) -> torch.Tensor:
-        attended, _ = self.attention(self.layernorm_before(hidden_states), attention_mask, **kwargs)
+    def forward(self, hidden_states: torch.Tensor, attention_mask: torch.Tensor | None = None) -> torch.Tensor:
+        attended, _ = self.attention(self.layernorm_before(hidden_states), attention_mask)
         hidden_states = hidden_states + self.drop_path(self.dropout(attended))
         return hidden_states + self.drop_path(self.dropout(self.mlp(self.layernorm_after(hidden_states))))
 
 
-class AudioMAEWindowAttention(nn.Module):
+class AudioMAEWindowAttention(AudioMAEFixedBuffers):
     """Swin-V2 attention inside windows: cosine similarity and a continuous relative position bias (method.md 1.5)."""
 
     log_offsets: torch.Tensor
@@ -328,14 +345,14 @@ class AudioMAEWindowAttention(nn.Module):
         self.bias_fc1 = nn.Linear(2, config.decoder_bias_hidden_size)
         self.bias_fc2 = nn.Linear(config.decoder_bias_hidden_size, self.heads)
         self.bias_dropout = nn.Dropout(config.decoder_bias_dropout_prob)
-        self.register_buffer("log_offsets", self.make_log_offsets(), persistent=False)
+        self.register_fixed_buffers(persistent=False)
 
-    def make_log_offsets(self) -> torch.Tensor:
+    def fixed_buffers(self) -> dict[str, torch.Tensor]:
         """Signed log-spaced (time, mel) offsets between all pairs of a window's tokens, (window**2, window**2, 2)."""
         axis = torch.arange(self.window, device="cpu")
         places = torch.cartesian_prod(axis, axis).float()
         offsets = places[:, None] - places[None]
-        return offsets.sign() * offsets.abs().log1p()
+        return {"log_offsets": offsets.sign() * offsets.abs().log1p()}
 
     def forward(self, hidden_states: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
         """(windows, window**2, width) and an additive mask that broadcasts to (windows, heads, query, key)."""
@@ -394,7 +411,7 @@ class AudioMAEWindowLayer(GradientCheckpointingLayer):
         return grid + self.layernorm_after(self.mlp(grid))
 
 
-class AudioMAEDecoder(nn.Module):
+class AudioMAEDecoder(AudioMAEFixedBuffers):
     """Visible tokens back to the patches of the whole clip (method.md 1.5)."""
 
     position_embeddings: torch.Tensor
@@ -405,8 +422,7 @@ class AudioMAEDecoder(nn.Module):
         width, blocks = config.decoder_hidden_size, range(config.decoder_num_hidden_layers)
         self.embed = nn.Linear(config.hidden_size, width)
         self.mask_token = nn.Parameter(torch.zeros(1, 1, width))
-        tokens = math.prod(config.grid_size)
-        self.register_buffer("position_embeddings", torch.zeros(1, 1 + tokens, width))
+        self.register_fixed_buffers()
         if config.decoder_type == "local":
             shift = config.decoder_window_size // 2
             self.layers = nn.ModuleList(AudioMAEWindowLayer(config, shift * (i % 2)) for i in blocks)
@@ -418,13 +434,15 @@ class AudioMAEDecoder(nn.Module):
         if config.contrastive_weight:
             self.match = nn.Linear(width, config.patch_size**2)
 
+    def fixed_buffers(self) -> dict[str, torch.Tensor]:
+        return {"position_embeddings": sincos_position_table(self.config, self.config.decoder_hidden_size)}
+
     def forward(
         self,
         last_hidden_state: torch.Tensor,
         mask: torch.Tensor,
         ids_restore: torch.Tensor,
         valid: torch.Tensor | None,
-        **kwargs,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Encoder output (batch, 1 + visible, hidden_size) to predicted patches (batch, tokens, patch_size**2) and, of
         the joint objective, the vectors that the right patch has the largest dot product with, of the same shape."""
@@ -442,7 +460,7 @@ class AudioMAEDecoder(nn.Module):
             hidden = torch.cat([cls + self.position_embeddings[:, :1], patches], dim=1)
             attention_mask = encoder_attention_mask(self.config, hidden, valid)
             for layer in self.layers:
-                hidden = layer(hidden, attention_mask, **kwargs)
+                hidden = layer(hidden, attention_mask)
             patches = hidden[:, 1:]
         patches = self.layernorm(patches)
         return self.predict(patches), self.match(patches) if self.config.contrastive_weight else None
@@ -472,7 +490,7 @@ def encoder_attention_mask(config: AudioMAEConfig, hidden_states: torch.Tensor, 
     return create_bidirectional_mask(config=config, inputs_embeds=hidden_states, attention_mask=valid)
 
 
-class AudioMAEWhitening(nn.Module):
+class AudioMAEWhitening(AudioMAEFixedBuffers):
     """A fixed affine map (batch, width) to (batch, size); cuts off what is beyond `size` until it is fitted
     (`uamix_hf.fit_whitening`)."""
 
@@ -481,8 +499,14 @@ class AudioMAEWhitening(nn.Module):
 
     def __init__(self, width: int, size: int):
         super().__init__()
-        self.register_buffer("mean", torch.zeros(width))
-        self.register_buffer("matrix", torch.eye(width, size))
+        self.width, self.size = width, size
+        self.register_fixed_buffers()
+
+    def fixed_buffers(self) -> dict[str, torch.Tensor]:
+        return {
+            "mean": torch.zeros(self.width, device="cpu"),
+            "matrix": torch.eye(self.width, self.size, device="cpu"),
+        }
 
     def forward(self, pooled: torch.Tensor) -> torch.Tensor:
         # Directions of little spread are scaled up: rounding of the others would drown them in half precision.
@@ -524,17 +548,12 @@ class AudioMAEPreTrainedModel(PreTrainedModel):
             init.uniform_(module.weight, -bound, bound)
         elif isinstance(module, AudioMAEEmbeddings):
             init.normal_(module.cls_token, std=std)
-            init.copy_(module.position_embeddings, sincos_position_table(self.config, self.config.hidden_size))
         elif isinstance(module, AudioMAEDecoder):
             init.normal_(module.mask_token, std=std)
-            table = sincos_position_table(self.config, self.config.decoder_hidden_size)
-            init.copy_(module.position_embeddings, table)
-        elif isinstance(module, AudioMAEWhitening):
-            init.zeros_(module.mean)
-            init.copy_(module.matrix, torch.eye(*module.matrix.shape))
         elif isinstance(module, AudioMAEWindowAttention):
             init.ones_(module.tau)
-            init.copy_(module.log_offsets, module.make_log_offsets())
+        if isinstance(module, AudioMAEFixedBuffers):
+            module.reset_fixed_buffers()
 
     def save_pretrained(self, save_directory: str | os.PathLike, *args, **kwargs) -> None:
         """As in transformers; `auto_map` names every class, whichever of them is saved, so that a folder loads through
@@ -558,7 +577,8 @@ class AudioMAEModel(AudioMAEPreTrainedModel):
         super().__init__(config)
         width, heads, inner = config.hidden_size, config.num_attention_heads, config.intermediate_size
         self.embeddings = AudioMAEEmbeddings(config)
-        rates = torch.linspace(0, config.drop_path_rate, config.num_hidden_layers, device="cpu").tolist()
+        last = max(1, config.num_hidden_layers - 1)
+        rates = [config.drop_path_rate * depth / last for depth in range(config.num_hidden_layers)]
         self.layers = nn.ModuleList(AudioMAELayer(config, width, heads, inner, rate) for rate in rates)
         fine_tuned = config.pooling == "mean_fc_norm"
         self.layernorm = nn.Identity() if fine_tuned else nn.LayerNorm(width, eps=config.layer_norm_eps)
@@ -614,7 +634,13 @@ class AudioMAEModel(AudioMAEPreTrainedModel):
         Raises:
             InputTooLongError: more than `max_length` frames.
             ValueError: wrong shapes, a clip that is padding throughout, or `noise` without a share to drop.
+            TypeError: an argument that is none of these, nor of the outputs that transformers collects.
         """
+        collected = {f"output_{name}" for name in self._can_record_outputs}
+        # What is switched off asks for nothing: exporters and PEFT pass such arguments to every model.
+        asked = [name for name, value in kwargs.items() if value is not None and value is not False]
+        if unknown := [name for name in asked if name not in collected]:
+            raise TypeError(f"{type(self).__name__} has no argument {', '.join(unknown)}.")
         shares = (mask_ratio, mask_time_ratio, mask_mel_ratio)
         drops = any(share is not None for share in shares)
         if noise is not None and not drops:
@@ -628,7 +654,7 @@ class AudioMAEModel(AudioMAEPreTrainedModel):
         hidden_states = torch.cat([cls, patches], dim=1)
         token_mask = encoder_attention_mask(self.config, hidden_states, visible)
         for layer in self.layers:
-            hidden_states = layer(hidden_states, token_mask, **kwargs)
+            hidden_states = layer(hidden_states, token_mask)
         hidden_states = self.layernorm(hidden_states)
         return AudioMAEModelOutput(
             last_hidden_state=hidden_states,
@@ -644,15 +670,19 @@ class AudioMAEModel(AudioMAEPreTrainedModel):
         attention_mask: torch.Tensor | None,
         ids_restore: torch.Tensor | None,
     ) -> torch.Tensor:
+        """(batch, pooled_size). Sums are at least float32, also under autocast: those of float16 end at 65504."""
         if self.config.pooling == "cls":
             return hidden_states[:, 0]
-        patches = hidden_states[:, 1:]
-        if self.config.pooling == "mean_time":
-            return self.pool_time(patches, visible, attention_mask, ids_restore)
-        if visible is None:
-            return self.fc_norm(patches.mean(dim=1))
-        weight = visible.to(patches.dtype)[..., None]
-        return self.fc_norm((patches * weight).sum(dim=1) / weight.sum(dim=1))
+        patches = hidden_states[:, 1:].to(torch.promote_types(hidden_states.dtype, torch.float32))
+        with torch.autocast(patches.device.type, enabled=False):
+            if self.config.pooling == "mean_time":
+                pooled = self.pool_time(patches, visible, attention_mask, ids_restore)
+            elif visible is None:
+                pooled = patches.mean(dim=1)
+            else:
+                weight = visible.float()[..., None]
+                pooled = (patches * weight).sum(dim=1) / weight.sum(dim=1)
+        return self.fc_norm(pooled.to(hidden_states.dtype))
 
     def pool_time(
         self,
@@ -664,7 +694,7 @@ class AudioMAEModel(AudioMAEPreTrainedModel):
         """Mean over time of each mel row, lowest row first, (batch, mel rows * hidden_size).
 
         A token counts as much as it has frames of sound: of a short word, the last one may be padding for the most
-        part. A row of which every token was dropped gets the mean of all rows.
+        part. A row of which every token was dropped gets the mean of all rows. `patches` are at least float32.
         """
         batch, tokens, _ = patches.shape
         rows, side = self.config.grid_size[1], self.config.patch_size
@@ -677,8 +707,7 @@ class AudioMAEModel(AudioMAEPreTrainedModel):
             weight = weight * sound.gather(1, place // rows)[..., None]
         if visible is not None:
             weight = weight * visible[..., None]
-        with torch.autocast(patches.device.type, enabled=False):  # a product would round what a mean does not
-            sums, counts = weight.transpose(1, 2) @ patches, weight.sum(dim=1)[..., None]
+        sums, counts = weight.transpose(1, 2) @ patches, weight.sum(dim=1)[..., None]
         overall = sums.sum(dim=1, keepdim=True) / counts.sum(dim=1, keepdim=True)
         return torch.where(counts > 0, sums / torch.where(counts > 0, counts, 1), overall).flatten(1)
 
@@ -713,7 +742,8 @@ class AudioMAEForPreTraining(AudioMAEPreTrainedModel):
 
     def contrastive_loss(self, target: torch.Tensor, matches: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         """Cross-entropy of finding each removed patch among the removed ones of its clip, averaged over the batch."""
-        similarity = matches.float() @ target.transpose(1, 2)
+        with torch.autocast(matches.device.type, enabled=False):
+            similarity = matches.float() @ target.transpose(1, 2)
         # Finite, so that rows of visible patches, which do not count, have no NaN for a gradient.
         similarity = similarity.masked_fill(mask[:, None] == 0, torch.finfo(similarity.dtype).min)
         surprise = similarity.logsumexp(dim=2) - similarity.diagonal(dim1=1, dim2=2)
@@ -804,7 +834,7 @@ class AudioMAEForAudioClassification(AudioMAEPreTrainedModel):
         shares = self.patchout() if self.training else {}
         encoded = self.audio_mae(input_values, attention_mask, **{**shares, **kwargs})
         logits = self.classifier(encoded.pooler_output)
-        loss = None if labels is None else self.loss_function(labels, logits, self.config)
+        loss = None if labels is None else self.loss_function(labels, logits.float(), self.config)
         return SequenceClassifierOutput(
             loss=loss, logits=logits, hidden_states=encoded.hidden_states, attentions=encoded.attentions
         )

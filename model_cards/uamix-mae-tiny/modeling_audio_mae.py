@@ -1,1 +1,849 @@
-../../uamix_hf/modeling_audio_mae.py
+"""Audio-MAE (Huang et al., "Masked Autoencoders that Listen", NeurIPS 2022) as a transformers model."""
+
+import math
+import os
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+from transformers import initialization as init
+from transformers.activations import ACT2FN
+from transformers.masking_utils import create_bidirectional_mask
+from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.modeling_outputs import BaseModelOutputWithPooling, SequenceClassifierOutput
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, PreTrainedModel
+from transformers.utils import ModelOutput
+from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
+from transformers.utils.import_utils import is_tracing
+from transformers.utils.output_capturing import capture_outputs
+
+from .configuration_audio_mae import AudioMAEConfig
+
+# Added to the attention logits of window tokens that are no neighbours in the clip but wrapped around by the shift.
+WRAPPED = -100.0
+# Added to the logits of padded keys: the softmax is exactly 0 there, and finite where a whole window is padding.
+PADDED = -1e4
+
+
+class InputTooLongError(ValueError):
+    """The input has more frames than the position table has places for."""
+
+
+@dataclass
+class AudioMAEModelOutput(BaseModelOutputWithPooling):
+    """
+    Args:
+        last_hidden_state (`(batch, 1 + tokens, hidden_size)`): Class token, then patch tokens in time-major order
+            (token `t * mel_rows + f`), or, where tokens were dropped, the visible ones only, shuffled.
+        pooler_output (`(batch, embedding_size)`): See `AudioMAEConfig.pooling`.
+        mask (`(batch, tokens)`, only where tokens were dropped): 1 = removed, 0 = visible or padding.
+        ids_restore (`(batch, tokens)`, only where tokens were dropped): Place of each token in the shuffled order.
+    """
+
+    mask: torch.Tensor | None = None
+    ids_restore: torch.Tensor | None = None
+
+
+@dataclass
+class AudioMAEForPreTrainingOutput(ModelOutput):
+    """
+    Args:
+        loss (`()`): Mean squared error over the removed tokens of the batch, float32; with `contrastive_weight`, the
+            weighted sum of the next two.
+        loss_reconstruction, loss_contrastive (`()`, only with `contrastive_weight`): Parts of the joint objective.
+        logits (`(batch, tokens, patch_size ** 2)`): Predicted patches, values in order (frame, mel bin).
+        mask, ids_restore: As in [`AudioMAEModelOutput`].
+    """
+
+    loss: torch.Tensor | None = None
+    logits: torch.Tensor | None = None
+    mask: torch.Tensor | None = None
+    ids_restore: torch.Tensor | None = None
+    loss_reconstruction: torch.Tensor | None = None
+    loss_contrastive: torch.Tensor | None = None
+    hidden_states: tuple[torch.Tensor, ...] | None = None
+    attentions: tuple[torch.Tensor, ...] | None = None
+
+
+def sincos_position_table(config: AudioMAEConfig, width: int) -> torch.Tensor:
+    """Fixed 2-D sin-cos table (1, 1 + tokens, width), float32, with a class row of zeros (method.md 1.2)."""
+    time, mel = config.grid_size
+    index = torch.arange(time * mel, device="cpu")
+    # Audio-MAE lays the table out on a (mel, time) grid although token k is (k // mel, k % mel): kept for its weights.
+    columns = time if config.position_layout == "audiomae" else mel
+    omega = 10000.0 ** -(torch.arange(width // 4, dtype=torch.float64, device="cpu") / (width // 4))
+    halves = [torch.outer(place.double(), omega) for place in (index % columns, index // columns)]
+    table = torch.cat([wave for half in halves for wave in (half.sin(), half.cos())], dim=1)
+    return F.pad(table, (0, 0, 1, 0)).float()[None]
+
+
+def frames_to_tokens(attention_mask: torch.Tensor, config: AudioMAEConfig) -> torch.Tensor:
+    """Frame mask (batch, frames) to token mask (batch, tokens), bool: a token is valid if any of its frames is."""
+    columns = attention_mask.bool().unflatten(1, (-1, config.patch_size)).any(-1)
+    return columns.repeat_interleave(config.grid_size[1], dim=1)
+
+
+def least(noise: torch.Tensor, allowed: torch.Tensor | None, ratio: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """Of the n allowed places of each row, the `int(n * (1 - ratio))` of least noise, at least 1.
+
+    Args:
+        noise: (batch, places). allowed: (batch, places) bool, None for all.
+
+    Returns:
+        Which are kept (batch, places) bool, and the rank of each in the order of noise (batch, places).
+    """
+    if allowed is None:
+        keep = torch.full((len(noise), 1), max(1, int(noise.shape[1] * (1 - ratio))), device=noise.device)
+    else:
+        noise = noise.masked_fill(~allowed, torch.inf)
+        keep = (allowed.sum(1, keepdim=True).double() * (1 - ratio)).long().clamp_min(1)
+    rank = noise.argsort(dim=1).argsort(dim=1)
+    return rank < keep, rank
+
+
+def kept_grid(
+    noise: torch.Tensor, valid: torch.Tensor | None, rows: int, time_ratio: float, mel_ratio: float
+) -> torch.Tensor:
+    """Tokens (batch, tokens) bool that are in a kept time column and in a kept mel row (method.md 1.4).
+
+    Args:
+        noise: (batch, columns + rows). valid: (batch, tokens) bool or None; columns of padding are not kept.
+    """
+    columns = noise.shape[1] - rows
+    sound = None if valid is None else valid.unflatten(1, (columns, rows)).any(dim=2)
+    in_time, _ = least(noise[:, :columns], sound, time_ratio)
+    in_mel, _ = least(noise[:, columns:], None, mel_ratio)
+    return (in_time[:, :, None] & in_mel[:, None]).flatten(1)
+
+
+def drop_tokens(
+    tokens: torch.Tensor,
+    valid: torch.Tensor | None,
+    rows: int,
+    mask_ratio: float | None,
+    time_ratio: float | None,
+    mel_ratio: float | None,
+    noise: torch.Tensor | None,
+) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor, torch.Tensor]:
+    """Drops whole time columns and mel rows of each clip's grid, then a share of what is left.
+
+    Args:
+        tokens: (batch, tokens, width), time-major with `rows` mel rows. valid: (batch, tokens) bool or None.
+        mask_ratio, time_ratio, mel_ratio: Shares to drop, see [`least`]; None is none.
+        noise: Uniform if None. (batch, columns + rows) for the grid, if that is dropped from, followed by
+            (batch, tokens), if `mask_ratio` is given.
+
+    Returns:
+        Visible tokens (batch, most kept, width); which of them count (batch, most kept) or None if all do; mask
+        (batch, tokens), 1 = removed; ids_restore (batch, tokens). Source: method.md 1.4.
+    """
+    batch, length, _ = tokens.shape
+    grid = length // rows + rows if time_ratio is not None or mel_ratio is not None else 0
+    places = grid + (length if mask_ratio is not None else 0)
+    if noise is None:
+        noise = torch.rand(batch, places, dtype=torch.float32, device=tokens.device)
+    elif noise.shape != (batch, places):
+        raise ValueError(f"noise has shape {tuple(noise.shape)}, expected {(batch, places)}: one value per token, or "
+                         "per time column and mel row.")  # fmt: skip
+    allowed, kept_of_grid = valid, length
+    if grid:
+        time_ratio, mel_ratio = time_ratio or 0.0, mel_ratio or 0.0
+        allowed = kept_grid(noise[:, :grid], valid, rows, time_ratio, mel_ratio)
+        kept_of_grid = max(1, int(length // rows * (1 - time_ratio))) * max(1, int(rows * (1 - mel_ratio)))
+        allowed = allowed if valid is None else allowed & valid
+    # Without a share of its own, what the grid leaves stays in its order.
+    in_order = torch.arange(length, dtype=torch.float32, device=tokens.device).expand(batch, -1)
+    kept, ids_restore = least(in_order if mask_ratio is None else noise[:, grid:], allowed, mask_ratio or 0.0)
+    # A clip without padding keeps this many, and all others fewer. How many these are only the device knows, and a
+    # compiled graph, whose shapes must not depend on values, does not ask it.
+    most = max(1, int(kept_of_grid * (1 - (mask_ratio or 0.0))))
+    if valid is not None and not is_tracing(tokens):
+        most = int(kept.sum(1).max())
+    places_of = ids_restore.argsort(dim=1)[:, :most]
+    visible = tokens.gather(1, places_of[..., None].expand(-1, -1, tokens.shape[-1]))
+    if valid is None:
+        return visible, None, (~kept).to(tokens.dtype), ids_restore
+    return visible, kept.gather(1, places_of), (~kept & valid).to(tokens.dtype), ids_restore
+
+
+class AudioMAEFixedBuffers(nn.Module):
+    """Buffers that are computed and not learnt. They have their values when `__init__` ends, because transformers skips
+    initialisation at times, and get them again when it initialises what was made on the meta device."""
+
+    def fixed_buffers(self) -> dict[str, torch.Tensor]:
+        raise NotImplementedError
+
+    def register_fixed_buffers(self, persistent: bool = True) -> None:
+        for name, value in self.fixed_buffers().items():
+            self.register_buffer(name, torch.empty(value.shape), persistent)
+        self.reset_fixed_buffers()
+
+    def reset_fixed_buffers(self) -> None:
+        for name, value in self.fixed_buffers().items():
+            init.copy_(getattr(self, name), value)
+
+
+class AudioMAEPatchEmbeddings(nn.Module):
+    """Log-mel (batch, frames, mel bins) to patches (batch, tokens, hidden_size), time-major."""
+
+    def __init__(self, config: AudioMAEConfig):
+        super().__init__()
+        self.config = config
+        self.projection = nn.Conv2d(1, config.hidden_size, config.patch_size, config.patch_size)
+
+    def forward(self, input_values: torch.Tensor) -> torch.Tensor:
+        config = self.config
+        if input_values.ndim != 3 or input_values.shape[2] != config.num_mel_bins:
+            raise ValueError(
+                f"input_values has shape {tuple(input_values.shape)}, expected (batch, frames, {config.num_mel_bins}): "
+                "the log-mel spectrograms of AudioMAEFeatureExtractor."
+            )
+        frames = input_values.shape[1]
+        if frames > config.max_length:
+            raise InputTooLongError(
+                f"input_values has {frames} frames of 10 ms and the model's positions end at {config.max_length}. "
+                "Embed long recordings with uamix_hf.AudioEmbedder, which averages windows, or cut them with the "
+                "feature extractor's truncation=True."
+            )
+        if frames == 0 or frames % config.patch_size:
+            raise ValueError(
+                f"input_values has {frames} frames, not a positive multiple of patch_size={config.patch_size}: pad "
+                "with AudioMAEFeatureExtractor, which also makes the attention_mask."
+            )
+        return self.projection(input_values[:, None]).flatten(2).transpose(1, 2)
+
+
+class AudioMAEEmbeddings(AudioMAEFixedBuffers):
+    position_embeddings: torch.Tensor
+
+    def __init__(self, config: AudioMAEConfig):
+        super().__init__()
+        self.config = config
+        self.patch_embeddings = AudioMAEPatchEmbeddings(config)
+        self.cls_token = nn.Parameter(torch.zeros(1, 1, config.hidden_size))
+        # Fixed, yet saved: released checkpoints carry their table, which must win over a computed one. A frozen
+        # parameter would not do, because from_pretrained makes every parameter trainable.
+        self.register_fixed_buffers()
+        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+
+    def fixed_buffers(self) -> dict[str, torch.Tensor]:
+        return {"position_embeddings": sincos_position_table(self.config, self.config.hidden_size)}
+
+    def forward(self, input_values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Class token (batch, 1, hidden_size) and patch tokens (batch, tokens, hidden_size), positions added.
+
+        A shorter input takes the head of the table, which in time-major order gives every token the position it had
+        in pretraining.
+        """
+        patches = self.patch_embeddings(input_values.to(self.cls_token.dtype))
+        patches = patches + self.position_embeddings[:, 1 : 1 + patches.shape[1]]
+        cls = (self.cls_token + self.position_embeddings[:, :1]).expand(patches.shape[0], -1, -1)
+        return self.dropout(cls), self.dropout(patches)
+
+
+def eager_attention_forward(
+    module: nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    scaling: float,
+    dropout: float = 0.0,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    scores = query @ key.transpose(2, 3) * scaling
+    if attention_mask is not None:
+        scores = scores + attention_mask
+    weights = F.softmax(scores, dim=-1, dtype=torch.float32).to(query.dtype)
+    weights = F.dropout(weights, p=dropout, training=module.training)
+    return (weights @ value).transpose(1, 2).contiguous(), weights
+
+
+class AudioMAEAttention(nn.Module):
+    def __init__(self, config: AudioMAEConfig, width: int, heads: int):
+        super().__init__()
+        self.config = config
+        self.head_dim = width // heads
+        self.scaling = self.head_dim**-0.5
+        self.is_causal = False
+        self.q_proj = nn.Linear(width, width, bias=config.qkv_bias)
+        self.k_proj = nn.Linear(width, width, bias=config.qkv_bias)
+        self.v_proj = nn.Linear(width, width, bias=config.qkv_bias)
+        self.o_proj = nn.Linear(width, width)
+
+    def forward(
+        self, hidden_states: torch.Tensor, attention_mask: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        query, key, value = (
+            projection(hidden_states).unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
+            for projection in (self.q_proj, self.k_proj, self.v_proj)
+        )
+        attend = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention_forward)
+        dropout = self.config.attention_probs_dropout_prob if self.training else 0.0
+        output, weights = attend(self, query, key, value, attention_mask, dropout=dropout, scaling=self.scaling)
+        return self.o_proj(output.flatten(2)), weights
+
+
+class AudioMAEMLP(nn.Module):
+    def __init__(self, config: AudioMAEConfig, width: int, intermediate_size: int):
+        super().__init__()
+        self.activation_fn = ACT2FN[config.hidden_act]
+        self.fc1 = nn.Linear(width, intermediate_size)
+        self.fc2 = nn.Linear(intermediate_size, width)
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        return self.fc2(self.activation_fn(self.fc1(hidden_states)))
+
+
+class AudioMAEDropPath(nn.Module):
+    """Leaves a residual branch out for a clip with probability `rate` while training (Huang et al. 2016)."""
+
+    def __init__(self, rate: float):
+        super().__init__()
+        self.rate = rate
+
+    def forward(self, branch: torch.Tensor) -> torch.Tensor:
+        if not self.training or self.rate == 0:
+            return branch
+        stays = torch.rand(branch.shape[0], 1, 1, dtype=torch.float32, device=branch.device) >= self.rate
+        return branch * stays.to(branch.dtype) / (1 - self.rate)
+
+
+class AudioMAELayer(GradientCheckpointingLayer):
+    """Pre-norm transformer block, of the encoder and of the global decoder."""
+
+    def __init__(self, config: AudioMAEConfig, width: int, heads: int, intermediate_size: int, drop_path: float = 0.0):
+        super().__init__()
+        self.layernorm_before = nn.LayerNorm(width, eps=config.layer_norm_eps)
+        self.attention = AudioMAEAttention(config, width, heads)
+        self.layernorm_after = nn.LayerNorm(width, eps=config.layer_norm_eps)
+        self.mlp = AudioMAEMLP(config, width, intermediate_size)
+        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+        self.drop_path = AudioMAEDropPath(drop_path)
+
+    def forward(self, hidden_states: torch.Tensor, attention_mask: torch.Tensor | None = None) -> torch.Tensor:
+        attended, _ = self.attention(self.layernorm_before(hidden_states), attention_mask)
+        hidden_states = hidden_states + self.drop_path(self.dropout(attended))
+        return hidden_states + self.drop_path(self.dropout(self.mlp(self.layernorm_after(hidden_states))))
+
+
+class AudioMAEWindowAttention(AudioMAEFixedBuffers):
+    """Swin-V2 attention inside windows: cosine similarity and a continuous relative position bias (method.md 1.5)."""
+
+    log_offsets: torch.Tensor
+
+    def __init__(self, config: AudioMAEConfig):
+        super().__init__()
+        width, self.heads = config.decoder_hidden_size, config.decoder_num_attention_heads
+        self.window = config.decoder_window_size
+        self.q_proj = nn.Linear(width, width, bias=config.qkv_bias)
+        self.k_proj = nn.Linear(width, width, bias=config.qkv_bias)
+        self.v_proj = nn.Linear(width, width, bias=config.qkv_bias)
+        self.o_proj = nn.Linear(width, width)
+        self.tau = nn.Parameter(torch.ones(self.heads))
+        self.bias_fc1 = nn.Linear(2, config.decoder_bias_hidden_size)
+        self.bias_fc2 = nn.Linear(config.decoder_bias_hidden_size, self.heads)
+        self.bias_dropout = nn.Dropout(config.decoder_bias_dropout_prob)
+        self.register_fixed_buffers(persistent=False)
+
+    def fixed_buffers(self) -> dict[str, torch.Tensor]:
+        """Signed log-spaced (time, mel) offsets between all pairs of a window's tokens, (window**2, window**2, 2)."""
+        axis = torch.arange(self.window, device="cpu")
+        places = torch.cartesian_prod(axis, axis).float()
+        offsets = places[:, None] - places[None]
+        return {"log_offsets": offsets.sign() * offsets.abs().log1p()}
+
+    def forward(self, hidden_states: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
+        """(windows, window**2, width) and an additive mask that broadcasts to (windows, heads, query, key)."""
+        query, key, value = (
+            projection(hidden_states).unflatten(-1, (self.heads, -1)).transpose(1, 2)
+            for projection in (self.q_proj, self.k_proj, self.v_proj)
+        )
+        query = F.normalize(query, dim=-1, eps=1e-6) / self.tau.clamp_min(0.01)[:, None, None]
+        key = F.normalize(key, dim=-1, eps=1e-6)
+        hidden = self.bias_dropout(F.relu(self.bias_fc1(self.log_offsets.to(self.tau.dtype))))
+        bias = self.bias_dropout(self.bias_fc2(hidden)).permute(2, 0, 1)[None]
+        bias = bias if mask is None else bias + mask.to(bias.dtype)
+        output = F.scaled_dot_product_attention(query, key.to(query.dtype), value, bias.to(query.dtype), scale=1.0)
+        return self.o_proj(output.transpose(1, 2).flatten(2))
+
+
+class AudioMAEWindowLayer(GradientCheckpointingLayer):
+    """Swin-V2 block on a token grid: residual post-norm, windows shifted along time only."""
+
+    def __init__(self, config: AudioMAEConfig, shift: int):
+        super().__init__()
+        width = config.decoder_hidden_size
+        self.window, self.shift = config.decoder_window_size, shift
+        self.attention = AudioMAEWindowAttention(config)
+        self.layernorm_before = nn.LayerNorm(width, eps=config.layer_norm_eps)
+        self.mlp = AudioMAEMLP(config, width, config.decoder_intermediate_size)
+        self.layernorm_after = nn.LayerNorm(width, eps=config.layer_norm_eps)
+
+    def split(self, grid: torch.Tensor) -> torch.Tensor:
+        """(batch, time, mel, width) to (batch * windows, window**2, width)."""
+        side = self.window
+        return grid.unflatten(2, (-1, side)).unflatten(1, (-1, side)).transpose(2, 3).flatten(3, 4).flatten(0, 2)
+
+    def join(self, windows: torch.Tensor, batch: int, time: int) -> torch.Tensor:
+        side = self.window
+        windows = windows.unflatten(0, (batch, time // side, -1)).unflatten(3, (side, side))
+        return windows.transpose(2, 3).flatten(3, 4).flatten(1, 2)
+
+    def forward(self, grid: torch.Tensor, valid: torch.Tensor | None) -> torch.Tensor:
+        """grid: (batch, time, mel, width), time a multiple of the window; valid: (batch, time, mel) bool or None."""
+        batch, time = grid.shape[:2]
+        # Shifted even where one window would see all there is: a clip is decoded alike alone and in a longer batch.
+        shift = self.shift
+        rolled, mask = grid.roll(-shift, dims=1), None
+        if shift:
+            # Tokens wrapped from the head of the clip to its end form a region of their own there.
+            region = (torch.arange(time, device=grid.device) >= time - shift).float()
+            region = self.split(region[None, :, None, None].expand(1, -1, grid.shape[2], 1))
+            mask = (region != region.transpose(1, 2)).float().mul(WRAPPED).repeat(batch, 1, 1)[:, None]
+        if valid is not None:
+            keys = self.split(valid.roll(-shift, dims=1)[..., None]).transpose(1, 2)
+            padded = (~keys).float().mul(PADDED)[:, None]
+            mask = padded if mask is None else mask + padded
+        attended = self.join(self.attention(self.split(rolled), mask), batch, time).roll(shift, dims=1)
+        grid = grid + self.layernorm_before(attended)
+        return grid + self.layernorm_after(self.mlp(grid))
+
+
+class AudioMAEDecoder(AudioMAEFixedBuffers):
+    """Visible tokens back to the patches of the whole clip (method.md 1.5)."""
+
+    position_embeddings: torch.Tensor
+
+    def __init__(self, config: AudioMAEConfig):
+        super().__init__()
+        self.config = config
+        width, blocks = config.decoder_hidden_size, range(config.decoder_num_hidden_layers)
+        self.embed = nn.Linear(config.hidden_size, width)
+        self.mask_token = nn.Parameter(torch.zeros(1, 1, width))
+        self.register_fixed_buffers()
+        if config.decoder_type == "local":
+            shift = config.decoder_window_size // 2
+            self.layers = nn.ModuleList(AudioMAEWindowLayer(config, shift * (i % 2)) for i in blocks)
+        else:
+            heads, inner = config.decoder_num_attention_heads, config.decoder_intermediate_size
+            self.layers = nn.ModuleList(AudioMAELayer(config, width, heads, inner) for _ in blocks)
+        self.layernorm = nn.LayerNorm(width, eps=config.layer_norm_eps)
+        self.predict = nn.Linear(width, config.patch_size**2)
+        if config.contrastive_weight:
+            self.match = nn.Linear(width, config.patch_size**2)
+
+    def fixed_buffers(self) -> dict[str, torch.Tensor]:
+        return {"position_embeddings": sincos_position_table(self.config, self.config.decoder_hidden_size)}
+
+    def forward(
+        self,
+        last_hidden_state: torch.Tensor,
+        mask: torch.Tensor,
+        ids_restore: torch.Tensor,
+        valid: torch.Tensor | None,
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Encoder output (batch, 1 + visible, hidden_size) to predicted patches (batch, tokens, patch_size**2) and, of
+        the joint objective, the vectors that the right patch has the largest dot product with, of the same shape."""
+        hidden = self.embed(last_hidden_state)
+        cls, patches = hidden[:, :1], hidden[:, 1:]
+        length, width = ids_restore.shape[1], hidden.shape[2]
+        patches = F.pad(patches, (0, 0, 0, length - patches.shape[1]))
+        patches = patches.gather(1, ids_restore[..., None].expand(-1, -1, width))
+        kept = mask == 0 if valid is None else (mask == 0) & valid
+        patches = torch.where(kept[..., None], patches, self.mask_token.to(patches.dtype))
+        patches = patches + self.position_embeddings[:, 1 : 1 + length]
+        if self.config.decoder_type == "local":
+            patches = self.forward_local(patches, valid)
+        else:
+            hidden = torch.cat([cls + self.position_embeddings[:, :1], patches], dim=1)
+            attention_mask = encoder_attention_mask(self.config, hidden, valid)
+            for layer in self.layers:
+                hidden = layer(hidden, attention_mask)
+            patches = hidden[:, 1:]
+        patches = self.layernorm(patches)
+        return self.predict(patches), self.match(patches) if self.config.contrastive_weight else None
+
+    def forward_local(self, patches: torch.Tensor, valid: torch.Tensor | None) -> torch.Tensor:
+        """Window blocks need whole windows: the grid is padded in time, masked there, and cut again."""
+        mel_rows = self.config.grid_size[1]
+        grid = patches.unflatten(1, (-1, mel_rows))
+        time = grid.shape[1]
+        missing = -time % self.config.decoder_window_size
+        if missing:
+            valid = torch.ones_like(patches[..., 0], dtype=torch.bool) if valid is None else valid
+            grid = F.pad(grid, (0, 0, 0, 0, 0, missing))
+        grid_valid = None if valid is None else F.pad(valid.unflatten(1, (-1, mel_rows)), (0, 0, 0, missing))
+        for layer in self.layers:
+            grid = layer(grid, grid_valid)
+        return grid[:, :time].flatten(1, 2)
+
+
+def encoder_attention_mask(config: AudioMAEConfig, hidden_states: torch.Tensor, valid: torch.Tensor | None) -> Any:
+    """Mask for the attention interface from the valid patch tokens (batch, tokens); the class token always counts.
+
+    It is None where nothing is padded, so that the fast path without a mask is taken.
+    """
+    if valid is not None:
+        valid = F.pad(valid, (1, 0), value=True)
+    return create_bidirectional_mask(config=config, inputs_embeds=hidden_states, attention_mask=valid)
+
+
+class AudioMAEWhitening(AudioMAEFixedBuffers):
+    """A fixed affine map (batch, width) to (batch, size); cuts off what is beyond `size` until it is fitted
+    (`uamix_hf.fit_whitening`)."""
+
+    mean: torch.Tensor
+    matrix: torch.Tensor
+
+    def __init__(self, width: int, size: int):
+        super().__init__()
+        self.width, self.size = width, size
+        self.register_fixed_buffers()
+
+    def fixed_buffers(self) -> dict[str, torch.Tensor]:
+        return {
+            "mean": torch.zeros(self.width, device="cpu"),
+            "matrix": torch.eye(self.width, self.size, device="cpu"),
+        }
+
+    def forward(self, pooled: torch.Tensor) -> torch.Tensor:
+        # Directions of little spread are scaled up: rounding of the others would drown them in half precision.
+        with torch.autocast(pooled.device.type, enabled=False):
+            whitened = (pooled.float() - self.mean.float()) @ self.matrix.float()
+        return whitened.to(self.matrix.dtype)
+
+
+class AudioMAEPreTrainedModel(PreTrainedModel):
+    config: AudioMAEConfig
+    base_model_prefix = "audio_mae"
+    main_input_name = "input_values"
+    input_modalities = ["audio"]
+    supports_gradient_checkpointing = True
+    # Our losses are means over the batch; the Trainer must divide them by its accumulation steps (method.md 4.14).
+    accepts_loss_kwargs = False
+    # Any number of frames up to max_length, with a frame-level attention_mask: read by uamix_hf's encoder contract.
+    variable_length = True
+    _no_split_modules = ["AudioMAEEmbeddings", "AudioMAELayer", "AudioMAEWindowLayer"]
+    _supports_sdpa = True
+    _supports_attention_backend = True
+    _can_compile_fullgraph = True
+    _can_record_outputs = {"hidden_states": AudioMAELayer, "attentions": AudioMAEAttention}
+    _input_embed_layer = "patch_embeddings"
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        """Audio-MAE's initialisation (method.md 1.3), and every tensor that a checkpoint may lack."""
+        super()._init_weights(module)
+        std = self.config.initializer_range
+        if isinstance(module, AudioMAEClassifier):
+            init.trunc_normal_(module.weight, std=self.config.classifier_initializer_range)
+        elif isinstance(module, nn.Linear):
+            init.xavier_uniform_(module.weight)
+        elif isinstance(module, nn.Conv2d):
+            bound = math.sqrt(
+                6 / (module.weight.shape[0] + module.weight[0].numel())
+            )  # Xavier of a patch as one vector
+            init.uniform_(module.weight, -bound, bound)
+        elif isinstance(module, AudioMAEEmbeddings):
+            init.normal_(module.cls_token, std=std)
+        elif isinstance(module, AudioMAEDecoder):
+            init.normal_(module.mask_token, std=std)
+        elif isinstance(module, AudioMAEWindowAttention):
+            init.ones_(module.tau)
+        if isinstance(module, AudioMAEFixedBuffers):
+            module.reset_fixed_buffers()
+
+    def save_pretrained(self, save_directory: str | os.PathLike, *args, **kwargs) -> None:
+        """As in transformers; `auto_map` names every class, whichever of them is saved, so that a folder loads through
+        any Auto class with `trust_remote_code=True` where this package is absent."""
+        self.config.auto_map = {
+            "AutoConfig": "configuration_audio_mae.AudioMAEConfig",
+            "AutoModel": "modeling_audio_mae.AudioMAEModel",
+            "AutoModelForPreTraining": "modeling_audio_mae.AudioMAEForPreTraining",
+            "AutoModelForAudioClassification": "modeling_audio_mae.AudioMAEForAudioClassification",
+            "AutoFeatureExtractor": "feature_extraction_audio_mae.AudioMAEFeatureExtractor",
+        }
+        super().save_pretrained(save_directory, *args, **kwargs)
+
+
+class AudioMAEModel(AudioMAEPreTrainedModel):
+    """The encoder. It never drops a token unless `mask_ratio` is given to `forward`."""
+
+    _keys_to_ignore_on_load_unexpected = [r"^decoder\.", r"^classifier\."]
+
+    def __init__(self, config: AudioMAEConfig):
+        super().__init__(config)
+        width, heads, inner = config.hidden_size, config.num_attention_heads, config.intermediate_size
+        self.embeddings = AudioMAEEmbeddings(config)
+        last = max(1, config.num_hidden_layers - 1)
+        rates = [config.drop_path_rate * depth / last for depth in range(config.num_hidden_layers)]
+        self.layers = nn.ModuleList(AudioMAELayer(config, width, heads, inner, rate) for rate in rates)
+        fine_tuned = config.pooling == "mean_fc_norm"
+        self.layernorm = nn.Identity() if fine_tuned else nn.LayerNorm(width, eps=config.layer_norm_eps)
+        self.fc_norm = nn.LayerNorm(width, eps=config.layer_norm_eps) if fine_tuned else nn.Identity()
+        size = config.whitening_size
+        self.whitening = AudioMAEWhitening(config.pooled_size, size) if size else nn.Identity()
+        self.post_init()
+
+    def token_mask(self, attention_mask: torch.Tensor | None, input_values: torch.Tensor) -> torch.Tensor | None:
+        """Valid tokens (batch, tokens) bool of a frame-level mask, or None where nothing is padded."""
+        if attention_mask is None:
+            return None
+        if attention_mask.shape != input_values.shape[:2]:
+            raise ValueError(
+                f"attention_mask has shape {tuple(attention_mask.shape)}, expected {tuple(input_values.shape[:2])}: "
+                "one value per frame (1 = sound, 0 = padding)."
+            )
+        valid = frames_to_tokens(attention_mask, self.config)
+        if is_tracing(valid):
+            return valid
+        if valid.all():
+            return None
+        if not valid.any(dim=1).all():
+            empty = (~valid.any(dim=1)).nonzero().flatten().tolist()
+            raise ValueError(f"attention_mask is all 0 in rows {empty}: a clip without a frame has no embedding.")
+        return valid
+
+    @merge_with_config_defaults
+    @capture_outputs(tie_last_hidden_states=False)
+    def forward(
+        self,
+        input_values: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        mask_ratio: float | None = None,
+        mask_time_ratio: float | None = None,
+        mask_mel_ratio: float | None = None,
+        noise: torch.Tensor | None = None,
+        **kwargs,
+    ) -> AudioMAEModelOutput:
+        """
+        Args:
+            input_values (`(batch, frames, num_mel_bins)`): Normalised log-mel, float; frames a multiple of
+                `patch_size`, at most `max_length`.
+            attention_mask (`(batch, frames)`, *optional*): 1 = sound, 0 = padding. Tokens of padding neither attend,
+                nor are attended to, nor count in the pooled mean.
+            mask_ratio (`float`, *optional*): Share of each clip's tokens to drop before the blocks.
+            mask_time_ratio, mask_mel_ratio (`float`, *optional*): Shares of each clip's time columns and mel rows to
+                drop first, whole.
+            noise (*optional*): What has least noise is kept; makes dropping reproducible. `(batch, tokens)` with
+                `mask_ratio`; one value per time column and mel row, `(batch, columns + rows)`, with the other two; both
+                side by side where all are given.
+
+        Raises:
+            InputTooLongError: more than `max_length` frames.
+            ValueError: wrong shapes, a clip that is padding throughout, or `noise` without a share to drop.
+            TypeError: an argument that is none of these, nor of the outputs that transformers collects.
+        """
+        collected = {f"output_{name}" for name in self._can_record_outputs}
+        # What is switched off asks for nothing: exporters and PEFT pass such arguments to every model.
+        asked = [name for name, value in kwargs.items() if value is not None and value is not False]
+        if unknown := [name for name in asked if name not in collected]:
+            raise TypeError(f"{type(self).__name__} has no argument {', '.join(unknown)}.")
+        shares = (mask_ratio, mask_time_ratio, mask_mel_ratio)
+        drops = any(share is not None for share in shares)
+        if noise is not None and not drops:
+            raise ValueError("noise orders the tokens to drop: it needs mask_ratio, mask_time_ratio or mask_mel_ratio.")
+        cls, patches = self.embeddings(input_values)
+        visible = self.token_mask(attention_mask, input_values)
+        mask = ids_restore = None
+        if drops:
+            rows = self.config.grid_size[1]
+            patches, visible, mask, ids_restore = drop_tokens(patches, visible, rows, *shares, noise)
+        hidden_states = torch.cat([cls, patches], dim=1)
+        token_mask = encoder_attention_mask(self.config, hidden_states, visible)
+        for layer in self.layers:
+            hidden_states = layer(hidden_states, token_mask)
+        hidden_states = self.layernorm(hidden_states)
+        return AudioMAEModelOutput(
+            last_hidden_state=hidden_states,
+            pooler_output=self.whitening(self.pool(hidden_states, visible, attention_mask, ids_restore)),
+            mask=mask,
+            ids_restore=ids_restore,
+        )
+
+    def pool(
+        self,
+        hidden_states: torch.Tensor,
+        visible: torch.Tensor | None,
+        attention_mask: torch.Tensor | None,
+        ids_restore: torch.Tensor | None,
+    ) -> torch.Tensor:
+        """(batch, pooled_size). Sums are at least float32, also under autocast: those of float16 end at 65504."""
+        if self.config.pooling == "cls":
+            return hidden_states[:, 0]
+        patches = hidden_states[:, 1:].to(torch.promote_types(hidden_states.dtype, torch.float32))
+        with torch.autocast(patches.device.type, enabled=False):
+            if self.config.pooling == "mean_time":
+                pooled = self.pool_time(patches, visible, attention_mask, ids_restore)
+            elif visible is None:
+                pooled = patches.mean(dim=1)
+            else:
+                weight = visible.float()[..., None]
+                pooled = (patches * weight).sum(dim=1) / weight.sum(dim=1)
+        return self.fc_norm(pooled.to(hidden_states.dtype))
+
+    def pool_time(
+        self,
+        patches: torch.Tensor,
+        visible: torch.Tensor | None,
+        attention_mask: torch.Tensor | None,
+        ids_restore: torch.Tensor | None,
+    ) -> torch.Tensor:
+        """Mean over time of each mel row, lowest row first, (batch, mel rows * hidden_size).
+
+        A token counts as much as it has frames of sound: of a short word, the last one may be padding for the most
+        part. A row of which every token was dropped gets the mean of all rows. `patches` are at least float32.
+        """
+        batch, tokens, _ = patches.shape
+        rows, side = self.config.grid_size[1], self.config.patch_size
+        place = torch.arange(tokens, device=patches.device).expand(batch, -1)
+        if ids_restore is not None:  # tokens are shuffled
+            place = ids_restore.argsort(dim=1)[:, :tokens]
+        weight = F.one_hot(place % rows, rows).to(patches.dtype)
+        if attention_mask is not None:
+            sound = attention_mask.to(patches.dtype).unflatten(1, (-1, side)).mean(dim=2)
+            weight = weight * sound.gather(1, place // rows)[..., None]
+        if visible is not None:
+            weight = weight * visible[..., None]
+        sums, counts = weight.transpose(1, 2) @ patches, weight.sum(dim=1)[..., None]
+        overall = sums.sum(dim=1, keepdim=True) / counts.sum(dim=1, keepdim=True)
+        return torch.where(counts > 0, sums / torch.where(counts > 0, counts, 1), overall).flatten(1)
+
+
+class AudioMAEForPreTraining(AudioMAEPreTrainedModel):
+    """Encoder and decoder, trained to paint in the log-mel patches that were removed."""
+
+    def __init__(self, config: AudioMAEConfig):
+        super().__init__(config)
+        self.audio_mae = AudioMAEModel(config)
+        self.decoder = AudioMAEDecoder(config)
+        self.post_init()
+
+    def patchify(self, input_values: torch.Tensor) -> torch.Tensor:
+        """(batch, frames, mel bins) to (batch, tokens, patch_size**2), values in order (frame, mel bin), float32."""
+        side = self.config.patch_size
+        patches = input_values.float().unflatten(2, (-1, side)).unflatten(1, (-1, side)).transpose(2, 3)
+        return patches.flatten(3, 4).flatten(1, 2)
+
+    def targets(self, input_values: torch.Tensor) -> torch.Tensor:
+        """What is to be predicted, (batch, tokens, patch_size**2): patches, standardised each with `norm_pix_loss`."""
+        target = self.patchify(input_values)
+        if self.config.norm_pix_loss:
+            variance, mean = torch.var_mean(target, dim=-1, keepdim=True)
+            target = (target - mean) / (variance + 1e-6).sqrt()
+        return target
+
+    def reconstruction_loss(self, target: torch.Tensor, logits: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """Squared error of each patch, averaged over the removed ones of the batch (method.md 1.6)."""
+        error = (logits.float() - target).square().mean(dim=-1)
+        return (error * mask).sum() / mask.float().sum().clamp_min(1)
+
+    def contrastive_loss(self, target: torch.Tensor, matches: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """Cross-entropy of finding each removed patch among the removed ones of its clip, averaged over the batch."""
+        with torch.autocast(matches.device.type, enabled=False):
+            similarity = matches.float() @ target.transpose(1, 2)
+        # Finite, so that rows of visible patches, which do not count, have no NaN for a gradient.
+        similarity = similarity.masked_fill(mask[:, None] == 0, torch.finfo(similarity.dtype).min)
+        surprise = similarity.logsumexp(dim=2) - similarity.diagonal(dim1=1, dim2=2)
+        return torch.where(mask > 0, surprise, 0).sum() / mask.float().sum().clamp_min(1)
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_values: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        noise: torch.Tensor | None = None,
+        return_loss: bool = True,
+        **kwargs,
+    ) -> AudioMAEForPreTrainingOutput:
+        """
+        Args:
+            input_values, attention_mask: As in [`AudioMAEModel.forward`]; padding is never predicted.
+            noise (*optional*): As there, for `config.mask_type`.
+            return_loss (`bool`): Whether to compute the loss.
+        """
+        config = self.config
+        if config.mask_type == "unstructured":
+            shares = {"mask_ratio": config.mask_ratio}
+        else:
+            shares = {"mask_time_ratio": config.mask_time_ratio, "mask_mel_ratio": config.mask_mel_ratio}
+        encoded = self.audio_mae(input_values, attention_mask, noise=noise, **shares, **kwargs)
+        valid = self.audio_mae.token_mask(attention_mask, input_values)
+        logits, matches = self.decoder(encoded.last_hidden_state, encoded.mask, encoded.ids_restore, valid)
+        loss = reconstruction = contrastive = None
+        if return_loss:
+            target = self.targets(input_values)
+            loss = self.reconstruction_loss(target, logits, encoded.mask)
+            if matches is not None:
+                reconstruction, contrastive = loss, self.contrastive_loss(target, matches, encoded.mask)
+                loss = reconstruction + config.contrastive_weight * contrastive
+        return AudioMAEForPreTrainingOutput(
+            loss=loss,
+            logits=logits,
+            mask=encoded.mask,
+            ids_restore=encoded.ids_restore,
+            loss_reconstruction=reconstruction,
+            loss_contrastive=contrastive,
+            hidden_states=encoded.hidden_states,
+            attentions=encoded.attentions,
+        )
+
+
+class AudioMAEClassifier(nn.Linear):
+    """A linear layer of a class of its own: transformers initialises leaf by leaf, and this one starts near zero."""
+
+
+class AudioMAEForAudioClassification(AudioMAEPreTrainedModel):
+    """The encoder and a linear layer on its pooled output: single-label, multi-label or regression."""
+
+    _keys_to_ignore_on_load_unexpected = [r"^decoder\."]
+
+    def __init__(self, config: AudioMAEConfig):
+        super().__init__(config)
+        self.num_labels: int = config.num_labels  # type: ignore[assignment]
+        self.audio_mae = AudioMAEModel(config)
+        self.classifier = AudioMAEClassifier(config.embedding_size, self.num_labels)
+        self.post_init()
+
+    def patchout(self) -> dict[str, float]:
+        """Shares of tokens to leave out while training, those above 0 (method.md 1.7)."""
+        config = self.config
+        shares = {
+            "mask_ratio": config.patchout_ratio,
+            "mask_time_ratio": config.patchout_time_ratio,
+            "mask_mel_ratio": config.patchout_mel_ratio,
+        }
+        return {name: share for name, share in shares.items() if share > 0}
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_values: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        labels: torch.Tensor | None = None,
+        **kwargs,
+    ) -> SequenceClassifierOutput:
+        """
+        Args:
+            input_values, attention_mask: As in [`AudioMAEModel.forward`].
+            labels (*optional*): `(batch,)` class numbers (cross-entropy), `(batch, num_labels)` float 0/1 (binary
+                cross-entropy), or float targets where `num_labels` is 1 (squared error); see `problem_type`.
+        """
+        shares = self.patchout() if self.training else {}
+        encoded = self.audio_mae(input_values, attention_mask, **{**shares, **kwargs})
+        logits = self.classifier(encoded.pooler_output)
+        loss = None if labels is None else self.loss_function(labels, logits.float(), self.config)
+        return SequenceClassifierOutput(
+            loss=loss, logits=logits, hidden_states=encoded.hidden_states, attentions=encoded.attentions
+        )
+
+
+__all__ = [
+    "AudioMAEForAudioClassification",
+    "AudioMAEForPreTraining",
+    "AudioMAEModel",
+    "AudioMAEPreTrainedModel",
+    "InputTooLongError",
+]

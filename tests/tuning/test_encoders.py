@@ -192,3 +192,13 @@ def test_no_stage_trains_a_table_that_the_encoders_class_keeps_fixed(make_model,
         model.set_stage(stage, blocks)
         assert not encoder.trunk.positions.requires_grad
     assert encoder.trunk.scale.requires_grad
+
+
+def test_tokens_of_any_encoder_are_averaged_in_float32(make_ast, make_model):
+    """In float16 the sum over the tokens of such states is infinite, and in bfloat16 it is rounded at every step."""
+    adapter = make_model(encoder=make_ast()).adapter
+    hidden = 1000 + torch.rand(2, 200, 32)
+    for dtype in (torch.float16, torch.bfloat16):
+        pooled = adapter.pool(BaseModelOutput(last_hidden_state=hidden.to(dtype)))
+        exact = hidden.to(dtype).double().mean(dim=1)
+        torch.testing.assert_close(pooled.double(), exact, rtol=1e-6, atol=0)

@@ -115,7 +115,7 @@ class EncoderAdapter:
 
     def pool(self, output) -> torch.Tensor:
         pooled = getattr(output, "pooler_output", None)
-        return (output.last_hidden_state.mean(dim=1) if pooled is None else pooled).float()
+        return output.last_hidden_state.float().mean(dim=1) if pooled is None else pooled.float()
 
 
 __all__ = ["EncoderAdapter", "EncoderError"]
