@@ -13,6 +13,7 @@ from transformers.integrations import TensorBoardCallback, WandbCallback, integr
 
 from uamix_hf.pretraining import HeldOutCollator
 from uamix_hf.pretraining.reconstructions import ReconstructionCallback, draw_reconstructions, reconstruct, unpatchify
+from uamix_hf.pretraining.trainer import of_model
 
 
 @pytest.fixture
@@ -41,7 +42,7 @@ def test_a_perfect_prediction_is_the_original_and_a_wrong_one_shows_where_patche
             torch.testing.assert_close(painted[sound], batch["input_values"][sound], atol=1e-4, rtol=0)
         assert (difference[~removed] == 0).all()
         # Whole patches of 16 x 16 are removed, and the rest of the mask is the model's own.
-        outputs = model(**batch)
+        outputs = model(**of_model(batch))
         grid = removed[:, ::16, ::16]
         assert torch.equal(grid.repeat_interleave(16, 1).repeat_interleave(16, 2), removed)
         assert torch.equal(grid.flatten(1), outputs.mask > 0)

@@ -10,6 +10,7 @@ from toy_sounds import EXTRACTOR, log_mels, tones
 from uamix_hf import AudioMAEFeatureExtractor, DataError
 from uamix_hf.data import cached_log_mels, compute_norm_stats, load_recordings
 from uamix_hf.pretraining import HeldOutCollator, PretrainingTrainer
+from uamix_hf.pretraining.trainer import of_model
 
 JOINT = {"contrastive_weight": 0.1, "norm_pix_loss": False}
 
@@ -23,7 +24,7 @@ def loss_clip_by_clip(model, rows) -> dict[str, float]:
         batch = HeldOutCollator(EXTRACTOR, model.config)([row])
         seen = {}
         hook = model.decoder.register_forward_hook(lambda *call, seen=seen: seen.update(out=call[2]))
-        outputs = model(**batch)
+        outputs = model(**of_model(batch))
         hook.remove()
         gone = outputs.mask[0].nonzero()[:, 0]
         patches = model.patchify(batch["input_values"])[0].double()

@@ -1,5 +1,6 @@
 """transformers' Trainer for masked autoencoding."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -72,6 +73,9 @@ class PretrainingTrainer(LengthBucketTrainer):
         """Matrices; neither biases and norms nor the class and mask tokens (method.md 1.8)."""
         return [name for name, value in model.named_parameters() if value.ndim > 1 and not name.endswith(NO_DECAY)]
 
+    def compute_loss(self, model: Any, inputs: dict[str, Any], *args, **kwargs) -> Any:
+        return super().compute_loss(model, of_model(inputs), *args, **kwargs)
+
     def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader:
         """Batches of this process's share of the clips, of like length together. Equally many on all processes; one
         that has nothing left gets a clip again, which [`evaluation_loop`] does not count."""
@@ -109,7 +113,7 @@ class PretrainingTrainer(LengthBucketTrainer):
         for inputs in dataloader:
             inputs = self._prepare_inputs(inputs)
             with self.compute_loss_context_manager():
-                outputs = model(**inputs)
+                outputs = model(**of_model(inputs))
             if left > 0:
                 losses = [value.double().item() for name in names if (value := outputs.get(name)) is not None]
                 removed = outputs.mask.sum().item()
@@ -121,6 +125,11 @@ class PretrainingTrainer(LengthBucketTrainer):
         shown = names if model.config.contrastive_weight else names[:1]
         metrics = {f"{metric_key_prefix}_{name}": (sums[i] / sums[-1]).item() for i, name in enumerate(shown)}
         return EvalLoopOutput(None, None, metrics, clips)  # type: ignore[arg-type]
+
+
+def of_model(batch: Mapping[str, Any]) -> dict[str, Any]:
+    """What the model takes of a batch, whose ids name the clips in errors, and whose labels are not learnt."""
+    return {name: batch[name] for name in ("input_values", "attention_mask", "noise") if name in batch}
 
 
 __all__ = ["PretrainingTrainer"]
