@@ -1,7 +1,9 @@
-# make demo   sets up, runs the main job on an embedded corpus (or DATA=folder), ends with a table and a picture
-# make test   sets up, runs the tests but the slow ones (6 minutes on 2 cores)
-# make test-all  all tests
-# make bench  sets up, measures speed and memory against others (15 minutes), writes the table into README.md
+# make demo          sets up, runs the main job on an embedded corpus (or DATA=folder), ends with a table and a picture
+# make test          sets up, runs the tests but the slow ones (under 6 minutes on 2 cores), as many at once as there are cores
+# make test-all      all tests
+# make test-minimum  all tests, with the oldest versions of dependencies that setup.cfg allows, in .venv-minimum
+# make bench         sets up, measures speed and memory against others (15 minutes), writes the table into README.md
+# make check         sets up, runs ruff and mypy
 
 VENV ?= .venv
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
@@ -35,21 +37,21 @@ demo: setup
 		$(if $(TRAIN),--train_where $(TRAIN)) $(if $(TEST),--test_where $(TEST)) \
 		--label_column "$(LABEL)" $(if $(GROUP),--group_column "$(GROUP)")
 
-# Two OpenMP threads on small tensors are slower than one, and tests run beside each other.
-TEST = OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(VENV)/bin/python -m pytest -n auto --dist loadfile
+# Two OpenMP threads on small tensors are slower than one, and files of tests run beside each other: a file's launches
+# serve all its tests. In the order of their names, since by numbers of tests the longest files would come last.
+RUN_TESTS = OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(1)/bin/python -m pytest -n auto --dist loadfile --no-loadscope-reorder
 
 test: setup
-	$(TEST) -m "not slow"
+	$(call RUN_TESTS,$(VENV)) -m "not slow"
 
 test-all: setup
-	$(TEST)
+	$(call RUN_TESTS,$(VENV))
 
-# With the oldest versions that setup.cfg allows.
 test-minimum:
 	$(PYTHON) -m venv .venv-minimum
 	.venv-minimum/bin/pip install --quiet --constraint constraints-minimum.txt torch
 	.venv-minimum/bin/pip install --quiet --constraint constraints-minimum.txt --editable ".[test]"
-	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 .venv-minimum/bin/python -m pytest
+	$(call RUN_TESTS,.venv-minimum)
 
 bench: setup
 	for name in $(BENCHMARKS); do $(VENV)/bin/python benchmarks/$$name.py || exit 1; done
@@ -65,4 +67,4 @@ code:
 	for folder in model_cards/*/; do cp uamix_hf/*_audio_mae.py $$folder; done
 
 clean:
-	rm -rf $(VENV) .venv-minimum demo_output build *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) .venv-all .venv-minimum demo_output build *.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -2,6 +2,7 @@
 
 import os
 import sys
+from collections.abc import Generator
 from pathlib import Path
 
 # Before torch is imported: two threads on tensors this small are many times slower than one.
@@ -26,6 +27,15 @@ def shared_path(name: str) -> Path:
             pytest.fail(message)
         pytest.skip(message)
     return path
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """With UAMIX_REQUIRE_ALL, where all is installed that any test needs, a test that skips has failed."""
+    report = yield
+    if report.skipped and os.environ.get("UAMIX_REQUIRE_ALL"):
+        report.outcome, report.longrepr = "failed", f"Skipped, though UAMIX_REQUIRE_ALL is set: {report.longrepr[2]}"
+    return report
 
 
 @pytest.fixture(scope="session")

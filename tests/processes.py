@@ -1,21 +1,35 @@
-"""Several processes that work together, as under a launcher."""
+"""Processes of their own: an example, and several that work together, as under a launcher."""
 
+import multiprocessing
 import os
+import runpy
+import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 import torch.multiprocessing as mp
 
+ROOT = Path(__file__).parents[1]
 LAUNCH = [sys.executable, "-m", "accelerate.commands.launch", "--num_machines", "1", "--mixed_precision", "no",
           "--dynamo_backend", "no"]  # fmt: skip
+Fault = Callable[[], None]
+
+# Processes are forked from one that has done the imports but no work yet: they start without seconds of imports.
+forked = multiprocessing.get_context("forkserver")
+forked.set_forkserver_preload(
+    ["uamix_hf.fine_tuning", "uamix_hf.pretraining", "transformers.trainer", "datasets", "accelerate"]
+)
 
 
-def launch(script: str, *arguments: object, environment: dict[str, str] | None = None, processes: int = 1) -> str:
-    """Runs a script under accelerate and returns what it printed."""
+def launch(
+    script: str | Path, *arguments: object, environment: dict[str, str] | None = None, processes: int = 1
+) -> str:
+    """Runs a script under accelerate and returns what it printed. What needs no launcher is for `run_example`."""
     several = ["--multi_gpu"] if processes > 1 else []  # `--cpu` would run a single process and not say so
     command = [*LAUNCH, *several, "--num_processes", str(processes), str(script), *map(str, arguments)]
     done = subprocess.run(
@@ -25,9 +39,60 @@ def launch(script: str, *arguments: object, environment: dict[str, str] | None =
     return done.stdout
 
 
+@dataclass
+class Ended:
+    """What is left of a run: exit codes (-9: SIGKILL) and all that was printed, per process."""
+
+    codes: list[int]
+    printed: list[str]
+
+    def well(self) -> str:
+        """What a run printed that was to end without an error."""
+        assert not any(self.codes), "\n".join(self.printed)[-4000:]
+        return "".join(self.printed)
+
+
+def run_example(name: str | Path, *arguments: object, fault: Fault | None = None, world: int = 1) -> Ended:
+    """`python examples/NAME ARGUMENTS` (or another path) in `world` processes, as a launcher would start them; none
+    waits for ever."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    output = Path(str(arguments[arguments.index("--output_dir") + 1]))
+    logs = [output.with_name(f"{output.name}-{rank}.log") for rank in range(world)]
+    command = [str(ROOT / "examples" / name), *map(str, arguments)]
+    started = [
+        forked.Process(target=run_script, args=(command, fault, rank, world, port, log))
+        for rank, log in enumerate(logs)
+    ]
+    for process in started:
+        process.start()
+    for process in started:
+        process.join(120)
+    hanging = [process for process in started if process.is_alive()]
+    for process in hanging:
+        process.kill()
+    assert not hanging, "\n".join(log.read_text() for log in logs)
+    return Ended([process.exitcode or 0 for process in started], [log.read_text() for log in logs])
+
+
+def run_script(command: list[str], fault: Fault | None, rank: int, world: int, port: str, log: Path) -> None:
+    with log.open("w") as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+    sys.stdout, sys.stderr = os.fdopen(1, "w", buffering=1), os.fdopen(2, "w", buffering=1)
+    if world > 1:
+        os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(world), LOCAL_WORLD_SIZE=str(world))
+        os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=port)
+    if fault is not None:
+        fault()
+    sys.argv = command
+    runpy.run_path(command[0], run_name="__main__")
+
+
 def run_processes(work: Callable, folder: Path, world: int, seconds: float = 300) -> list[dict]:
     """What each of `world` processes left in `folder/RANK.pt`, after `work(rank, folder)`; none waits for ever."""
-    context = mp.spawn(work, (str(folder),), world, join=False)
+    context = mp.start_processes(work, (str(folder),), world, join=False, start_method="forkserver")
     until = time.monotonic() + seconds
     try:
         while not context.join(timeout=1):
@@ -39,4 +104,4 @@ def run_processes(work: Callable, folder: Path, world: int, seconds: float = 300
     return [torch.load(folder / f"{rank}.pt", weights_only=False) for rank in range(world)]
 
 
-__all__ = ["launch", "run_processes"]
+__all__ = ["Ended", "Fault", "launch", "run_example", "run_processes"]

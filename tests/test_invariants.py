@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
-from faults.planted_faults import run_example  # noqa: E402
+from processes import run_example  # noqa: E402
 from toy_sounds import CONFIG, EXTRACTOR, write_tones  # noqa: E402
 
 from uamix_hf import AudioMAEModel  # noqa: E402

@@ -24,7 +24,12 @@ BARS = {
 }
 
 
-@pytest.mark.parametrize("name", BARS)
+SLOW = {"encoder", "pretraining"}
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] if name in SLOW else []) for name in BARS]
+)
 def test_benchmark_runs_and_writes_its_table(name: str, tmp_path: Path) -> None:
     command = [sys.executable, str(BENCHMARKS / f"{name}.py"), "--small", "--repeats", "2", "--threads", "1"]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}

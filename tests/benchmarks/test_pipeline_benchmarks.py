@@ -77,6 +77,7 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, s
     return folder, printed
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ROWS)
 def test_a_benchmark_runs_and_writes_its_rows(written: tuple[Path, dict[str, str]], name: str) -> None:
     rows = json.loads((written[0] / f"{name}.json").read_text(encoding="utf-8"))["rows"]
@@ -90,11 +91,13 @@ def test_a_benchmark_runs_and_writes_its_rows(written: tuple[Path, dict[str, str
         assert float(row["ours"].split()[0].replace(",", "")) > 0
 
 
+@pytest.mark.slow
 def test_scaling_draws_a_picture(written: tuple[Path, dict[str, str]]) -> None:
     with Image.open(written[0] / "scaling.png") as picture:
         assert min(picture.size) >= 600
 
 
+@pytest.mark.slow
 def test_without_a_gpu_figures_are_not_called_a_gpus(written: tuple[Path, dict[str, str]]) -> None:
     section = written[1]["gpu"].partition("### ")[2]
     assert "**These are no figures of a GPU**" in section

@@ -68,6 +68,7 @@ def records(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict]:
     return {name: json.loads((folder / f"{name}.json").read_text(encoding="utf-8")) for name in ROWS}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ROWS)
 def test_a_benchmark_runs_and_writes_its_rows(records: dict[str, dict], name: str) -> None:
     rows = records[name]["rows"]
@@ -81,6 +82,7 @@ def test_a_benchmark_runs_and_writes_its_rows(records: dict[str, dict], name: st
         assert all(float(row[side].split()[0].replace(",", "")) > 0 for side in ("ours", "peer"))
 
 
+@pytest.mark.slow
 def test_with_identical_settings_the_script_finds_the_same_loss(records: dict[str, dict]) -> None:
     first = records["tuning"]["rows"][0]
     assert first["reached"] and first["value"] < 1e-5

@@ -11,7 +11,7 @@ import pytest
 import soundfile
 import torch
 from hub_server import HubServer
-from processes import launch
+from processes import launch, run_example
 from safetensors.torch import load_file
 from toy_sounds import CONFIG, EXTRACTOR, PLAIN, tones
 from transformers import AutoFeatureExtractor, AutoModelForAudioClassification, pipeline, set_seed
@@ -184,7 +184,7 @@ def test_resuming_equals_never_having_stopped(
         shutil.copytree(whole[0] / f"checkpoint-{done}", tmp_path / f"checkpoint-{done}")
     flags = [*RUN, "--resume_from_checkpoint", "true"]
     if process:
-        launch(ROOT / "examples/finetune.py", *arguments(base, sounds, tmp_path, *flags))
+        run_example("finetune.py", *arguments(base, sounds, tmp_path, *flags)).well()
     else:
         finetune(*flags, output=tmp_path)
     for name in ("model.safetensors", "checkpoint-8/model.safetensors"):
@@ -213,7 +213,7 @@ def test_what_is_pushed_is_the_classifier_its_code_and_card(whole) -> None:
 def test_two_processes_stay_in_step(base: Path, sounds: Path, tmp_path: Path) -> None:
     flags = arguments(base, sounds, tmp_path, "--max_steps", 5, "--per_device_train_batch_size", 5, "--class_balanced",
                       *AT_THE_END)  # fmt: skip
-    launch(ROOT / "tests/examples/two_process_finetune.py", *flags, processes=2)
+    run_example(ROOT / "tests/examples/two_process_finetune.py", *flags, world=2).well()
     first, second = (torch.load(tmp_path / f"trace-{rank}.pt", weights_only=True) for rank in (0, 1))
     assert first["world_size"] == second["world_size"] == 2
     assert all(torch.equal(value, second["weights"][name]) for name, value in first["weights"].items())

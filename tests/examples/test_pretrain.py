@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import soundfile
 import torch
-from processes import launch
+from processes import run_example
 from safetensors.torch import load_file
 from toy_sounds import tones, write_tones
 from transformers import AutoFeatureExtractor, AutoModel
@@ -128,14 +128,14 @@ def assert_equal(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]
     assert all(torch.equal(value, second[name]) for name, value in first.items())
 
 
-def resumed_and_whole(folder: Path, script: str, flags: list, steps: int, saved: int, **options) -> tuple[Path, Path]:
+def resumed_and_whole(folder: Path, script: str | Path, flags: list, steps: int, saved: int, world: int = 1):
     """Two runs: one without a stop, and one that goes on from its checkpoint of step `saved`."""
     paths = folder / "whole", folder / "resumed"
     common = [*flags, "--use_cpu", "--report_to", "none", "--max_steps", steps, "--save_steps", saved]
     common += ["--learning_rate", 1e-3, "--mask_type", "time_frequency", "--save_total_limit", 5]
-    launch(script, *common, "--output_dir", paths[0], **options)
+    run_example(script, *common, "--output_dir", paths[0], world=world).well()
     shutil.copytree(paths[0] / f"checkpoint-{saved}", paths[1] / f"checkpoint-{saved}")
-    launch(script, *common, "--output_dir", paths[1], "--resume_from_checkpoint", "true", **options)
+    run_example(script, *common, "--output_dir", paths[1], "--resume_from_checkpoint", "true", world=world).well()
     assert_equal(*(state(path / f"checkpoint-{steps}") for path in paths))
     assert_equal(*(load_file(path / "model.safetensors") for path in paths))
     logs = [[entry.get("loss") for entry in history(path / f"checkpoint-{steps}")] for path in paths]
@@ -146,7 +146,7 @@ def resumed_and_whole(folder: Path, script: str, flags: list, steps: int, saved:
 def test_resuming_equals_never_having_stopped(folders: list[Path], tmp_path: Path) -> None:
     """From the middle of an epoch of 6 batches, with 2-D masks."""
     flags = ["--train_dir", *folders, "--per_device_train_batch_size", 4, "--logging_steps", 1, *SMALL]
-    resumed_and_whole(tmp_path, "examples/pretrain.py", flags, steps=16, saved=8)
+    resumed_and_whole(tmp_path, "pretrain.py", flags, steps=16, saved=8)
 
 
 def test_two_processes_stay_in_step_on_a_stream_that_they_share_and_resume(tmp_path: Path) -> None:
@@ -157,7 +157,8 @@ def test_two_processes_stay_in_step_on_a_stream_that_they_share_and_resume(tmp_p
     flags = ["--train_dir", folder, "--streaming", "--eval_where", "held=1", "--shuffle_buffer", 6, *SMALL]
     flags += ["--per_device_train_batch_size", 3, "--logging_steps", 1, "--per_device_eval_batch_size", 2]
     # Four steps are a pass over the 24 clips: the checkpoint is in the middle of the second one.
-    paths = resumed_and_whole(tmp_path, "tests/examples/two_process_pretrain.py", flags, steps=12, saved=6, processes=2)
+    script = ROOT / "tests/examples/two_process_pretrain.py"
+    paths = resumed_and_whole(tmp_path, script, flags, steps=12, saved=6, world=2)
     traces = [[torch.load(path / f"trace-{rank}.pt", weights_only=True) for rank in (0, 1)] for path in paths]
     for first, second in traces:
         assert first["world_size"] == second["world_size"] == 2

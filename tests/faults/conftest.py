@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from planted_faults import Ended, run_example
+from processes import Ended, run_example
 from safetensors.torch import load_file
 from toy_sounds import CONFIG, EXTRACTOR, write_tones
 

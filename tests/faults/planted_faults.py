@@ -1,70 +1,14 @@
-"""Real processes that run an example, and what may befall them there."""
+"""What may befall the processes that run an example."""
 
-import multiprocessing
 import os
 import resource
-import runpy
 import signal
-import socket
-import sys
 from collections.abc import Callable
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).parents[2]
-Fault = Callable[[], None]
+from processes import run_example  # noqa: F401  beside the faults, for tests that plant them
 
-# Each run is a process of its own, forked from one that has done the imports but no work yet.
-processes = multiprocessing.get_context("forkserver")
-processes.set_forkserver_preload(["uamix_hf", "transformers.trainer", "datasets", "accelerate"])
-
-
-@dataclass
-class Ended:
-    """What is left of a run: exit codes (-9: SIGKILL) and all that was printed, per process."""
-
-    codes: list[int]
-    printed: list[str]
-
-
-def run_example(name: str, *arguments: object, fault: Fault | None = None, world: int = 1) -> Ended:
-    """`python examples/NAME ARGUMENTS` in `world` processes, as a launcher would start them; none waits for ever."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    output = Path(str(arguments[arguments.index("--output_dir") + 1]))
-    logs = [output.with_name(f"{output.name}-{rank}.log") for rank in range(world)]
-    command = [name, *map(str, arguments)]
-    started = [
-        processes.Process(target=work, args=(command, fault, rank, world, port, log)) for rank, log in enumerate(logs)
-    ]
-    for process in started:
-        process.start()
-    for process in started:
-        process.join(120)
-    hanging = [process for process in started if process.is_alive()]
-    for process in hanging:
-        process.kill()
-    assert not hanging, "\n".join(log.read_text() for log in logs)
-    return Ended([process.exitcode or 0 for process in started], [log.read_text() for log in logs])
-
-
-def work(command: list[str], fault: Fault | None, rank: int, world: int, port: str, log: Path) -> None:
-    with log.open("w") as file:
-        os.dup2(file.fileno(), 1)
-        os.dup2(file.fileno(), 2)
-    sys.stdout, sys.stderr = os.fdopen(1, "w", buffering=1), os.fdopen(2, "w", buffering=1)
-    if world > 1:
-        os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(world), LOCAL_WORLD_SIZE=str(world))
-        os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=port)
-    if fault is not None:
-        fault()
-    sys.argv = command
-    runpy.run_path(str(ROOT / "examples" / command[0]), run_name="__main__")
-
-
-# --- faults, as partial functions of their arguments
+# Faults are partial functions of their arguments.
 
 
 def die() -> None:

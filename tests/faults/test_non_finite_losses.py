@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from planted_faults import run_example, spoil_clip
+from planted_faults import spoil_clip
+from processes import run_example
 from safetensors.torch import load_file
 from toy_sounds import CONFIG, EXTRACTOR, log_mels, tones
 from transformers import TrainerCallback, TrainingArguments, set_seed
