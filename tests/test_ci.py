@@ -54,7 +54,10 @@ def test_the_users_command_comes_first_and_sees_no_ffmpeg_and_then_nothing_may_s
     ]
 
 
-@pytest.mark.parametrize("number, step", enumerate(["test", "test-all VENV=.venv-all EXTRAS=test,torchcodec", "check"]))
+STEPS = ["test", "test-all VENV=.venv-all EXTRAS=test,torchcodec", "check"]
+
+
+@pytest.mark.parametrize("number, step", list(enumerate(STEPS)))
 def test_what_fails_stops_it(ci, number: int, step: str) -> None:
     code, calls = ci(fail=step)
     assert code != 0 and len(calls) == number + 1
