@@ -165,15 +165,6 @@ def test_mp3_of_variable_bit_rate_without_a_stated_length_is_read_to_its_end() -
     assert abs(len(samples) - len(quiet)) < 3 * 1152
 
 
-def test_flac_damaged_in_the_middle_is_read_up_to_there() -> None:
-    data = encoded("FLAC")
-    middle = len(data) // 2
-    samples, said = read(data[:middle] + bytes(3000) + data[middle + 3000 :])
-    assert 0.4 < len(samples) / (SECONDS * RATE) < 0.56
-    assert np.abs(samples - wave()[: len(samples)]).max() < 1e-4
-    assert len(said) == 1 and "%" in said[0]
-
-
 def test_long_comments_before_the_sound_do_not_hide_its_length() -> None:
     data = encoded("WAV", "PCM_16")
     comment = b"LIST" + struct.pack("<I", 9012) + b"INFOICMT" + struct.pack("<I", 9000) + b"x" * 9000

@@ -9,7 +9,7 @@ from transformers import (
     AutoProcessor,
 )
 
-from .audio import AudioDecodeError, TruncatedAudioWarning, load_audio, stream_audio
+from .audio import AudioDecodeError, DamagedAudioWarning, TruncatedAudioWarning, load_audio, stream_audio
 from .checkpoints import RunCheckpointError
 from .configuration_audio_mae import AudioMAEConfig
 from .data import DataError, compute_norm_stats
@@ -53,6 +53,7 @@ __all__ = [
     "AudioMAEForAudioClassification",
     "AudioMAEForPreTraining",
     "AudioMAEModel",
+    "DamagedAudioWarning",
     "DataError",
     "InputTooLongError",
     "NonFiniteLossError",

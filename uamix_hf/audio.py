@@ -10,7 +10,8 @@ import numpy as np
 import soxr
 import torch
 
-from .audio_files import AUDIO_SUFFIXES, AudioDecodeError, TruncatedAudioWarning, describe, file_blocks
+from .audio_errors import AudioDecodeError, DamagedAudioWarning, TruncatedAudioWarning, describe
+from .audio_files import AUDIO_SUFFIXES, file_blocks
 from .feature_extraction_audio_mae import LARGEST_PEAK, LOUD_PEAK, AudioInputError, to_waveform
 
 # In Hz; below there is no sound to speak of, and the header of a file is damaged: resampled, its memory would explode.
@@ -184,4 +185,11 @@ def stream_audio(source: Any, sampling_rate: int = 16_000, block_seconds: float 
         yield rest
 
 
-__all__ = ["AUDIO_SUFFIXES", "AudioDecodeError", "TruncatedAudioWarning", "load_audio", "stream_audio"]
+__all__ = [
+    "AUDIO_SUFFIXES",
+    "AudioDecodeError",
+    "DamagedAudioWarning",
+    "TruncatedAudioWarning",
+    "load_audio",
+    "stream_audio",
+]

@@ -21,15 +21,19 @@ MP4, AAC, MATROSKA = "MP4 (m4a)", "AAC", "Matroska (webm)"
 
 
 def sound_bytes(file: BinaryIO) -> tuple[int, int]:
-    """Bytes of sound that the header of a WAV, AIFF, CAF, Wave64 or AU file states, and those there are, or zeros."""
+    """Bytes of sound that the header of a WAV, AIFF, CAF, Wave64 or AU file states, and those there are, or zeros; all
+    bytes of an MP4 or MP3 file."""
     end = file.seek(0, io.SEEK_END)
     file.seek(0)
     kind = file.read(4)
+    if file.read(4) == b"ftyp":
+        return mp4_bytes(file, end), end
+    file.seek(4)
     if kind == b".snd":
         start, stated = struct.unpack(">II", file.read(8).ljust(8, b"\0"))
         return stated, max(0, end - start)
     if kind not in CHUNKS:
-        return 0, 0
+        return mp3_bytes(file), max(0, end - id3_bytes(file))
     layout, place, alignment = CHUNKS[kind]
     length, large = struct.calcsize(layout), 0
     while place + length <= end:
@@ -45,10 +49,28 @@ def sound_bytes(file: BinaryIO) -> tuple[int, int]:
     return 0, 0
 
 
+def mp4_bytes(file: BinaryIO, end: int) -> int:
+    """Where the last box of an MP4 file ends, or should; 0 where that is left open."""
+    place = 0
+    while place + 8 <= end:
+        file.seek(place)
+        size, large = struct.unpack(">I4xQ", file.read(16).ljust(16, b"\0"))
+        size = large if size == 1 else size
+        if size < 8:
+            return 0
+        place += size
+    return place
+
+
 def missing_share(file: BinaryIO) -> float:
     """Share of the stated bytes of sound that are not there; 0 where the header leaves their number open."""
     stated, present = sound_bytes(file)
     return 0.0 if stated in UNKNOWN_SIZES else max(0.0, 1 - present / stated)
+
+
+def has_all_bytes(file: BinaryIO) -> bool:
+    """Whether all bytes of sound are there that are stated; False where none are."""
+    return sound_bytes(file)[0] not in UNKNOWN_SIZES and missing_share(file) == 0
 
 
 def is_unfinished(file: BinaryIO) -> bool:
@@ -57,29 +79,30 @@ def is_unfinished(file: BinaryIO) -> bool:
     return stated == 0 and present > 0
 
 
-def ends_ogg_stream(file: BinaryIO) -> bool:
-    """Whether the last page of an Ogg file is whole and carries the flag for the end of its stream."""
-    file.seek(max(0, file.seek(0, io.SEEK_END) - (1 << 17)))  # two of the largest pages
-    tail = file.read()
-    page = tail[tail.rfind(b"OggS") :]
-    header = 27 + page[26] if len(page) > 26 else 27
-    return len(page) >= header + sum(page[27:header]) and bool(page[5:6] and page[5] & 4)
-
-
 def after_id3(file: BinaryIO, count: int) -> bytes:
     """The first `count` bytes behind an ID3v2 tag, if there is one."""
-    file.seek(0)
-    head = file.read(10)
-    size = 0
-    if head[:3] == b"ID3" and len(head) == 10:
-        size = 10 + sum((byte & 127) << shift for byte, shift in zip(head[6:], (21, 14, 7, 0), strict=True))
-    file.seek(size)
+    file.seek(id3_bytes(file))
     return file.read(count)
 
 
-def states_mp3_length(file: BinaryIO) -> bool:
-    """Whether the first frame of an MP3 file holds the number of frames; else any length is an estimate."""
-    return any(tag in after_id3(file, 4096) for tag in (b"Xing", b"Info"))
+def id3_bytes(file: BinaryIO) -> int:
+    """Length of the ID3v2 tag that a file begins with."""
+    file.seek(0)
+    head = file.read(10)
+    if head[:3] != b"ID3" or len(head) < 10:
+        return 0
+    return 10 + sum((byte & 127) << shift for byte, shift in zip(head[6:], (21, 14, 7, 0), strict=True))
+
+
+def mp3_bytes(file: BinaryIO) -> int:
+    """Number of bytes that the first frame of an MP3 file states along with that of frames; 0 where it states none, so
+    that any length is an estimate."""
+    head = after_id3(file, 4096)
+    place = max(head.find(b"Xing"), head.find(b"Info"))
+    if not head.startswith(b"\xff") or place < 0:
+        return 0
+    flags, _, size = struct.unpack(">3I", head[place + 4 : place + 16].ljust(12, b"\0"))
+    return size if flags & 3 == 3 else 0
 
 
 def torchcodec_format(file: BinaryIO) -> str | None:
@@ -150,11 +173,13 @@ class UnfinishedWav(FileView):
 __all__ = [
     "AAC",
     "MATROSKA",
+    "MP4",
     "LongerFile",
     "UnfinishedWav",
-    "ends_ogg_stream",
+    "after_id3",
+    "has_all_bytes",
     "is_unfinished",
     "missing_share",
-    "states_mp3_length",
+    "mp3_bytes",
     "torchcodec_format",
 ]

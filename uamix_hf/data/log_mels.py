@@ -16,14 +16,16 @@ from datasets.fingerprint import Hasher
 from datasets.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
 from tqdm.auto import tqdm
 
-from ..audio import TruncatedAudioWarning, describe, load_audio
+from ..audio import DamagedAudioWarning, TruncatedAudioWarning, describe, load_audio
 from ..feature_extraction_audio_mae import AudioInputError, AudioMAEFeatureExtractor
 from .metadata import DataError
 
 logger = logging.getLogger(__name__)
 
 # What is said of a recording's sound while it is read.
-WARNINGS: dict[str, type[Warning]] = {kind.__name__: kind for kind in (TruncatedAudioWarning, UserWarning)}
+WARNINGS: dict[str, type[Warning]] = {
+    kind.__name__: kind for kind in (DamagedAudioWarning, TruncatedAudioWarning, UserWarning)
+}
 
 
 @dataclass
