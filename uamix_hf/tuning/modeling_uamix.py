@@ -17,7 +17,7 @@ from transformers.utils import ModelOutput
 from . import mixing
 from .configuration_uamix import UaMixConfig
 from .distributed import gather, world
-from .encoders import EncoderAdapter
+from .encoders import EncoderAdapter, EncoderError
 from .heads import ContrastiveHeads
 from .losses import virtual_label_loss
 from .support_queue import SupportQueue
@@ -48,18 +48,6 @@ class UaMixOutput(ModelOutput):
     embedding_std: torch.Tensor | None = None
 
 
-def trainable_names(encoder: PreTrainedModel) -> set[str]:
-    """Names of the parameters that tuning may train: neither frozen by the user nor fixed by the encoder's class.
-
-    Loading makes every parameter trainable, also tables of positions that the class keeps fixed, so a fresh skeleton of
-    the encoder is asked.
-    """
-    with torch.device("meta"):
-        skeleton = type(encoder)(copy.deepcopy(encoder.config))
-    fixed = {name for name, value in skeleton.named_parameters() if not value.requires_grad}
-    return {name for name, value in encoder.named_parameters() if value.requires_grad} - fixed
-
-
 class UaMixForContrastiveTuning(PreTrainedModel):
     """An encoder with what tunes it: heads, target projector and support set. `.encoder` is an ordinary model to save.
 
@@ -82,11 +70,13 @@ class UaMixForContrastiveTuning(PreTrainedModel):
 
     def __init__(self, config: UaMixConfig, encoder: PreTrainedModel | None = None):
         super().__init__(config)
-        self.encoder = AutoModel.from_config(config.encoder_config) if encoder is None else encoder
+        for module in encoder.modules() if encoder else ():
+            module._is_hf_initialized = True  # type: ignore[assignment]  # adapters would be drawn anew by post_init
+        self.encoder = encoder or AutoModel.from_config(config.encoder_config)
         self.adapter = EncoderAdapter(self.encoder, config.layers_path)
         self.heads = ContrastiveHeads(self.adapter.embedding_size, config)
         self.support_queue = SupportQueue(config.queue_size, config.projection_size)
-        self._trainable = trainable_names(self.encoder)
+        self._trainable = self.adapter.trainable_names()
         self.stage: Stage = "tune"
         self.encoder_batch_size: int | None = None
         self._frozen: list[nn.Module] = []
@@ -96,7 +86,8 @@ class UaMixForContrastiveTuning(PreTrainedModel):
 
     @classmethod
     def from_encoder(cls, encoder: PreTrainedModel, **config: Any) -> "UaMixForContrastiveTuning":
-        """Wraps an encoder that meets the contract of [`EncoderAdapter`]; keywords are fields of [`UaMixConfig`].
+        """Wraps an encoder that meets the contract of [`EncoderAdapter`], with its adapters if it has any; its weights
+        stay as they are. Keywords are fields of [`UaMixConfig`].
 
         Raises:
             EncoderError: the encoder does not meet it. TypeError: a keyword that is no field.
@@ -109,10 +100,23 @@ class UaMixForContrastiveTuning(PreTrainedModel):
 
     @classmethod
     def from_pretrained(cls, *args: Any, **kwargs: Any) -> Any:
-        loaded = super().from_pretrained(*args, **kwargs)
-        model = loaded[0] if isinstance(loaded, tuple) else loaded  # a tuple with `output_loading_info=True`
+        """As in transformers.
+
+        Raises:
+            EncoderError: the saved encoder has other weights than its configuration tells of, such as adapters.
+        """
+        loaded: Any = super().from_pretrained(*args, **{**kwargs, "output_loading_info": True})
+        model, found = loaded
+        foreign = sorted(name for name in found["unexpected_keys"] if name.startswith("encoder."))
+        if foreign:
+            raise EncoderError(
+                f"{model.name_or_path} holds weights of the encoder that its configuration does not tell of, such as "
+                f"{foreign[0]}. Adapters are saved and loaded by themselves: model.encoder.save_pretrained(folder), "
+                "PeftModel.from_pretrained(encoder, folder). To go on with training, wrap an encoder with the same "
+                "adapters by from_encoder, and resume from the checkpoint."
+            )
         model.set_stage("tune")  # loading made every parameter trainable
-        return loaded
+        return loaded if kwargs.get("output_loading_info") else model
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
