@@ -24,8 +24,10 @@ INTEGER_SCALE = {torch.int16: 2.0**15, torch.int32: 2.0**31, torch.uint8: 2.0**7
 LOUD_PEAK, LARGEST_PEAK = 1.5, 2.0**32
 # What a saved file holds beside the arguments.
 WRITTEN_BY_TRANSFORMERS = {"auto_map", "feature_extractor_type", "feature_size", "padding_side", "processor_class"}
-# What the Auto classes pass on of how a file was to be found.
-OF_LOADING = {"code_revision", "trust_remote_code", "_commit_hash"}
+# What the Auto classes and pipelines pass to every extractor: how the file was to be found, and what is of the model.
+OF_LOADING = {
+    "attn_implementation", "code_revision", "device_map", "dtype", "torch_dtype", "trust_remote_code", "_commit_hash"
+}  # fmt: skip
 
 if hasattr(os, "register_at_fork"):
     # OpenMP's threads do not survive a fork, and a child that waits for them waits for ever: pools of processes and
@@ -57,6 +59,17 @@ def kaldi_mel_filters(num_mel_bins: int, n_fft: int, sampling_rate: int, low: fl
     return F.pad(filters, (0, 1)).T.contiguous().numpy()  # Kaldi leaves the Nyquist bin out
 
 
+def type_of_products(device: torch.device) -> torch.dtype:
+    """Type whose matrix products are exact to float32: autocast, TF32 and the like round factors of float32 to fewer
+    bits, and leave float64, which is slower, alone. Apple's GPUs have no float64."""
+    if device.type != "cpu":
+        return torch.float32 if device.type == "mps" else torch.float64
+    # Several settings, old and new, do it on a CPU: a product tells whether any of them is on.
+    probe = torch.full((32, 32), 1 + 2.0**-12, dtype=torch.float32, device=device)
+    rounded = abs((probe @ probe)[0, 0].item() - 32 * (1 + 2.0**-12) ** 2) > 1e-4
+    return torch.float64 if rounded else torch.float32
+
+
 def kaldi_fbank(
     waveforms: torch.Tensor,
     sampling_rate: int = 16_000,
@@ -83,10 +96,8 @@ def kaldi_fbank(
         return waveforms.new_zeros(batch, 0, num_mel_bins, dtype=torch.float32)
     n_fft = 1 << (frame_length - 1).bit_length()
     window = torch.hann_window(frame_length, periodic=False, dtype=torch.float32, device=waveforms.device)
-    # The product is of float64, which neither autocast nor TF32 rounds. Apple's GPUs have none.
-    wide = torch.float32 if waveforms.device.type == "mps" else torch.float64
     filters = torch.from_numpy(kaldi_mel_filters(num_mel_bins, n_fft, sampling_rate, low_frequency))
-    filters = filters.to(waveforms.device, wide)
+    filters = filters.to(waveforms.device, type_of_products(waveforms.device))
     floor = torch.finfo(torch.float32).eps
 
     def log_mel(framed: torch.Tensor) -> torch.Tensor:
@@ -95,7 +106,7 @@ def kaldi_fbank(
         framed = framed - preemphasis * torch.cat([framed[..., :1], framed[..., :-1]], dim=-1)
         spectrum = torch.fft.rfft(framed * window, n=n_fft)
         power = spectrum.real.square() + spectrum.imag.square()  # abs() would take a root first
-        return (power.to(wide) @ filters).float().clamp_min(floor).log()
+        return (power.to(filters.dtype) @ filters).float().clamp_min(floor).log()
 
     framed = waveforms.float().unfold(1, frame_length, frame_shift)
     if waveforms.device.type != "cpu":
@@ -220,7 +231,7 @@ class AudioMAEFeatureExtractor(SequenceFeatureExtractor):
     @classmethod
     def from_dict(cls, feature_extractor_dict: dict[str, Any], **kwargs) -> Any:
         """As in transformers. A keyword that is an argument counts also where the file lacks it; any other is named in
-        a warning, because the Auto classes and pipelines pass on what is meant for the model.
+        a warning, for pipelines pass on what is meant for the model.
 
         Raises:
             ValueError: the file says something that this version does not know.
