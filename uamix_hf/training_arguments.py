@@ -14,7 +14,11 @@ def choose_backend(args: TrainingArguments) -> None:
 
 @dataclass
 class RunArguments(TrainingArguments):
-    """transformers' arguments, and those of this package that are of no kind of training alone."""
+    """transformers' arguments, and those of this package that are of no kind of training alone.
+
+    Raises:
+        ValueError: two that contradict each other.
+    """
 
     overwrite_output_dir: bool = field(
         default=False,
@@ -27,6 +31,8 @@ class RunArguments(TrainingArguments):
     def __post_init__(self) -> None:
         choose_backend(self)
         super().__post_init__()
+        if self.enable_jit_checkpoint and self.save_only_model:
+            raise ValueError("enable_jit_checkpoint: a checkpoint of save_only_model cannot be resumed from. Give one.")
 
 
 __all__ = ["RunArguments", "choose_backend"]

@@ -284,6 +284,7 @@ def test_embeddings_that_are_all_alike_are_refused():
         ({}, {"layer_decay": 0.5}, "layer_decay"),
         ({}, {"head_steps": 5}, "head_steps"),
         ({}, {"resume_from_checkpoint": "true"}, "resume_from_checkpoint"),
+        ({}, {"enable_jit_checkpoint": True}, "enable_jit_checkpoint"),
     ],
 )
 def test_settings_without_a_part_in_it_are_refused_by_name(run, config, arguments, names):
