@@ -46,8 +46,10 @@ MAY_CHANGE_WITH_WARNING = frozenset((
 ))  # fmt: skip
 
 # Of configurations: what says nothing of the model, or (names of classes) is said elsewhere.
-LEFT_OUT = frozenset(("transformers_version", "_name_or_path", "architectures", "auto_map", "dtype", "id2label",
-                      "label2id"))  # fmt: skip
+LEFT_OUT = frozenset((
+    "transformers_version", "_name_or_path", "architectures", "auto_map", "dtype", "id2label", "label2id",
+    "base_model_name_or_path", "inference_mode", "peft_version",
+))  # fmt: skip
 
 # Levels of a clip that differ by more are another clip's. Those of the same, computed on another processor, differ by
 # a hundredth of it.
@@ -69,14 +71,12 @@ def arguments_identity(args: TrainingArguments) -> dict[str, Any]:
 
 
 def config_identity(config: Any) -> dict[str, Any] | None:
-    """Of a model or a feature extractor, also of the configurations within."""
+    """Of a model, an adapter or a feature extractor, also of the configurations within."""
 
-    def kept(values: Mapping[str, Any]) -> dict[str, Any]:
-        return {
-            name: kept(value) if isinstance(value, Mapping) else value
-            for name, value in values.items()
-            if name not in LEFT_OUT
-        }
+    def kept(value: Any) -> Any:
+        if isinstance(value, Mapping):
+            return {name: kept(part) for name, part in value.items() if name not in LEFT_OUT}
+        return sorted(value) if isinstance(value, (set, frozenset)) else value
 
     return None if config is None else kept(config.to_dict())
 

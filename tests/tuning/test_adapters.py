@@ -7,7 +7,7 @@ import pytest
 import torch
 from peft import LoraConfig, PeftModel, PromptTuningConfig, get_peft_model
 
-from uamix_hf import AudioMAEModel, UaMixForContrastiveTuning, UaMixTrainer, fit_whitening
+from uamix_hf import AnotherRunError, AudioMAEModel, UaMixForContrastiveTuning, UaMixTrainer, fit_whitening
 from uamix_hf.tuning import EncoderAdapter, EncoderError, train_stages
 
 TARGETS = ["q_proj", "v_proj"]
@@ -119,6 +119,9 @@ def test_a_run_with_adapters_resumes_as_if_never_stopped_and_its_checkpoint_does
     checkpoint = tmp_path / "run" / "checkpoint-2"
     resumed = run(wrapped(base, lora_dropout=0.2), **steps, resume_from_checkpoint=str(checkpoint)).model
     assert not changed(whole, resumed)
+    for settings, name in (({"lora_dropout": 0.2, "lora_alpha": 4}, "lora_alpha"), ({}, "lora_dropout")):
+        with pytest.raises(AnotherRunError, match=f"adapters.default.{name}: checkpoint "):
+            run(wrapped(base, **settings), **steps, resume_from_checkpoint=str(checkpoint))
     with pytest.raises(EncoderError, match="checkpoint-2 holds weights .*from_encoder"):
         UaMixForContrastiveTuning.from_pretrained(checkpoint)
 

@@ -16,7 +16,7 @@ from ..data import LogMelCollator
 from ..feature_extraction_audio_mae import AudioMAEFeatureExtractor
 from ..interruption import RunStoppedError
 from ..parameter_groups import layer_rates, parameter_groups
-from ..run_identity import MAY_CHANGE_WITH_WARNING
+from ..run_identity import MAY_CHANGE_WITH_WARNING, config_identity
 from ..trainer import LengthBucketTrainer
 from .callbacks import KNNCallback, TargetUpdateCallback
 from .modeling_uamix import Stage, UaMixForContrastiveTuning
@@ -90,10 +90,12 @@ class UaMixTrainer(LengthBucketTrainer):
                 callback.log = self.log
 
     def identity(self) -> dict[str, Any]:
-        return super().identity() | {"stage": self.stage}
+        adapters = getattr(self.model.encoder, "peft_config", {})
+        settings = {name: config_identity(config) for name, config in adapters.items()}
+        return super().identity() | {"stage": self.stage, "adapters": settings}
 
     def base_config(self) -> Any:
-        return self.model.encoder.config
+        return self.model.adapter.base.config
 
     def last_checkpoint(self) -> str | None:
         return super().last_checkpoint() or last_complete_checkpoint(Path(str(self.args.output_dir)) / "head")
