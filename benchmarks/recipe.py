@@ -21,7 +21,7 @@ from datasets import Dataset
 from transformers import AutoFeatureExtractor, AutoModel, HfArgumentParser, set_seed
 
 from uamix_hf import AudioMAEFeatureExtractor, fit_whitening
-from uamix_hf.data import DataArguments, as_groups, cached_log_mels, column_as_text, load_recordings, prepare
+from uamix_hf.data import DataArguments, cached_log_mels, column_as_text, load_recordings, prepare, read_groups
 from uamix_hf.evaluation import Scores, cached_embeddings, few_shot_accuracy, knn_probe, linear_probe, make_splits
 from uamix_hf.whitening import whitening_of
 
@@ -124,7 +124,7 @@ def measure(args: RecipeArguments, embed: Callable[[Dataset], np.ndarray]) -> di
         recordings = load_recordings(str(Path(args.data) / name), where=where)
         labels = np.unique(column_as_text(recordings, "label"), return_inverse=True)[1]
         group = GROUPS[name]
-        groups = as_groups(column_as_text(recordings, group)) if group else None
+        groups = read_groups(recordings, group)
         vectors = embed(recordings)
         for k in SHOTS:
             scores[f"{name}/{k}-shot"] = few_shot_accuracy(

@@ -4,12 +4,13 @@ python examples/embed.py --model_name_or_path tuned --data_dir recordings --outp
 """
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 import numpy as np
 from transformers import HfArgumentParser
 
 from uamix_hf import AudioEmbedder
-from uamix_hf.data import load_recordings
+from uamix_hf.data import leave_out_unreadable, load_recordings, report_skipped
 
 
 @dataclass
@@ -23,11 +24,18 @@ class EmbeddingArguments:
         default_factory=list, metadata={"help": "Rows to use: COLUMN=VALUE[,VALUE...].", "action": "extend"}
     )
     batch_size: int = field(default=16, metadata={"help": "Clips embedded at once."})
+    on_error: Literal["raise", "skip"] = field(
+        default="raise",
+        metadata={"help": "What to do with an unreadable recording: stop and name it, or leave it out."},
+    )
 
 
 def main() -> None:
     (args,) = HfArgumentParser(EmbeddingArguments).parse_args_into_dataclasses()
     recordings = load_recordings(args.data_dir, where=args.where)
+    if args.on_error == "skip":
+        recordings, skipped = leave_out_unreadable(recordings)
+        report_skipped(skipped)
     embedder = AudioEmbedder.from_pretrained(args.model_name_or_path)
     vectors = embedder.encode(recordings["audio"][:], batch_size=args.batch_size)
     np.savez(args.output_file, vectors=vectors, file_name=np.array(recordings["file_name"][:]))

@@ -9,10 +9,11 @@ import shlex
 import sys
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Literal
 
 from transformers import HfArgumentParser
 
-from uamix_hf.data import load_recordings, read_labels
+from uamix_hf.data import leave_out_unreadable, load_recordings, read_labels, report_skipped
 from uamix_hf.evaluation import cached_embeddings
 from uamix_hf.evaluation.report import draw_pictures, score_table, write_report
 from uamix_hf.evaluation.results import ProtocolArguments, check_draws, measure, result_tree
@@ -40,6 +41,10 @@ class EvaluationArguments:
     fold_column: str | None = field(
         default=None, metadata={"help": "Official folds (low_shot, linear); random splits if unset."}
     )
+    on_error: Literal["raise", "skip"] = field(
+        default="raise",
+        metadata={"help": "What to do with an unreadable recording: stop and name it, or leave it out."},
+    )
     batch_size: int = field(default=16, metadata={"help": "Clips embedded at once."})
     cache_dir: str | None = field(
         default=None, metadata={"help": "Where embeddings are kept; output_dir/embeddings if unset."}
@@ -60,6 +65,9 @@ class EvaluationArguments:
 def main() -> None:
     args, protocols = HfArgumentParser((EvaluationArguments, ProtocolArguments)).parse_args_into_dataclasses()
     recordings = load_recordings(args.data_dir, args.dataset_name, args.dataset_split, args.audio_column, args.where)
+    skipped: dict[str, str] = {}
+    if args.on_error == "skip":
+        recordings, skipped = leave_out_unreadable(recordings)
     clips = read_labels(recordings, args.label_column, args.label_separator, args.group_column, args.fold_column)
     splits = check_draws(clips, protocols)
     folder = Path(args.output_dir)
@@ -70,12 +78,14 @@ def main() -> None:
     vectors = {name: cached_embeddings(path, recordings, cache, args.batch_size) for name, path in paths.items()}
     found = {name: measure(vectors[name], clips, splits, protocols, path, recordings) for name, path in paths.items()}
     results = result_tree(asdict(args) | asdict(protocols), clips, paths, found)
+    results["data"]["skipped"] = skipped
     (folder / "results.json").write_text(json.dumps(results, indent=2, allow_nan=False) + "\n", encoding="utf-8")
     pictures = draw_pictures(folder, results, vectors, clips.labels)
     write_report(folder / "report.html", results, pictures, shlex.join(["python", *sys.argv]))
 
     print(f"\nMean and 95 % interval over draws from {len(clips.labels)} clips of {len(clips.names)} classes")
     print(score_table(results))
+    report_skipped(skipped)
     print(f"\nReport: {folder / 'report.html'}; pictures: {', '.join(picture.path.name for picture in pictures)}")
 
 

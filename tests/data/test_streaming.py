@@ -23,6 +23,7 @@ from toy_sounds import EXTRACTOR
 from uamix_hf import AudioInputError, DataError
 from uamix_hf.data import LogMelCollator, cached_log_mels, load_recordings
 from uamix_hf.data.streaming import AudioStream, StreamingArguments, folder_rows, hub_rows, shuffled
+from uamix_hf.data.where import StreamConditions
 
 WINDOW, REST, RATE = 64, 30, 16_000
 # Of each recording; the first is shorter than a rest may be, the second has no window but that rest is long enough.
@@ -49,6 +50,10 @@ def stream(rows, seed: int = 0, rank: int = 0, world: int = 1, on_error: str = "
 
 def of_folder(folder: Path, seed: int = 0, **options) -> AudioStream:
     return stream(folder_rows(load_recordings(str(folder)), seed), seed, **options)
+
+
+def of_dataset(name: str, where: tuple[str, ...] = (), column: str = "sound"):
+    return hub_rows(name, "train", column, StreamConditions(where))
 
 
 def ids(clips) -> list[int]:
@@ -193,13 +198,12 @@ def test_a_dataset_is_streamed_with_conditions_and_shared_out(folder: Path, tmp_
     name = str(parquet(tmp_path / "clips", sounds, [0, 1, 0, 1, 0, 1, 0]))
     dogs = [soundfile.read(sounds[row], dtype="float32")[0] for row in (1, 3, 5)]
     expected = {mel[:WINDOW].half().numpy().tobytes() for mel in EXTRACTOR.log_mels(dogs)}
-    clips = list(stream(hub_rows(name, "train", "sound", ["label=dog"])).one_pass(0))
+    clips = list(stream(of_dataset(name, ("label=dog",))).one_pass(0))
     assert len(clips) == 2 + 1 + 3 and expected <= {clip["log_mel"].numpy().tobytes() for clip in clips}
     assert len(set(ids(clips))) == 6
     for world in (2, 3):  # as many as files, and more
         parts = [
-            ids(stream(hub_rows(name, "train", "sound", ["label=dog"]), rank=rank, world=world).one_pass(1))
-            for rank in range(world)
+            ids(stream(of_dataset(name, ("label=dog",)), rank=rank, world=world).one_pass(1)) for rank in range(world)
         ]
         assert Counter(sum(parts, [])) == Counter(ids(clips))
 
@@ -208,10 +212,10 @@ def test_several_datasets_come_in_turns_and_none_is_cut_short(folder: Path, tmp_
     sounds = [folder / f"{number}.wav" for number in (0, 3, 6)]  # a clip each
     short = str(parquet(tmp_path / "short", sounds[:2], [0, 0]))
     long = str(parquet(tmp_path / "long", [sounds[2]] * 2 + sounds[:2], [1] * 4))
-    alone = [set(ids(stream(hub_rows(name, "train", "sound", [])).one_pass(0))) for name in (short, long)]
+    alone = [set(ids(stream(of_dataset(name)).one_pass(0))) for name in (short, long)]
     assert not alone[0] & alone[1]  # the same sound of two datasets is two clips
     rows = interleave_datasets(
-        [hub_rows(name, "train", "sound", []) for name in (short, long)],
+        [of_dataset(name) for name in (short, long)],
         stopping_strategy="all_exhausted_without_replacement",
     )
     drawn = ids(stream(rows).one_pass(0))
@@ -227,7 +231,7 @@ def test_columns_that_are_not_there_or_no_sound_are_errors_before_anything_is_re
         ("sound", ["dog"], "not of the form"),
     ):
         with pytest.raises(DataError, match=message):
-            hub_rows(name, "train", column, where)
+            hub_rows(name, "train", column, StreamConditions(where))
 
 
 def test_a_dataset_cannot_choose_which_files_are_read(folder: Path, tmp_path: Path) -> None:
@@ -243,7 +247,7 @@ def test_a_dataset_cannot_choose_which_files_are_read(folder: Path, tmp_path: Pa
             table.data.table, made / "data" / "train-00000-of-00001.parquet"
         )  # datasets would embed the file
         with pytest.raises(DataError, match="no file that came with it"):
-            next(iter(stream(hub_rows(str(made), "train", "audio", []))))
+            next(iter(stream(of_dataset(str(made), column="audio"))))
 
 
 PULL = """
@@ -251,10 +255,12 @@ import json, sys
 from itertools import islice
 from toy_sounds import EXTRACTOR
 from uamix_hf.data.streaming import AudioStream, StreamingArguments, hub_rows
+from uamix_hf.data.where import StreamConditions
 
 found = {}
 for name, column in (("user/table", "sound"), ("user/files", "audio")):
-    rows = AudioStream(hub_rows(name, "train", column, []), EXTRACTOR, 64, StreamingArguments(streaming=True))
+    rows = hub_rows(name, "train", column, StreamConditions([]))
+    rows = AudioStream(rows, EXTRACTOR, 64, StreamingArguments(streaming=True))
     found[name] = [clip["log_mel"].float().sum().item() for clip in rows.one_pass(0)]
 json.dump(found, open(sys.argv[1], "w"))
 """
@@ -277,3 +283,86 @@ def test_datasets_stream_from_a_hub_as_tables_and_as_files(folder: Path, tmp_pat
     found = json.loads((tmp_path / "found.json").read_text())
     assert sorted(found["user/table"]) == pytest.approx(expected) == sorted(found["user/files"])
     assert not list((tmp_path / "cache").rglob("*.arrow"))
+
+
+# --- values that no row has
+
+
+def test_a_value_that_no_class_has_is_an_error_before_anything_is_read(folder: Path, tmp_path: Path) -> None:
+    one = str(parquet(tmp_path / "one", [folder / "0.wav"] * 2, [0, 1]))
+    conditions = StreamConditions(["label=dog, bird"])
+    rows = hub_rows(one, "train", "sound", conditions)
+    with pytest.raises(DataError, match="No row has label=bird, as label=dog, bird says; label is cat, dog"):
+        AudioStream(rows, EXTRACTOR, WINDOW, StreamingArguments(), conditions=conditions)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_value_that_no_row_had_is_named_after_the_first_pass(folder: Path, tmp_path: Path, workers: int) -> None:
+    sounds = [folder / f"{number}.wav" for number in (0, 3, 6)] * 2
+    name = str(
+        parquet(tmp_path / "one", sounds, [0] * 6, fold=[1, 2, 1, 3, 1, 1], place=["a", None, " b", "b", "a", ""])
+    )
+    conditions = StreamConditions(["fold=1, 3, 22", "place=a,b,c"])
+    part = AudioStream(
+        hub_rows(name, "train", "sound", conditions), EXTRACTOR, WINDOW, StreamingArguments(), conditions=conditions
+    )
+    loader = DataLoader(part, batch_size=None, num_workers=workers)
+    assert len({int(sample) for sample in ids(islice(loader, 40))}) == 3 and conditions.unmet() == [
+        "fold=22",
+        "place=c",
+    ]
+
+
+def test_the_warning_comes_once_the_last_worker_has_seen_its_share(folder: Path, tmp_path: Path, caplog) -> None:
+    name = str(parquet(tmp_path / "one", [folder / f"{number}.wav" for number in (0, 3)], [0, 0], fold=[1, 2]))
+    conditions = StreamConditions(["fold=1,2,3"])
+    part = AudioStream(
+        hub_rows(name, "train", "sound", conditions), EXTRACTOR, WINDOW, StreamingArguments(), conditions=conditions
+    )
+    clips = iter(part)
+    assert len(set(ids(islice(clips, 2)))) == 2 and not caplog.records
+    next(clips)
+    assert [record.getMessage() for record in caplog.records] == [
+        "No row that this process has read has fold=3, of --where."
+    ]
+
+
+# --- streams in which nothing can be read
+
+
+@pytest.mark.parametrize("workers", [0, 1, 2, 3])
+def test_nothing_that_can_be_read_is_an_error_with_any_number_of_workers(tmp_path: Path, workers: int) -> None:
+    for name in ("a", "b"):
+        (tmp_path / f"{name}.wav").write_bytes(b"no sound")
+    with pytest.raises(DataError, match="Not one recording"):
+        list(islice(DataLoader(of_folder(tmp_path, on_error="skip"), batch_size=None, num_workers=workers), 4))
+
+
+@pytest.mark.parametrize("workers", [2, 3])
+def test_workers_without_a_readable_recording_leave_the_others_to_it(tmp_path: Path, workers: int) -> None:
+    write(tmp_path / "a.wav", 40, 0)
+    (tmp_path / "b.wav").write_bytes(b"no sound")
+    part = of_folder(tmp_path, on_error="skip")
+    drawn = list(islice(DataLoader(part, batch_size=None, num_workers=workers), 20))
+    assert len(drawn) == 20 and len({int(clip["sample_id"]) for clip in drawn}) == 1 and int(part.skipped) == 1
+
+
+def test_a_process_whose_share_cannot_be_read_stops_and_does_not_keep_the_others_waiting(tmp_path: Path) -> None:
+    write(tmp_path / "a.wav", 40, 0)
+    (tmp_path / "b.wav").write_bytes(b"no sound")
+    found = []
+    for rank in range(2):
+        try:
+            found.append(next(iter(of_folder(tmp_path, on_error="skip", rank=rank, world=2))) is not None)
+        except DataError:
+            found.append(False)
+    assert sorted(found) == [False, True]
+
+
+def test_recordings_that_vanish_are_an_error_in_a_later_pass(tmp_path: Path) -> None:
+    write(tmp_path / "a.wav", 40, 0)
+    clips = iter(of_folder(tmp_path, on_error="skip"))
+    next(clips)
+    (tmp_path / "a.wav").unlink()
+    with pytest.raises(DataError, match="Not one recording could be used in pass 2"):
+        next(clips)

@@ -14,6 +14,7 @@ from uamix_hf import load_audio
 from uamix_hf.data import load_recordings
 from uamix_hf.data.streaming import hub_rows
 from uamix_hf.data.undecoded import UndecodedAudio, without_torchcodec
+from uamix_hf.data.where import StreamConditions
 
 RATE = 16_000
 WAVES = [np.random.default_rng(row).integers(-20_000, 20_000, 400 + row).astype(np.int16) for row in range(4)]
@@ -65,7 +66,7 @@ LAYOUTS = {"folders": folders, "listed": listed, "table": table, "two_columns": 
 def read(dataset: str, column: str) -> tuple[set[bytes], set[bytes]]:
     """Samples of every row, of the table and of the stream."""
     rows = load_recordings(dataset_name=dataset, audio_column=column)["audio"][:]
-    streamed = [row["audio"] for row in hub_rows(dataset, "train", column, [])]
+    streamed = [row["audio"] for row in hub_rows(dataset, "train", column, StreamConditions([]))]
     return tuple({load_audio(value).tobytes() for value in values} for values in (rows, streamed))  # type: ignore[return-value]
 
 

@@ -27,7 +27,7 @@ NAMES = ["bell", "cat", "rain"]
 def recordings(folder: Path, rows: list[str]):
     """A data set with the given lines of metadata.csv after the names of its files."""
     for number in range(len(rows) - 1):
-        soundfile.write(folder / f"{number}.wav", np.zeros(1600), 16_000)
+        soundfile.write(folder / f"{number}.wav", np.full(1600, number / 100), 16_000)
     lines = [rows[0], *(f"{number}.wav,{row}" for number, row in enumerate(rows[1:]))]
     (folder / "metadata.csv").write_text("\n".join(lines) + "\n")
     return load_recordings(folder)
@@ -38,7 +38,8 @@ def test_labels_groups_and_folds_are_read(tmp_path: Path) -> None:
     clips = read_labels(recordings(tmp_path, rows), "label", None, "speaker", "fold")
     assert clips.names == NAMES and clips.labels.tolist() == [2, 0, 2, 1]
     assert clips.groups[0] == clips.groups[3] and len(set(clips.groups)) == 3  # nobody is not one speaker
-    assert clips.group_names == ["anna", "", "", "anna"] and clips.folds.tolist() == ["2", "1", "1", "10"]
+    others = [str(tmp_path / "1.wav"), str(tmp_path / "2.wav")]
+    assert clips.group_names == ["anna", *others, "anna"] and clips.folds.tolist() == ["2", "1", "1", "10"]
 
 
 def test_sets_of_labels(tmp_path: Path) -> None:

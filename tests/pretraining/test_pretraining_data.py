@@ -95,6 +95,16 @@ def test_a_stream_trains_without_lengths_and_is_evaluated(load, make_model, make
     assert any("eval_loss" in entry for entry in trainer.state.log_history)
 
 
+def test_a_model_that_could_learn_from_nothing_is_not_trained(load, make_model, make_args, tmp_path: Path) -> None:
+    (tmp_path / "broken").mkdir()
+    for number in range(4):
+        (tmp_path / "broken" / f"{number}.wav").write_bytes(b"no sound")
+    data = load(STREAM, data=DataArguments([str(tmp_path / "broken")], on_error="skip"))
+    args = make_args(max_steps=2, dataloader_num_workers=2)
+    with pytest.raises(DataError, match="Not one recording"):
+        PretrainingTrainer(make_model(), args, data.train, EXTRACTOR).train()
+
+
 @pytest.mark.parametrize(
     "flags, error, message",
     [

@@ -1,12 +1,15 @@
 """Datasets in, model batches out."""
 
-from .arguments import DataArguments, PreparedData, as_groups, prepare
+from .arguments import DataArguments, PreparedData, prepare
 from .batches import LengthBucketSampler, LogMelCollator, VisitedRows
+from .folders import sound_folder
+from .groups import as_groups, read_groups
 from .held_out import HeldOutArguments, hold_out, take
-from .labels import LabelledClips, read_labels
+from .labels import LabelledClips, read_classes, read_labels
 from .log_mels import LogMels, cached_log_mels, compute_norm_stats
 from .metadata import DataError
-from .recordings import column_as_text, load_recordings, rows_where, sound_folder
+from .recordings import leave_out_unreadable, load_recordings, report_skipped
+from .where import column_as_text, rows_where
 
 __all__ = [
     "DataArguments",
@@ -23,9 +26,13 @@ __all__ = [
     "column_as_text",
     "compute_norm_stats",
     "hold_out",
+    "leave_out_unreadable",
     "load_recordings",
     "prepare",
+    "read_classes",
+    "read_groups",
     "read_labels",
+    "report_skipped",
     "rows_where",
     "sound_folder",
     "take",

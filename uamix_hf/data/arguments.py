@@ -8,9 +8,11 @@ import numpy as np
 from datasets import Dataset
 
 from ..feature_extraction_audio_mae import AudioMAEFeatureExtractor
+from .groups import read_groups
 from .log_mels import cached_log_mels
 from .metadata import DataError
-from .recordings import column_as_text, load_recordings
+from .recordings import load_recordings, report_skipped
+from .where import column_as_text
 
 
 @dataclass
@@ -18,7 +20,8 @@ class DataArguments:
     """Where the recordings are and which of them to use."""
 
     train_dir: list[str] = field(
-        default_factory=list, metadata={"help": "Folders of sound, nested or not, with or without metadata.csv."}
+        default_factory=list,
+        metadata={"help": "Folders of sound, nested or not, with or without metadata.csv, .jsonl or .parquet."},
     )
     dataset_name: str | None = field(default=None, metadata={"help": "Dataset on the Hub, instead of a folder."})
     dataset_split: str = field(default="train", metadata={"help": "Split of that dataset."})
@@ -26,8 +29,8 @@ class DataArguments:
     where: list[str] = field(
         default_factory=list,
         metadata={
-            "help": "Rows to use: COLUMN=VALUE[,VALUE...]; all conditions must hold. Of several folders, "
-            "FOLDER:COLUMN=VALUE restricts one.",
+            "help": "Rows to use: COLUMN=VALUE[,VALUE...]; all conditions must hold, each value must occur, and one "
+            "with a comma stands in double quotes. Of several folders, FOLDER:COLUMN=VALUE restricts one.",
             "action": "extend",
         },
     )
@@ -61,8 +64,10 @@ class DataArguments:
 class PreparedData:
     """
     Args:
-        dataset: Columns `log_mel`, `length`, `sample_id` and, where labels are known, `labels` (class numbers).
-        label_names: Names of the class numbers. groups: Per row, where known. skipped: Unreadable recordings and why.
+        dataset: Columns `log_mel`, `length`, `sample_id` and, where labels are known, `labels` (class numbers; -1 for
+            a clip without).
+        label_names: Names of the class numbers. groups: Per row, of [`read_groups`].
+        skipped: Unreadable recordings and why.
         recordings: Of [`load_recordings`], undecoded, row by row those of `dataset`.
     """
 
@@ -74,16 +79,7 @@ class PreparedData:
 
     def report_skipped(self) -> None:
         """Lists the recordings that were left out."""
-        if self.skipped:
-            print(f"{len(self.skipped)} recordings were left out:")
-            for name, reason in self.skipped.items():
-                print(f"  {name}: {reason}")
-
-
-def as_groups(values: list[str]) -> np.ndarray:
-    """Group numbers (rows,); an empty value is a group of its own."""
-    distinct = [value or f"\0{row}" for row, value in enumerate(values)]
-    return np.unique(distinct, return_inverse=True)[1]
+        report_skipped(self.skipped)
 
 
 def prepare(args: DataArguments, feature_extractor: AudioMAEFeatureExtractor) -> PreparedData:
@@ -99,19 +95,22 @@ def prepare(args: DataArguments, feature_extractor: AudioMAEFeatureExtractor) ->
             "UaMixForContrastiveTuning.from_encoder."
         )
     recordings = load_recordings(args.train_dir, args.dataset_name, args.dataset_split, args.audio_column, args.where)
-    texts = column_as_text(recordings, args.label_column) if args.label_column else None
-    groups = as_groups(column_as_text(recordings, args.group_column)) if args.group_column else None
+    labels = column_as_text(recordings, args.label_column) if args.label_column else None
+    groups = read_groups(recordings, args.group_column)
     log_mels = cached_log_mels(recordings, feature_extractor, args.on_error, args.cache_dir)
     dataset = log_mels.dataset
     row_of = {sample: row for row, sample in enumerate(recordings["sample_id"])}
     rows = [row_of[int(sample)] for sample in dataset["sample_id"]]
     names: list[str] = []
-    if texts is not None:
-        names = sorted(set(texts))
-        numbers = {name: number for number, name in enumerate(names)}
-        dataset = dataset.add_column("labels", [numbers[texts[row]] for row in rows])
+    if labels is not None:
+        texts = [labels[row] for row in rows]
+        names = sorted(set(texts) - {""})
+        if not names:
+            raise DataError(f"Not one clip has a {args.label_column}: leave out --label_column.")
+        numbers = {name: number for number, name in enumerate(names)} | {"": -1}
+        dataset = dataset.add_column("labels", [numbers[text] for text in texts])
     groups = None if groups is None else groups[rows]
     return PreparedData(dataset, names, groups, log_mels.skipped, recordings.select(rows))
 
 
-__all__ = ["DataArguments", "PreparedData", "as_groups", "prepare"]
+__all__ = ["DataArguments", "PreparedData", "prepare"]

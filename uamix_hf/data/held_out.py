@@ -7,9 +7,10 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from ..audio import describe
 from .arguments import PreparedData
-from .metadata import DataError
-from .recordings import rows_where
+from .metadata import DataError, first_few
+from .where import rows_where
 
 
 @dataclass
@@ -59,9 +60,11 @@ def hold_out(data: PreparedData, args: HeldOutArguments, seed: int) -> tuple[Pre
         held = np.isin(rows, rows_where(data.recordings, args.eval_where))
         both = set(units[held]) & set(units[~held])
         if both:
+            first = data.recordings.select(np.flatnonzero(units == min(both)))["audio"]
             raise DataError(
-                f"{len(both)} groups have clips on both sides of eval_where={' '.join(args.eval_where)}: what is "
-                "learnt of their clips would count as found. Hold them out wholly, or leave group_column out."
+                f"{len(both)} groups have clips on both sides of eval_where={' '.join(args.eval_where)}, the first of "
+                f"them {first_few(describe(value) for value in first)}: what is learnt of their clips would count as "
+                "found. Hold them out wholly; of copies of a recording, leave all but one out."
             )
     else:
         names = np.unique(units)

@@ -7,9 +7,9 @@ from datasets import Dataset
 from sklearn.preprocessing import MultiLabelBinarizer
 
 from ..audio import describe
-from .arguments import as_groups
+from .groups import read_groups
 from .metadata import DataError
-from .recordings import column_as_text
+from .where import column_as_text
 
 
 @dataclass(frozen=True)
@@ -17,7 +17,7 @@ class LabelledClips:
     """
     Args:
         names: Of the classes. labels: Class numbers (clips,), or bool (clips, classes) where a clip has several.
-        groups, group_names: Speaker or source of each clip (clips,), as a number and in words, where known.
+        groups, group_names: Speaker or source of each clip (clips,), as a number and in words, of [`read_groups`].
         folds: Official fold of each clip (clips,) as text, where there is one.
     """
 
@@ -26,6 +26,26 @@ class LabelledClips:
     groups: np.ndarray | None = None
     group_names: list[str] | None = None
     folds: np.ndarray | None = None
+
+
+def read_classes(
+    recordings: Dataset, label_column: str, label_separator: str | None = None
+) -> tuple[list[str], np.ndarray]:
+    """Names of the classes, and the labels: `names` and `labels` of [`read_labels`], with its errors."""
+    texts = column_as_text(recordings, label_column)
+    if label_separator:
+        sets = [{part.strip() for part in text.split(label_separator)} - {""} for text in texts]
+        binarizer = MultiLabelBinarizer()
+        labels, names = binarizer.fit_transform(sets).astype(bool), list(binarizer.classes_)
+    else:
+        if "" in texts:
+            name = describe(recordings[texts.index("")]["audio"])
+            raise DataError(f"{name} has no {label_column}: name the rows that have one with --where.")
+        unique, labels = np.unique(texts, return_inverse=True)
+        names = unique.tolist()
+    if len(names) < 2:
+        raise DataError(f"{label_column} holds {len(names)} classes ({', '.join(names)}): at least two are needed.")
+    return names, labels
 
 
 def read_labels(
@@ -44,23 +64,14 @@ def read_labels(
     Raises:
         DataError: no such column, a clip without a label, or fewer than two classes.
     """
-    texts = column_as_text(recordings, label_column)
-    if label_separator:
-        sets = [{part.strip() for part in text.split(label_separator)} - {""} for text in texts]
-        binarizer = MultiLabelBinarizer()
-        labels, names = binarizer.fit_transform(sets).astype(bool), list(binarizer.classes_)
-    else:
-        if "" in texts:
-            name = describe(recordings[texts.index("")]["audio"])
-            raise DataError(f"{name} has no {label_column}: name the rows that have one with --where.")
-        unique, labels = np.unique(texts, return_inverse=True)
-        names = unique.tolist()
-    if len(names) < 2:
-        raise DataError(f"{label_column} holds {len(names)} classes ({', '.join(names)}): at least two are needed.")
-    group_names = column_as_text(recordings, group_column) if group_column else None
-    groups = as_groups(group_names) if group_names else None
+    names, labels = read_classes(recordings, label_column, label_separator)
+    groups = read_groups(recordings, group_column)
+    group_names = None
+    if groups is not None:
+        known = column_as_text(recordings, group_column) if group_column else [""] * len(groups)
+        group_names = [text or describe(value) for text, value in zip(known, recordings["audio"], strict=True)]
     folds = np.array(column_as_text(recordings, fold_column)) if fold_column else None
     return LabelledClips(names, labels, groups, group_names, folds)
 
 
-__all__ = ["LabelledClips", "read_labels"]
+__all__ = ["LabelledClips", "read_classes", "read_labels"]

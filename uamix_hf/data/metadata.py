@@ -1,111 +1,132 @@
-"""What a folder of sound says of itself, `metadata.csv` and links, checked: no path leads out of the folder."""
+"""What a folder of sound says of its recordings, read as text: metadata.csv, metadata.jsonl or metadata.parquet."""
 
 import csv
 import io
-import os
+import json
+import unicodedata
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
-METADATA = "metadata.csv"
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+METADATA = ("metadata.csv", "metadata.jsonl", "metadata.parquet")  # as `audiofolder`
 SHOWN = 200  # characters of foreign text in a message
+
+Row = tuple[str, dict[str, Any]]  # where it is in its file, and its cells by column
 
 
 class DataError(ValueError):
     """Data that cannot be used; the message names the folder, column or value and says what to do."""
 
 
-def path_inside(root: Path, name: str, source: str) -> Path:
-    """`name` in the folder `root`, with all links followed.
+def first_few(names: Iterable[object], count: int = 5) -> str:
+    """The first names, for a message."""
+    texts = [str(name) for name in names]
+    shown = ", ".join(texts[:count])
+    return shown[:SHOWN] + ", ..." * (len(texts) > count or len(shown) > SHOWN)
+
+
+def plain_text(value: Any, source: str) -> str:
+    """A cell as text; nothing, also NaN, is empty.
 
     Args:
-        source: Who names it, for the message: "x.csv lists".
+        source: What holds it, for the message.
 
     Raises:
-        DataError: it lies outside the folder.
+        DataError: a list, a dictionary or bytes.
     """
-    path = Path(os.path.realpath(root / name))  # unlike Path.resolve, no error for a link that leads to itself
-    if not path.is_relative_to(os.path.realpath(root)):
-        raise DataError(
-            f"{source} {name[:SHOWN]}, which lies outside the folder: copy it into {root}, or give a folder that holds "
-            "both."
-        )
-    return path
+    if value is None or value != value:
+        return ""
+    if isinstance(value, (list, dict, bytes)):
+        raise DataError(f"{source} holds {str(value)[:SHOWN]}: text or a number is needed.")
+    return str(value)
 
 
-def file_inside(root: Path, name: str, source: str) -> Path:
-    """As [`path_inside`], and a file.
-
-    Raises:
-        DataError: it lies outside the folder, or is no file.
-    """
-    path = path_inside(root, name, source)
-    if not os.path.isfile(path):  # unlike Path.is_file, no error for a name that is too long
-        raise DataError(f"{source} {name[:SHOWN]}, which does not exist.")
-    return path
+def as_text(value: Any, source: str) -> str:
+    """As [`plain_text`], so that what reads alike is alike: no space around it, letters composed (NFC)."""
+    return unicodedata.normalize("NFC", plain_text(value, source)).strip()
 
 
-def read_metadata(root: Path) -> dict[str, list[str]]:
-    """Columns of `root/metadata.csv` by name, among them `file_name`, as text.
+def read_metadata(path: Path, file: Path) -> dict[str, list[str]]:
+    """Columns of a metadata file by name, among them `file_name`, as text.
 
     Everything is kept as text: class "01" must not turn into the number 1, nor an empty cell into NaN.
 
+    Args:
+        path: What is opened; its ending says how. file: Its name for messages.
+
     Raises:
-        DataError: not a table in UTF-8, no column `file_name`, two columns of one name, a row without a file or with
-            more cells than the header; or the file itself is a link out of the folder.
+        DataError: not a table in UTF-8, no column `file_name`, two columns of one name, or a row without a file, with
+            more cells than the header, or with what is neither text nor number.
     """
-    file = root / METADATA
-    path = file_inside(root, METADATA, f"{root} has a")
+    read = {".csv": read_csv, ".jsonl": read_jsonl, ".parquet": read_parquet}[file.suffix]
+    names, rows = read(path, file)
+    if "file_name" not in names:
+        raise DataError(f"{file} has no column file_name, only {', '.join(names)[:SHOWN] or 'nothing'}.")
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise DataError(f"{file} has several columns of the name {', '.join(twice)[:SHOWN]}: rename all but one.")
+    for place, row in rows:
+        if not row.get("file_name"):
+            raise DataError(f"{file}, {place}: file_name is empty.")
+    return {name: [plain_text(row.get(name), f"{file}, {place}, {name}") for place, row in rows] for name in names}
+
+
+def text_of(path: Path, file: Path) -> str:
     try:
         text = path.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise DataError(f"{file} is not UTF-8 text: {error}") from error
     if "\0" in text:
-        raise DataError(f"{file} is not text: it holds NUL characters. Save it as CSV in UTF-8.")
-    reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
+        raise DataError(f"{file} is not text: it holds NUL characters. Save it in UTF-8.")
+    return text
+
+
+def read_csv(path: Path, file: Path) -> tuple[list[str], list[Row]]:
+    reader = csv.DictReader(io.StringIO(text_of(path, file), newline=""), strict=True)
+    rows = []
     try:
         names = [name for name in reader.fieldnames or [] if name]  # spreadsheets leave nameless columns at the end
-        if "file_name" not in names:
-            present = ", ".join(names)[:SHOWN] or "nothing"
-            raise DataError(f"{file} has no column file_name, only {present}.")
-        if twice := sorted({name for name in names if names.count(name) > 1}):
-            raise DataError(f"{file} has several columns of the name {', '.join(twice)[:SHOWN]}: rename all but one.")
-        columns: dict[str, list[str]] = {name: [] for name in names}
         for row in reader:
-            if any(row.get(None) or []):  # type: ignore[call-overload]  # where DictReader puts what has no name
+            place = f"line {reader.line_num}"
+            if any(row.pop(None, None) or []):  # type: ignore[call-overload]  # where DictReader puts what has no name
                 raise DataError(
-                    f"{file}, line {reader.line_num}: more cells than the header has. Put cells that hold a comma "
-                    "between quotes."
+                    f"{file}, {place}: more cells than the header has. Put cells that hold a comma between quotes."
                 )
-            for name in names:
-                columns[name].append(row[name] or "")
-            if not row["file_name"]:
-                raise DataError(f"{file}, line {reader.line_num}: file_name is empty.")
+            rows.append((place, row))
     except csv.Error as error:
         raise DataError(f"{file}, near line {reader.line_num}: not comma-separated values ({error}).") from error
-    return columns
+    return names, rows
 
 
-def find_files(root: Path, suffixes: Iterable[str]) -> list[Path]:
-    """Files of these endings in a folder, nested or not, sorted. Links within the folder count, to folders they do not:
-    what is in those is found where it really is.
-
-    Raises:
-        DataError: a link that leads out of the folder or nowhere, or a name that is not Unicode.
-    """
-    found = []
-    for path in sorted(root.rglob("*")):
-        name, wanted = str(path.relative_to(root)), path.suffix.lower() in suffixes
-        if path.is_symlink() and path.is_dir():
-            path_inside(root, name, f"{root} holds the link")
-        elif path.is_symlink() and wanted:
-            file_inside(root, name, f"{root} holds the link")
-        if wanted and path.is_file():
-            found.append(path)
-            try:
-                str(path).encode()
-            except UnicodeEncodeError as error:
-                raise DataError(f"{str(path)!r} has a name that is not UTF-8: rename it.") from error
-    return found
+def read_jsonl(path: Path, file: Path) -> tuple[list[str], list[Row]]:
+    rows = []
+    for number, line in enumerate(text_of(path, file).split("\n"), 1):
+        if not line.strip():
+            continue
+        place = f"line {number}"
+        try:
+            pairs = json.loads(line, object_pairs_hook=lambda pairs: pairs)
+        except (ValueError, RecursionError) as error:
+            raise DataError(f"{file}, {place}: not JSON ({error}).") from error
+        if not line.lstrip().startswith("{"):
+            raise DataError(f"{file}, {place}: not an object of names and values.")
+        row = dict(pairs)
+        if len(row) < len(pairs):
+            raise DataError(f"{file}, {place}: a name comes twice.")
+        rows.append((place, row))
+    return list(dict.fromkeys(name for _, row in rows for name in row)), rows
 
 
-__all__ = ["METADATA", "DataError", "file_inside", "find_files", "path_inside", "read_metadata"]
+def read_parquet(path: Path, file: Path) -> tuple[list[str], list[Row]]:
+    try:
+        with open(path, "rb") as opened:
+            table = pq.read_table(opened)
+    except (pa.ArrowException, OSError) as error:
+        raise DataError(f"{file} is not a Parquet file ({str(error)[:SHOWN]}).") from error
+    rows = [(f"row {number}", row) for number, row in enumerate(table.to_pylist(), 1)]
+    return table.column_names, rows
+
+
+__all__ = ["METADATA", "DataError", "as_text", "first_few", "plain_text", "read_metadata"]

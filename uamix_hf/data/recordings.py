@@ -1,8 +1,9 @@
 """Folders and Hub datasets of sound to one table: `audio` (undecoded), `sample_id`, and what is known of each row."""
 
+import logging
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pyarrow as pa
@@ -11,41 +12,16 @@ from datasets import Audio, Dataset, concatenate_datasets, load_dataset
 from datasets import config as datasets_config
 from datasets.exceptions import DatasetGenerationError
 from huggingface_hub import constants
+from tqdm.auto import tqdm
 
-from ..audio import AUDIO_SUFFIXES
-from .metadata import METADATA, DataError, file_inside, find_files, read_metadata
+from ..audio import describe, stream_audio
+from ..feature_extraction_audio_mae import AudioInputError
+from .folders import sound_folder
+from .metadata import DataError
 from .undecoded import without_torchcodec
+from .where import check_values, conditions_of, matching_rows, rows_where
 
-
-def sound_folder(folder: str | Path) -> Dataset:
-    """Every recording of a folder, nested or not, in the order of `metadata.csv` or else of the sorted paths.
-
-    With a `metadata.csv` (column `file_name`, relative paths; the layout of `audiofolder`) its columns are kept, as
-    strings. Without, `label` is the name of the folder that holds the file, where there are sub-folders.
-
-    No link and no listed name leads out of the folder: data that came from elsewhere must not choose what is read here.
-
-    Raises:
-        DataError: no folder, no recording, a file that is listed but absent or outside the folder, a link that leads
-            out of it, or a `metadata.csv` that is none.
-    """
-    root = Path(folder)
-    if not root.is_dir():
-        raise DataError(f"{root} is not a folder.")
-    if (root / METADATA).is_file() or (root / METADATA).is_symlink():
-        columns = read_metadata(root)
-        paths = [file_inside(root, name, f"{root / METADATA} lists") for name in columns["file_name"]]
-        columns = {name: values for name, values in columns.items() if name not in ("audio", "sample_id")}
-    else:
-        paths = find_files(root, AUDIO_SUFFIXES)
-        columns = {"file_name": [str(path.relative_to(root)) for path in paths]}
-        if any(path.parent != root for path in paths):
-            columns["label"] = [path.parent.name for path in paths]
-    if not paths:
-        raise DataError(f"{root} holds no recordings ({', '.join(AUDIO_SUFFIXES)}).")
-    return Dataset.from_dict({"audio": [str(path) for path in paths], **columns}).cast_column(
-        "audio", Audio(decode=False)
-    )
+logger = logging.getLogger(__name__)
 
 
 def load_recordings(
@@ -58,34 +34,49 @@ def load_recordings(
     """Folders of sound or a dataset of the Hub as one table, filtered.
 
     Args:
-        data_dir: One folder or several, see [`sound_folder`]; of several, the columns that all have are kept.
+        data_dir: One folder or several, see [`sound_folder`]; of several, the columns that all have are kept, and a
+            warning names the others.
         dataset_name: For `datasets.load_dataset`. Either this or `data_dir`.
-        where: Conditions `COLUMN=VALUE[,VALUE...]` that all must hold; values are compared as text. With several
-            folders, `FOLDER:COLUMN=VALUE` holds for the folder of that name alone.
+        where: Conditions `COLUMN=VALUE[,VALUE...]` that all must hold; values are compared as text, as
+            [`column_as_text`] gives it. With several folders, `FOLDER:COLUMN=VALUE` holds for the folder of that name
+            alone.
 
     Returns:
         Columns `audio` (`Audio(decode=False)`), `sample_id` (int64, row number before filtering, counted through all
         folders) and the data's own.
 
     Raises:
-        DataError: neither or both sources, folders of equal names, a missing column, or no row that meets `where`.
+        DataError: neither or both sources, folders of equal names, a missing column, a value of `where` that no row
+            has, or no row that meets it.
     """
     folders = [data_dir] if isinstance(data_dir, (str, Path)) else list(data_dir or [])
     if bool(folders) == (dataset_name is not None):
         raise DataError("Give either a folder of sound or the name of a dataset.")
     if dataset_name is not None:
-        return select_rows(hub_dataset(dataset_name, dataset_split, audio_column), 0, where)
+        table = with_ids(hub_dataset(dataset_name, dataset_split, audio_column), 0)
+        return table.select(rows_where(table, where)) if where else table
     names = [Path(folder).resolve().name for folder in folders]
     if len(set(names)) < len(names):
         raise DataError(f"Two folders have the same name ({', '.join(names)}), so conditions cannot tell them apart.")
-    tables, seen = [], 0
-    for name, folder in zip(names, folders, strict=True):
-        table = sound_folder(folder)
-        others = tuple(f"{other}:" for other in names if other != name)
-        own = [condition.removeprefix(f"{name}:") for condition in where if not condition.startswith(others)]
-        tables.append(select_rows(table, seen, own))
-        seen += len(table)
+    tables: list[Dataset] = []
+    for folder in folders:
+        tables.append(with_ids(sound_folder(folder), sum(map(len, tables))))
+    prefixes = tuple(f"{name}:" for name in names)
+    shared = conditions_of([text for text in where if not text.startswith(prefixes)])
+    check_values(tables, shared)
+    for number, (prefix, table) in enumerate(zip(prefixes, tables, strict=True)):
+        own = conditions_of([text.removeprefix(prefix) for text in where if text.startswith(prefix)])
+        check_values([table], own)
+        tables[number] = table.select(matching_rows(table, [*shared, *own])) if shared or own else table
+    return joined(tables, names)
+
+
+def joined(tables: Sequence[Dataset], names: Sequence[str]) -> Dataset:
+    """Tables below each other, with the columns that all have."""
     common = [column for column in tables[0].column_names if all(column in table.column_names for table in tables)]
+    for name, table in zip(names, tables, strict=True):
+        if dropped := [column for column in table.column_names if column not in common]:
+            logger.warning("%s: not all folders have %s, so they are left out.", name, ", ".join(dropped))
     return concatenate_datasets([table.select_columns(common) for table in tables])
 
 
@@ -137,55 +128,37 @@ def check_paths(table: Dataset, column: str, name: str) -> None:
             raise foreign_file(path, name)
 
 
-def select_rows(table: Dataset, first_id: int, where: Sequence[str]) -> Dataset:
-    # Numbered before filtering: an id means the same clip whichever rows a run uses.
-    table = table.add_column("sample_id", list(range(first_id, first_id + len(table))))
-    return table.select(rows_where(table, where)) if where else table
+def with_ids(table: Dataset, first: int) -> Dataset:
+    """Numbered before filtering: an id means the same clip whichever rows a run uses."""
+    return table.add_column("sample_id", list(range(first, first + len(table))))
 
 
-def column_as_text(table: Dataset, column: str) -> list[str]:
-    """Values of a column as text; class numbers of a `ClassLabel` become their names.
-
-    Raises:
-        DataError: no such column.
-    """
-    if column not in table.column_names:
-        raise DataError(f"There is no column {column!r}, only {', '.join(table.column_names)}.")
-    feature, values = table.features[column], table[column]
-    if hasattr(feature, "int2str"):
-        return [feature.int2str(value) for value in values]
-    return ["" if value is None else str(value) for value in values]
-
-
-def conditions_of(texts: Sequence[str]) -> list[tuple[str, set[str]]]:
-    """Column and allowed values of each condition `COLUMN=VALUE[,VALUE...]`.
+def leave_out_unreadable(recordings: Dataset) -> tuple[Dataset, dict[str, str]]:
+    """The rows whose audio can be read to its end, and the others by name, with the reason.
 
     Raises:
-        DataError: a condition of another form.
+        AudioInputError: not one can be read.
     """
-    parts = [text.partition("=") for text in texts]
-    for text, (_, equals, _) in zip(texts, parts, strict=True):
-        if not equals:
-            raise DataError(f"{text!r} is not of the form COLUMN=VALUE[,VALUE...].")
-    return [(column, set(values.split(","))) for column, _, values in parts]
+    rows, skipped, first = [], {}, ""
+    for row, value in enumerate(tqdm(recordings["audio"], desc="Checking", unit="clip")):
+        try:
+            for _ in stream_audio(value):
+                pass
+            rows.append(row)
+        except AudioInputError as error:
+            first = first or str(error)
+            skipped[describe(value)] = str(error)
+    if not rows:
+        raise AudioInputError(f"None of the {len(recordings)} recordings could be read; the first: {first}")
+    return recordings.select(rows), skipped
 
 
-def rows_where(table: Dataset, conditions: Sequence[str]) -> list[int]:
-    """Numbers of the rows that meet all conditions `COLUMN=VALUE[,VALUE...]`, compared as text.
-
-    Raises:
-        DataError: a condition of another form, a missing column, or no such row.
-    """
-    rows = list(range(len(table)))
-    for condition, (column, wanted) in zip(conditions, conditions_of(conditions), strict=True):
-        texts = column_as_text(table, column)
-        present = sorted({texts[row] for row in rows})
-        rows = [row for row in rows if texts[row] in wanted]
-        if not rows:
-            raise DataError(
-                f"No row has {condition}; {column} is {', '.join(present[:20])}{', ...' * (len(present) > 20)}."
-            )
-    return rows
+def report_skipped(skipped: Mapping[str, str]) -> None:
+    """Prints the recordings that were left out, with the reasons."""
+    if skipped:
+        print(f"{len(skipped)} recordings were left out:")
+        for name, reason in skipped.items():
+            print(f"  {name}: {reason}")
 
 
-__all__ = ["column_as_text", "load_recordings", "rows_where", "sound_folder"]
+__all__ = ["leave_out_unreadable", "load_recordings", "report_skipped"]

@@ -3,7 +3,7 @@
 import copy
 import hashlib
 import logging
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import count
 from typing import Any
@@ -19,8 +19,9 @@ from ..audio import AudioInputError, describe
 from ..feature_extraction_audio_mae import AudioMAEFeatureExtractor
 from .log_mels import read_log_mel
 from .metadata import DataError
-from .recordings import came_with, conditions_of, foreign_file
+from .recordings import came_with, foreign_file
 from .undecoded import load_stream
+from .where import StreamConditions
 
 logger = logging.getLogger(__name__)
 
@@ -28,6 +29,8 @@ logger = logging.getLogger(__name__)
 ROWS = Features({"audio": {"bytes": Value("binary"), "path": Value("string")}, "source": Value("string")})
 # Parts that a folder's table is cut into, whose order changes with each pass; enough to be shared by many processes.
 MOST_SHARDS = 1024
+MOST_WORKERS = 1024  # of a loader
+NEVER = 2**62  # the number of no pass
 
 
 @dataclass
@@ -74,9 +77,11 @@ class AudioStream(torch.utils.data.IterableDataset):
         rows: Columns `audio` (undecoded) and `source` (what names the row). Of several processes, each reads its share.
         on_error: `"raise"`, or `"skip"` to leave unreadable recordings out; their number is in `skipped` ().
         source: What tells these rows from others, as JSON holds it, for checkpoints.
+        conditions: Of the rows; values that none had are named after the first pass.
 
     Raises:
-        AudioInputError: an unreadable recording (`on_error="raise"`). DataError: none at all could be read.
+        AudioInputError: an unreadable recording (`on_error="raise"`). DataError: none at all could be read, by this
+            process with all its workers, or a condition that cannot be met.
     """
 
     def __init__(
@@ -90,7 +95,10 @@ class AudioStream(torch.utils.data.IterableDataset):
         rank: int = 0,
         world_size: int = 1,
         source: Mapping[str, Any] | None = None,
+        conditions: StreamConditions | None = None,
     ):
+        if conditions is not None:
+            conditions.check_classes()
         self.source = source
         self.rows = split_dataset_by_node(rows, rank, world_size)
         self.feature_extractor = feature_extractor
@@ -98,8 +106,16 @@ class AudioStream(torch.utils.data.IterableDataset):
         self.args = args
         self.on_error = on_error
         self.seed = seed
-        # Unreadable recordings of this process's share of the first pass; shared, since loaders' workers count, too.
-        self.skipped = torch.zeros((), dtype=torch.int64).share_memory_()
+        # In shared memory, where each worker of a loader, a process, has its own place: unreadable recordings, and the
+        # last pass that it ended, and that it found a clip in.
+        self.unreadable = torch.zeros(MOST_WORKERS, dtype=torch.int64).share_memory_()
+        self.ended = torch.full((MOST_WORKERS,), -1).share_memory_()
+        self.found = torch.full((MOST_WORKERS,), -1).share_memory_()
+        self.conditions = conditions
+
+    @property
+    def skipped(self) -> torch.Tensor:
+        return self.unreadable.sum()
 
     def identity(self) -> dict[str, Any]:
         """What decides which clips come, and in which order."""
@@ -108,16 +124,35 @@ class AudioStream(torch.utils.data.IterableDataset):
         return own | dict(self.source or {})
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
-        worker = get_worker_info()
+        worker, _ = worker_number()
+        self.ended[worker], self.found[worker] = -1, -1
+        if worker >= self.rows.num_shards:
+            self.ended[worker] = NEVER  # it has nothing to read in any pass
+            return
         for number in count():
-            clip = None
             rng = np.random.default_rng([self.seed, number])
             for clip in shuffled(self.one_pass(number), self.args.shuffle_buffer, rng):
+                self.found[worker] = number
                 yield clip
-            if clip is None:
-                if worker is None or worker.num_workers == 1:
-                    raise DataError("Not one recording of the stream could be used: see the warnings above.")
-                return  # more workers than shards
+            self.end_pass(number)
+
+    def end_pass(self, number: int) -> None:
+        """
+        Raises:
+            DataError: all workers are done with this pass, and none had a clip. One alone goes on to the next pass, in
+                which it may have other recordings.
+        """
+        worker, workers = worker_number()
+        self.ended[worker] = number
+        ended, found = self.ended[:workers], self.found[:workers]
+        if (ended >= number).all() and (found < number).all():
+            self.ended[worker] = NEVER  # or others would wait for it
+            raise DataError(
+                f"Not one recording could be used in pass {number + 1} of the stream: see the warnings above, and "
+                "whether the files are there."
+            )
+        if self.conditions is not None and (ended >= 0).all():
+            self.conditions.warn_unmet()
 
     def one_pass(self, number: int) -> Iterator[dict[str, Any]]:
         """All clips of a pass once, windows of a recording one after the other."""
@@ -131,7 +166,7 @@ class AudioStream(torch.utils.data.IterableDataset):
                 if self.on_error == "raise":
                     raise
                 if number == 0:  # others come to the same recordings later
-                    self.skipped += 1
+                    self.unreadable[worker_number()[0]] += 1
                     logger.warning("Left out: %s", error)
                 continue
             name = row["source"].encode() + hashlib.sha256(audio["bytes"] or b"").digest()
@@ -142,6 +177,12 @@ class AudioStream(torch.utils.data.IterableDataset):
                     # A copy: in the buffer, a window must not hold the whole recording.
                     sample_id = int.from_bytes(digest[:8], "big") >> 1
                     yield {"log_mel": window.clone(), "sample_id": sample_id, "visit": (number,)}
+
+
+def worker_number() -> tuple[int, int]:
+    """Of the loader's worker that this is, and how many there are; a loader without any is one itself."""
+    worker = get_worker_info()
+    return (0, 1) if worker is None else (worker.id, worker.num_workers)
 
 
 def shuffled(clips: Iterable[Any], size: int, rng: np.random.Generator) -> Iterator[Any]:
@@ -181,7 +222,7 @@ def folder_rows(recordings: Dataset, seed: int) -> IterableDataset:
     return Dataset.from_dict(columns, features=ROWS).to_iterable_dataset(num_shards=min(len(order), MOST_SHARDS))
 
 
-def hub_rows(name: str, split: str, audio_column: str, where: Sequence[str]) -> IterableDataset:
+def hub_rows(name: str, split: str, audio_column: str, conditions: StreamConditions) -> IterableDataset:
     """Rows of a dataset of the Hub to be streamed.
 
     Raises:
@@ -191,16 +232,12 @@ def hub_rows(name: str, split: str, audio_column: str, where: Sequence[str]) -> 
     features = rows.features
     if features is None:
         raise DataError(f"{name} does not say which columns it has, so it cannot be streamed: leave out --streaming.")
-    conditions = conditions_of(where)
-    for column in (audio_column, *(column for column, _ in conditions)):
-        if column not in features:
-            raise DataError(f"{name} has no column {column!r}, only {', '.join(features)}.")
+    if audio_column not in features:
+        raise DataError(f"{name} has no column {audio_column!r}, only {', '.join(features)}.")
     if not isinstance(features[audio_column], Audio):
         raise DataError(f"Column {audio_column!r} of {name} holds no sound but {features[audio_column]}.")
 
-    def text(row: Mapping[str, Any], column: str) -> str:
-        value, feature = row[column], features[column]
-        return "" if value is None else feature.int2str(value) if hasattr(feature, "int2str") else str(value)
+    conditions.add_stream(name, features)
 
     def named(row: Mapping[str, Any]) -> dict[str, Any]:
         audio = row[audio_column] or {"bytes": None, "path": None}
@@ -209,8 +246,8 @@ def hub_rows(name: str, split: str, audio_column: str, where: Sequence[str]) -> 
             raise foreign_file(path, name)
         return {"audio": audio, "source": f"{name}/{split}/{path}"}
 
-    if conditions:
-        rows = rows.filter(lambda row: all(text(row, column) in wanted for column, wanted in conditions))
+    if conditions.conditions:
+        rows = rows.filter(lambda row: conditions.meets(row, features))
     return rows.map(named, remove_columns=list(features), features=ROWS)
 
 

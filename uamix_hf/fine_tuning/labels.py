@@ -8,7 +8,7 @@ import numpy as np
 from datasets import Dataset
 
 from ..audio import describe
-from ..data import DataError, PreparedData, column_as_text, read_labels, take
+from ..data import DataError, PreparedData, column_as_text, read_classes, take
 from ..evaluation.checks import measurable_classes
 from ..evaluation.low_shot import draw_labelled
 
@@ -85,9 +85,9 @@ def read_targets(recordings: Dataset, column: str | None, args: LabelArguments) 
     assert args.problem_type is not None
     if args.problem_type == "regression":
         return Targets(read_numbers(recordings, column), [column], args.problem_type)
-    clips = read_labels(recordings, column, args.label_separator)
+    names, labels = read_classes(recordings, column, args.label_separator)
     kind = np.float32 if args.label_separator else np.int64
-    return Targets(clips.labels.astype(kind), clips.names, args.problem_type)
+    return Targets(labels.astype(kind), names, args.problem_type)
 
 
 def read_numbers(recordings: Dataset, column: str) -> np.ndarray:

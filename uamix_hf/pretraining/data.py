@@ -14,14 +14,14 @@ from ..data import (
     DataError,
     HeldOutArguments,
     PreparedData,
-    as_groups,
     cached_log_mels,
-    column_as_text,
     hold_out,
     load_recordings,
     prepare,
+    read_groups,
 )
 from ..data.streaming import AudioStream, StreamingArguments, folder_rows, hub_rows
+from ..data.where import StreamConditions
 from ..feature_extraction_audio_mae import AudioMAEFeatureExtractor
 from ..run_identity import digest
 from .arguments import PretrainingArguments
@@ -88,13 +88,15 @@ def streamed(
         raise DataError("Give either folders of sound or the names of datasets.")
     seed = args.seed if args.data_seed is None else args.data_seed
     on_error, held_out = data_args.on_error, None
+    holds_out = bool(held_out_args.eval_where or held_out_args.eval_share)
+    conditions = StreamConditions(data_args.where if data_args.dataset_name else ())
     if data_args.dataset_name:
-        if held_out_args.eval_where or held_out_args.eval_share:
+        if holds_out:
             raise DataError("Rows of a stream of the Hub cannot be held out: name a split of it with --eval_split.")
         names = data_args.dataset_name.split("+")
         source = {"datasets": names, "split": data_args.dataset_split, "audio_column": data_args.audio_column,
                   "where": data_args.where}  # fmt: skip
-        streams = [hub_rows(name, data_args.dataset_split, data_args.audio_column, data_args.where) for name in names]
+        streams = [hub_rows(name, data_args.dataset_split, data_args.audio_column, conditions) for name in names]
         rows = interleave_datasets(streams, stopping_strategy="all_exhausted_without_replacement")
         if streaming_args.eval_split:
             splits = [
@@ -105,7 +107,7 @@ def streamed(
                 held_out = concatenate_datasets([prepare(split, feature_extractor).dataset for split in splits])
     else:
         recordings = load_recordings(data_args.train_dir, where=data_args.where)
-        groups = as_groups(column_as_text(recordings, data_args.group_column)) if data_args.group_column else None
+        groups = read_groups(recordings, data_args.group_column) if holds_out or data_args.group_column else None
         # Not decoded yet: the rows to stream, and the few to cache.
         train, held = hold_out(PreparedData(recordings, [], groups, {}, recordings), held_out_args, args.seed)
         rows, source = folder_rows(train.recordings, seed), files_identity(train.recordings)
@@ -115,7 +117,7 @@ def streamed(
 
     def stream(rank: int, world_size: int) -> AudioStream:
         return AudioStream(
-            rows, feature_extractor, max_frames, streaming_args, on_error, seed, rank, world_size, source
+            rows, feature_extractor, max_frames, streaming_args, on_error, seed, rank, world_size, source, conditions
         )
 
     return PretrainingData(
