@@ -147,6 +147,8 @@ def save(
 def main() -> None:
     parser = HfArgumentParser((ModelArguments, DataArguments, uamix_arguments(), UaMixTrainingArguments))
     model_args, data_args, uamix_args, training_args = parser.parse_args_into_dataclasses()
+    if data_args.group_column and not data_args.label_column:
+        raise ValueError("group_column says whose neighbours do not count in the kNN check: give --label_column, too.")
     set_seed(training_args.seed)
     os.makedirs(training_args.output_dir, exist_ok=True)
 

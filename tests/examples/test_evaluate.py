@@ -307,7 +307,7 @@ def test_fine_tuning_is_measured_on_the_draws_of_low_shot(
     short = fine_tuning.FineTuningArguments
     monkeypatch.setattr(fine_tuning, "FineTuningArguments", lambda **more: short(max_steps=2, use_cpu=True, **more))
     evaluate(
-        "--model_name_or_path", *models, "--data_dir", corpus, "--where", "label=dog_bark,rain,clock,cough",
+        "--model_name_or_path", *models, "--data_dir", corpus, "--where", "label=dog_bark,rain,clock_ticks,footsteps",
         "--fold_column", "fold", "--protocol", "low_shot", "fine_tune", "--low_shot_k", 2, "--low_shot_seeds", 1,
         "--output_dir", tmp_path,
     )  # fmt: skip

@@ -322,3 +322,8 @@ def test_pseudo_labels_tune_the_encoder_and_the_card_says_what_was_used(tune) ->
 def test_pseudo_labels_refuse_what_they_would_not_use(tune) -> None:
     with pytest.raises(ValueError, match="does not use mix, head_steps"):
         tune("--objective", "pseudo_labels", "--clusters", 3, "--mix", "none", "--head_steps", 3)
+
+
+def test_groups_without_the_check_that_they_are_for_are_refused(tune) -> None:
+    with pytest.raises(ValueError, match="give --label_column, too"):
+        tune("--group_column", "src_file")

@@ -57,6 +57,12 @@ def pretraining_data(
         DataError: missing folder, column or rows, nothing held out or nothing left. ValueError: flags that contradict
             each other. AudioInputError: an unreadable recording that is cached, unless they are skipped.
     """
+    if data_args.label_column:
+        raise ValueError(f"label_column={data_args.label_column}: pretraining learns from no labels, leave it out.")
+    if data_args.group_column and not (held_out_args.eval_where or held_out_args.eval_share):
+        raise ValueError(
+            f"group_column={data_args.group_column} says what is held out together: give --eval_where or --eval_share."
+        )
     if streaming_args.eval_split and not (streaming_args.streaming and data_args.dataset_name):
         raise ValueError(
             "eval_split is for streamed datasets of the Hub: hold rows out with --eval_where or --eval_share."
@@ -107,7 +113,7 @@ def streamed(
                 held_out = concatenate_datasets([prepare(split, feature_extractor).dataset for split in splits])
     else:
         recordings = load_recordings(data_args.train_dir, where=data_args.where)
-        groups = read_groups(recordings, data_args.group_column) if holds_out or data_args.group_column else None
+        groups = read_groups(recordings, data_args.group_column) if holds_out else None
         # Not decoded yet: the rows to stream, and the few to cache.
         train, held = hold_out(PreparedData(recordings, [], groups, {}, recordings), held_out_args, args.seed)
         rows, source = folder_rows(train.recordings, seed), files_identity(train.recordings)
