@@ -118,12 +118,14 @@ def main() -> None:
     )
     extractor.truncation = True  # as transformers' own classifiers, for pipelines on long recordings
     # The run's folder holds optimiser and random states; only the finished model is uploaded, below.
-    local_args = dataclasses.replace(training_args, push_to_hub=False)
+    local_args = training_args.without_hub()
     common = (model, local_args, labelled.dataset, extractor)
     if fixmatch.fixmatch:
         trainer = FixMatchTrainer(*common, unlabelled, fixmatch, eval_dataset=held_out.get("eval"))
     else:
         trainer = FineTuningTrainer(*common, eval_dataset=held_out.get("eval"))
+    if "eval" not in held_out and trainer.is_world_process_zero():
+        print("There are no rows to evaluate on (--eval_share, --eval_where): the last weights are kept, not the best.")
     trainer.train(resume_from_checkpoint=training_args.resume_from_checkpoint)
     output = Path(training_args.output_dir)
     if trainer.is_world_process_zero():

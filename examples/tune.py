@@ -165,7 +165,7 @@ def main() -> None:
         data = prepare(data_args, extractor)
 
     # The run's folder holds optimiser and random states; only the finished encoder is uploaded, by `save`.
-    local_args = dataclasses.replace(training_args, push_to_hub=False)
+    local_args = training_args.without_hub()
     tuned, trainer, config = tune(encoder, extractor, data, model_args, uamix_args, local_args)
     if trainer.is_world_process_zero():
         save(tuned, extractor, trainer, config, model_args, data_args, data, training_args)

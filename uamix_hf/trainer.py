@@ -91,6 +91,7 @@ class LengthBucketTrainer(ResumableTrainer):
             num_workers=args.dataloader_num_workers,
             pin_memory=args.dataloader_pin_memory,
             prefetch_factor=args.dataloader_prefetch_factor,
+            multiprocessing_context=args.dataloader_multiprocessing_context,
             # Of its own: what a resumed run reads again must not move the random state of training.
             generator=torch.Generator(),
         )

@@ -121,7 +121,7 @@ def test_distorted_clips_are_learnt_without_their_labels(make, clips) -> None:
     accuracy = {}
     for weight in (0.0, 1.0):
         settings = {"unlabelled_weight": weight, "confidence_threshold": 0.6, "strong_equalizer_db": 30.0}
-        trainer = make(fixmatch=settings, max_steps=60, learning_rate=1e-3, logging_strategy="no")
+        trainer = make(fixmatch=settings, max_steps=60, learning_rate=1e-3, logging_steps=60)
         rows = with_labels(clips, LABELS.astype(np.int64)).select(range(30))
         FineTuningTrainer(trainer.model, trainer.args, rows, EXTRACTOR).train()
         trainer.train()

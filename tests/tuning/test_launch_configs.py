@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from accelerate.commands.config.config_args import load_config_from_file
 
-from uamix_hf.tuning import training_args
+from uamix_hf import training_arguments
 
 CONFIGS = Path(__file__).parents[2] / "examples" / "accelerate"
 
@@ -26,6 +26,6 @@ def test_tuning_refuses_weights_in_parts_and_says_what_to_do(make_args, monkeypa
     if way == "launcher":
         monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")  # as `accelerate launch --config_file fsdp.yaml` sets it
     elif way == "zero 3":
-        monkeypatch.setattr(training_args, "is_deepspeed_zero3_enabled", lambda: True)
+        monkeypatch.setattr(training_arguments, "is_deepspeed_zero3_enabled", lambda: True)
     with pytest.raises(ValueError, match="multi_gpu.yaml; encoder_batch_size"):
         make_args(fsdp=way == "argument")

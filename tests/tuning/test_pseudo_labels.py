@@ -237,7 +237,7 @@ def test_labels_of_the_data_are_not_looked_at(run, clips):
 
 def test_nothing_is_saved_and_every_clip_is_seen_in_an_epoch(run, tmp_path):
     """Also the last ones that do not fill a batch, and where all together do not."""
-    trainer = run(max_steps=-1, num_train_epochs=2, per_device_train_batch_size=20, save_strategy="steps", save_steps=1)
+    trainer = run(max_steps=-1, num_train_epochs=2, per_device_train_batch_size=20, save_strategy="epoch")
     assert trainer.state.global_step == 4
     assert run(max_steps=-1, num_train_epochs=2, per_device_train_batch_size=64).state.global_step == 2
     assert not list((tmp_path / "run").glob("checkpoint-*"))

@@ -64,7 +64,7 @@ def fine_tune_low_shot(
                 draw_labelled(labels, train, k, seed),
                 labels,
                 int(labels.max()) + 1,
-                replace(args, seed=seed, output_dir=folder, save_strategy="no"),
+                replace(args, seed=seed, output_dir=folder, save_strategy="no", load_best_model_at_end=False),
             )
             hits.append(predict(model, extractor, log_mels, test) == labels[test])
     numbers = np.repeat(np.arange(len(draws)), [len(test) for _, _, test in draws])

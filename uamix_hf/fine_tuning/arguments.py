@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..training_arguments import RunArguments
+from ..training_arguments import ONLY_FINISHED, REFUSED, UPLOADED_WHOLE, RunArguments, shards_weights
 
 SHARES = ("drop_path_rate", "patchout_ratio", "patchout_time_ratio", "patchout_mel_ratio")
 
@@ -58,20 +58,46 @@ class FineTuningArguments(RunArguments):
     adam_beta2: float = field(default=0.95, metadata={"help": "Second moment of AdamW."})
     lr_scheduler_type: str = field(default="cosine", metadata={"help": "Schedule of the learning rates."})
     warmup_steps: float = field(default=0.1, metadata={"help": "Steps of warm-up, or their share below 1."})
-    eval_strategy: str = field(default="epoch", metadata={"help": "When to evaluate: no, steps or epoch."})
+    eval_strategy: str = field(
+        default="auto",
+        metadata={"help": "When to evaluate: no, steps or epoch; auto is when checkpoints are saved, else each epoch."},
+    )
     save_strategy: str = field(default="epoch", metadata={"help": "When to save a checkpoint: no, steps or epoch."})
     save_total_limit: int | None = field(default=1, metadata={"help": "Checkpoints to keep beside the best one."})
-    load_best_model_at_end: bool = field(default=True, metadata={"help": "Whether to end with the best checkpoint."})
+    load_best_model_at_end: bool | None = field(  # type: ignore[assignment]
+        default=None,
+        metadata={"help": "Whether to end with the best checkpoint; unless said, where rows are evaluated and saved."},
+    )
     metric_for_best_model: str | None = field(
         default="auto", metadata={"help": "Metric that tells the best checkpoint; auto goes by the problem's type."}
     )
-    remove_unused_columns: bool = field(default=False, metadata={"help": "The collator reads the columns."})
+    label_smoothing_factor: float = field(
+        default=0.0, metadata={"help": "Of one class a clip: what is taken from it in training and shared by all."}
+    )
     ddp_find_unused_parameters: bool | None = field(default=False, metadata={"help": "All parameters are used."})
 
+    refused = REFUSED | dict.fromkeys(UPLOADED_WHOLE, ONLY_FINISHED)
+
     def __post_init__(self) -> None:
-        if self.save_strategy == "no":
-            self.load_best_model_at_end = False
+        if self.eval_strategy == "auto":
+            self.eval_strategy = self.save_strategy if self.save_strategy in ("steps", "epoch") else "epoch"
+        if self.eval_strategy == self.save_strategy == "steps" and not self.eval_steps:
+            self.eval_steps = self.save_steps
+        if self.load_best_model_at_end is None:
+            self.load_best_model_at_end = self.save_strategy != "no" and self.eval_strategy != "no"
+        if self.load_best_model_at_end and self.save_strategy not in ("best", self.eval_strategy):
+            raise ValueError(
+                f"eval_strategy={self.eval_strategy!s} and save_strategy={self.save_strategy!s}: the best model is a "
+                "checkpoint that was evaluated. Leave eval_strategy out, or add --load_best_model_at_end false."
+            )
         super().__post_init__()
+        if shards_weights(self):
+            raise ValueError(
+                "Fine-tuning with FSDP or DeepSpeed's ZeRO stage 3: each process evaluates recordings of its own, for "
+                "which it needs whole weights. Use examples/accelerate/multi_gpu.yaml."
+            )
+        if not 0 <= self.label_smoothing_factor < 1:
+            raise ValueError(f"label_smoothing_factor={self.label_smoothing_factor} is outside [0, 1).")
         if not 0 < self.layer_decay <= 1:
             raise ValueError(f"layer_decay={self.layer_decay} is outside (0, 1].")
         for name in (*SHARES, "time_mask_share", "mel_mask_share"):

@@ -177,7 +177,7 @@ class FixMatchTrainer(FineTuningTrainer):
         together = join(inputs, strong, self.feature_extractor.padding_value)
         outputs = model(**together)
         labelled = len(inputs["labels"])
-        loss_labelled = self.loss(outputs.logits[:labelled], inputs["labels"])
+        loss_labelled = self.loss(outputs.logits[:labelled], inputs["labels"], self.args.label_smoothing_factor)
         surprise = F.cross_entropy(outputs.logits[labelled:].float(), labels, reduction="none")
         loss_unlabelled = (surprise * sure).mean()  # of all clips, so that few sure ones weigh little
         loss = loss_labelled + self.fixmatch.unlabelled_weight * loss_unlabelled

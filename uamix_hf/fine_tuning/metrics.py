@@ -9,14 +9,15 @@ from transformers import EvalPrediction
 from transformers.utils import logging
 
 from ..evaluation.modules import load_metric
+from ..training_arguments import direction
 
 logger = logging.get_logger(__name__)
 
-# The figure that chooses the best model, and whether more of it is better.
-BEST: Mapping[str, tuple[str, bool]] = {
-    "single_label_classification": ("accuracy", True),
-    "multi_label_classification": ("mean_average_precision", True),
-    "regression": ("mse", False),
+# The metric that chooses the best model.
+BEST: Mapping[str, str] = {
+    "single_label_classification": "accuracy",
+    "multi_label_classification": "mean_average_precision",
+    "regression": "mse",
 }
 
 
@@ -31,7 +32,7 @@ def best_metric(problem_type: str) -> tuple[str, bool]:
     """
     if problem_type not in BEST:
         raise ValueError(f"problem_type={problem_type!r}: there are {', '.join(BEST)}.")
-    return BEST[problem_type]
+    return BEST[problem_type], direction(BEST[problem_type])
 
 
 def make_compute_metrics(problem_type: str, label_names: Sequence[str]) -> Callable[[EvalPrediction], dict[str, float]]:
@@ -46,11 +47,12 @@ def make_compute_metrics(problem_type: str, label_names: Sequence[str]) -> Calla
               `mean_average_precision`, `micro_average_precision`, and `average_precision_NAME` of each class.
             - `"regression"`, predictions (clips, 1) and values (clips,): `mse`, `mae`, and Pearson's correlation
               `pearson`, left out where all predictions or all values are equal: it is not defined then.
-        label_names: Of the classes, in the order of their numbers. A class without a clip has no figure, which is
-            logged once, and does not count in the means.
+        label_names: Of the classes, in the order of their numbers. A class without a clip has no figure, nor has in
+            average precision one that all clips have, which is logged once, and does not count in the means.
 
     Raises:
-        ValueError: there is no such problem type.
+        ValueError: there is no such problem type; when measuring, predictions that are not finite or rows that tell
+            nothing.
     """
     best_metric(problem_type)
     if problem_type == "regression":
@@ -60,9 +62,16 @@ def make_compute_metrics(problem_type: str, label_names: Sequence[str]) -> Calla
 
         def multi_label_figures(prediction: EvalPrediction) -> dict[str, float]:
             result = precision.compute(predictions=logits_of(prediction), references=prediction.label_ids)
-            by_class = name_classes("average_precision", result.pop("by_class"), label_names)
-            del result["left_out"]  # said by name_classes
-            return result | by_class
+            by_class, left_out = result.pop("by_class"), result.pop("left_out")
+            everywhere = [
+                label_names[number] for number in left_out if np.asarray(prediction.label_ids)[:, number].all()
+            ]
+            if everywhere:
+                logger.warning_once(
+                    f"Not measured, because all clips to evaluate on have them: {', '.join(everywhere)}."
+                )
+            absent = [label_names[number] for number in left_out if label_names[number] not in everywhere]
+            return result | name_classes("average_precision", by_class, label_names, absent)
 
         return multi_label_figures
     accuracy = load_metric("classification_accuracy")
@@ -74,22 +83,34 @@ def make_compute_metrics(problem_type: str, label_names: Sequence[str]) -> Calla
             num_classes=len(label_names),
         )
         del result["confusion_matrix"]  # trackers take numbers
-        return result | name_classes("accuracy", result.pop("by_class"), label_names)
+        by_class = result.pop("by_class")
+        absent = [name for number, name in enumerate(label_names) if number not in by_class]
+        return result | name_classes("accuracy", by_class, label_names, absent)
 
     return single_label_figures
 
 
 def logits_of(prediction: EvalPrediction) -> np.ndarray:
-    """The logits, where the model was asked for hidden states beside them."""
+    """The logits, where the model was asked for hidden states beside them.
+
+    Raises:
+        ValueError: they are not finite, of which the class number would be 0.
+    """
     values = prediction.predictions
-    return values[0] if isinstance(values, tuple) else values
+    logits = values[0] if isinstance(values, tuple) else values
+    finite = np.isfinite(logits).reshape(len(logits), -1).all(axis=1)
+    if not finite.all():
+        raise ValueError(f"The predictions for {(~finite).sum()} of {len(logits)} clips are not finite.")
+    return logits
 
 
-def name_classes(figure: str, by_class: Mapping[int, float], label_names: Sequence[str]) -> dict[str, float]:
-    """A figure for each class that has one: trackers take no dictionaries within dictionaries."""
-    missing = [name for number, name in enumerate(label_names) if number not in by_class]
-    if missing:
-        logger.warning_once(f"Not measured, because no clip to evaluate on has them: {', '.join(missing)}.")
+def name_classes(
+    figure: str, by_class: Mapping[int, float], label_names: Sequence[str], absent: Sequence[str]
+) -> dict[str, float]:
+    """A figure for each class that has one: trackers take no dictionaries within dictionaries. Classes that no clip has
+    are named once."""
+    if absent:
+        logger.warning_once(f"Not measured, because no clip to evaluate on has them: {', '.join(absent)}.")
     return {f"{figure}_{label_names[number]}": value for number, value in by_class.items()}
 
 

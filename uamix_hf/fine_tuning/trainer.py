@@ -1,7 +1,7 @@
 """transformers' Trainer for labelled clips: an encoder and a linear layer on its pooled output, trained together."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,7 @@ from ..feature_extraction_audio_mae import AudioMAEFeatureExtractor
 from ..modeling_audio_mae import AudioMAEForAudioClassification, AudioMAEModel
 from ..parameter_groups import layer_rates, parameter_groups
 from ..trainer import LengthBucketTrainer
+from ..training_arguments import check_metric, direction
 from ..tuning.encoders import EncoderAdapter
 from .arguments import FineTuningArguments
 from .batches import ClassBalancedSampler, FineTuningCollator
@@ -40,7 +41,8 @@ class FineTuningTrainer(LengthBucketTrainer):
         feature_extractor: Normalises and pads; saved with each checkpoint.
 
     Raises:
-        ValueError: classes are to be balanced where there are none, or more blocks frozen than there are.
+        ValueError: classes are to be balanced, or labels smoothed, where there are none; more blocks are frozen than
+            there are; or what is to choose the best model is not measured.
     """
 
     args: FineTuningArguments
@@ -59,20 +61,27 @@ class FineTuningTrainer(LengthBucketTrainer):
         self.problem_type: str = config.problem_type
         self.feature_extractor = feature_extractor
         self.location, self.scale = 0.0, 1.0
+        self.standardised = True
+        names = [config.id2label[number] for number in range(config.num_labels)]
+        figures = make_compute_metrics(self.problem_type, names)
+        if self.problem_type != "single_label_classification" and args.label_smoothing_factor:
+            raise ValueError(
+                f"label_smoothing_factor={args.label_smoothing_factor}: of {self.problem_type}, no clip has one class "
+                "from which to take a part."
+            )
+        if args.dataloader_drop_last and len(train_dataset) < args.train_batch_size * args.world_size:
+            raise ValueError(
+                f"dataloader_drop_last: {len(train_dataset)} clips do not fill one batch of {args.world_size} x "
+                f"{args.train_batch_size}, so nothing would be trained on. Lower per_device_train_batch_size."
+            )
         if self.problem_type == "regression":
             if args.class_balanced:
                 raise ValueError("class_balanced: a regression has no classes to balance.")
             labels = np.asarray(train_dataset["labels"][:], np.float64)
             self.location, self.scale = float(labels.mean()), float(labels.std())
-        if args.linear_probe:
-            model.audio_mae.requires_grad_(False)
-        self.frozen = [model.audio_mae] if args.linear_probe else freeze(model.audio_mae, args.freeze_blocks)
-        figures = make_compute_metrics(
-            self.problem_type, [config.id2label[number] for number in range(config.num_labels)]
-        )
         super().__init__(
             model=model,
-            args=settle_evaluation(args, self.problem_type, eval_dataset is not None),
+            args=settle_evaluation(args, self.problem_type, measured(figures, eval_dataset, config.num_labels)),
             train_dataset=train_dataset,
             eval_dataset=eval_dataset,
             data_collator=FineTuningCollator(
@@ -85,6 +94,10 @@ class FineTuningTrainer(LengthBucketTrainer):
             processing_class=feature_extractor,
             callbacks=list(callbacks),
         )
+        # Last: a model that cannot be trained so stays as it was.
+        self.frozen = [model.audio_mae] if args.linear_probe else freeze(model.audio_mae, args.freeze_blocks)
+        if args.linear_probe:
+            model.audio_mae.requires_grad_(False)
 
     def make_sampler(self, dataset: Any, batch_size: int, seed: int) -> LengthBucketSampler:
         if self.args.class_balanced:
@@ -94,13 +107,25 @@ class FineTuningTrainer(LengthBucketTrainer):
     # --- training
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
-        output = super().train(*args, **kwargs)
+        self.standardise(True)
+        try:
+            return super().train(*args, **kwargs)
+        finally:
+            self.standardise(False)
+
+    @torch.no_grad()
+    def standardise(self, wanted: bool) -> None:
+        """Has the linear layer give standardised numbers, or the column's own unit, as outside of training."""
+        if wanted == self.standardised:
+            return
         layer = self.model.classifier
-        with torch.no_grad():
+        if wanted:
+            layer.bias.sub_(self.location).div_(self.scale)
+            layer.weight.div_(self.scale)
+        else:
             layer.weight.mul_(self.scale)
             layer.bias.mul_(self.scale).add_(self.location)
-        self.location, self.scale = 0.0, 1.0
-        return output
+        self.standardised = wanted
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
         """AdamW with a group per learning rate and weight decay; the linear layer has `learning_rate`."""
@@ -114,12 +139,12 @@ class FineTuningTrainer(LengthBucketTrainer):
             self.optimizer = kind(groups, **options)
         return self.optimizer
 
-    def loss(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    def loss(self, logits: torch.Tensor, labels: torch.Tensor, smoothing: float = 0.0) -> torch.Tensor:
         """Mean over the batch, float32, of the cross-entropy, against class numbers (batch,) or shares (batch,
-        classes); of the binary cross-entropies; or of the squared error of standardised numbers."""
+        classes) with `smoothing`; of the binary cross-entropies; or of the squared error of standardised numbers."""
         logits = logits.float()
         if self.problem_type == "single_label_classification":
-            return F.cross_entropy(logits, labels)
+            return F.cross_entropy(logits, labels, label_smoothing=smoothing)
         if self.problem_type == "multi_label_classification":
             return F.binary_cross_entropy_with_logits(logits, labels.float())
         return F.mse_loss(logits[:, 0], (labels.float() - self.location) / self.scale)
@@ -130,7 +155,7 @@ class FineTuningTrainer(LengthBucketTrainer):
         for module in self.frozen:
             module.eval()  # the Trainer puts the whole model into training mode at each step
         outputs = model(inputs["input_values"], attention_mask=inputs["attention_mask"])
-        loss = self.loss(outputs.logits, inputs["labels"])
+        loss = self.loss(outputs.logits, inputs["labels"], self.args.label_smoothing_factor)
         return (loss, outputs) if return_outputs else loss
 
     # --- evaluation
@@ -151,23 +176,53 @@ class FineTuningTrainer(LengthBucketTrainer):
         for part, values in gather_object([(rows, mine)]):
             logits[part] = values
         labels = np.asarray(dataset["labels"][:])
-        metrics = {"loss": self.loss(torch.from_numpy(logits), torch.from_numpy(labels)).item()}
-        if self.problem_type == "regression":
-            logits = logits * self.scale + self.location
-        metrics |= self.compute_metrics(EvalPrediction(predictions=logits, label_ids=labels))  # type: ignore[misc]
+        unit, plain = logits, logits
+        if self.problem_type == "regression" and self.standardised:
+            unit = logits * self.scale + self.location
+        elif self.problem_type == "regression":
+            plain = (logits - self.location) / self.scale
+        metrics = {"loss": self.loss(torch.from_numpy(plain), torch.from_numpy(labels)).item()}
+        metrics |= self.compute_metrics(EvalPrediction(predictions=unit, label_ids=labels))  # type: ignore[misc]
         metrics = {f"{metric_key_prefix}_{name}": value for name, value in metrics.items()}
-        return EvalLoopOutput(predictions=logits, label_ids=labels, metrics=metrics, num_samples=len(dataset))
+        return EvalLoopOutput(predictions=unit, label_ids=labels, metrics=metrics, num_samples=len(dataset))
 
 
-def settle_evaluation(args: FineTuningArguments, problem_type: str, evaluates: bool) -> FineTuningArguments:
-    """Arguments whose best model goes by the problem's metric, or that evaluate nothing."""
-    if not evaluates:
+def measured(figures: Callable[[EvalPrediction], dict[str, float]], dataset: Dataset | None, outputs: int) -> list[str]:
+    """Names of what will be measured, [] without rows: from figures of made-up predictions. What cannot be measured is
+    an error so before training, and not after the first epoch."""
+    if dataset is None:
+        return []
+    if len(dataset) == 0:
+        raise ValueError("There are no rows to evaluate on.")
+    made_up = np.random.default_rng(0).standard_normal((len(dataset), outputs))
+    return ["loss", *figures(EvalPrediction(predictions=made_up, label_ids=np.asarray(dataset["labels"][:])))]
+
+
+def settle_evaluation(args: FineTuningArguments, problem_type: str, names: Sequence[str]) -> FineTuningArguments:
+    """Arguments whose best model goes by the problem's metric, or that evaluate nothing.
+
+    Args:
+        names: Of what is measured; none where there are no rows to evaluate on.
+
+    Raises:
+        ValueError: a metric that is not measured, or arguments of an evaluation without rows for it.
+    """
+    if not names or args.eval_strategy == "no":
+        given = ("metric_for_best_model", "greater_is_better", "eval_on_start", "eval_delay")
+        idle = [name for name in given if args.is_given(name)] + ["save_strategy"] * (args.save_strategy == "best")
+        if idle:
+            raise ValueError(
+                f"{', '.join(idle)}: nothing is evaluated. Give rows to evaluate on (eval_share, eval_where)."
+            )
         return dataclasses.replace(
-            args, eval_strategy="no", load_best_model_at_end=False, metric_for_best_model=None, greater_is_better=None
-        )
-    if args.metric_for_best_model != "auto":
+            args, eval_strategy="no", do_eval=False, eval_steps=None, load_best_model_at_end=False,
+            metric_for_best_model=None, greater_is_better=None,
+        )  # fmt: skip
+    name = best_metric(problem_type)[0] if args.metric_for_best_model == "auto" else args.metric_for_best_model
+    if name is None:
         return args
-    name, greater = best_metric(problem_type)
+    check_metric(name, names)
+    greater = direction(name, args.greater_is_better)
     return dataclasses.replace(args, metric_for_best_model=name, greater_is_better=greater)
 
 

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from ..training_arguments import RunArguments
+from ..training_arguments import REFUSED, RunArguments
 
 # Clips that the base learning rate is for (method.md 1.8).
 BASE_BATCH = 256
@@ -39,7 +39,8 @@ class PretrainingArguments(RunArguments):
     max_grad_norm: float = field(default=0.0, metadata={"help": "Norm that gradients are clipped to; 0: they are not."})
     logging_steps: float = field(default=20, metadata={"help": "Steps between logs."})
     save_total_limit: int | None = field(default=1, metadata={"help": "Checkpoints to keep."})
-    remove_unused_columns: bool = field(default=False, metadata={"help": "The collator reads the columns."})
+
+    refused = REFUSED | {"label_smoothing_factor": "there are no labels"}
 
     def __post_init__(self) -> None:
         super().__post_init__()

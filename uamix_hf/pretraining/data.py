@@ -90,6 +90,8 @@ def streamed(
     for name in ("save_strategy", "eval_strategy", "logging_strategy"):
         if getattr(args, name) == "epoch":
             raise ValueError(f"A stream has no epochs: --{name} steps.")
+    if args.dataloader_drop_last:
+        raise ValueError("A stream has no last batch to drop: leave --dataloader_drop_last out.")
     if bool(data_args.train_dir) == bool(data_args.dataset_name):
         raise DataError("Give either folders of sound or the names of datasets.")
     seed = args.seed if args.data_seed is None else args.data_seed

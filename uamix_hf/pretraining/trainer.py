@@ -14,6 +14,7 @@ from ..feature_extraction_audio_mae import AudioMAEFeatureExtractor
 from ..modeling_audio_mae import AudioMAEForPreTraining
 from ..parameter_groups import NO_DECAY
 from ..trainer import LengthBucketTrainer
+from ..training_arguments import check_metric
 from .arguments import PretrainingArguments
 from .held_out import HeldOutCollator
 
@@ -29,7 +30,8 @@ class PretrainingTrainer(LengthBucketTrainer):
         feature_extractor: Normalises and pads; saved with each checkpoint. eval_dataset: Of `cached_log_mels`.
 
     Raises:
-        DataError: fewer clips than one step takes, or no held-out clip for each process.
+        DataError: fewer clips than one step takes, or no held-out clip for each process. ValueError: no such
+            metric for the best model.
     """
 
     args: PretrainingArguments
@@ -52,6 +54,9 @@ class PretrainingTrainer(LengthBucketTrainer):
             )
         if eval_dataset is not None and len(eval_dataset) < args.world_size:
             raise DataError(f"{len(eval_dataset)} held-out clips for {args.world_size} processes: hold out more.")
+        if args.metric_for_best_model is not None:
+            parts = self.logged if model.config.contrastive_weight else ()
+            check_metric(args.metric_for_best_model, ["loss", *parts])
         super().__init__(
             model=model,
             args=args,

@@ -191,7 +191,10 @@ class UaMixForContrastiveTuning(PreTrainedModel):
             ValueError: fewer than two clips, which leave nothing to contrast with.
         """
         if len(input_values) < 2:
-            raise ValueError("A batch of one clip has nothing to contrast it with: use at least 2 clips per process.")
+            raise ValueError(
+                "A batch of one clip has nothing to contrast it with: use at least 2 clips per process, and leave a "
+                "last batch of one out (drop_last, --dataloader_drop_last true)."
+            )
         config = self.config
         view_a, view_b, lengths = two_views(
             input_values.float(),

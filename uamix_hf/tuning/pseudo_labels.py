@@ -36,7 +36,7 @@ UNUSED_FIELDS = (
 )  # fmt: skip
 UNUSED_ARGUMENTS = (
     "head_steps", "head_epochs", "head_learning_rate", "head_weight_decay", "layer_decay", "encoder_batch_size",
-    "knn_steps", "resume_from_checkpoint", "enable_jit_checkpoint",
+    "knn_steps", "resume_from_checkpoint", "save_steps", "save_total_limit", "save_only_model", "enable_jit_checkpoint",
 )  # fmt: skip
 PSEUDO_LABELS_IGNORE = UNUSED_FIELDS + UNUSED_ARGUMENTS
 

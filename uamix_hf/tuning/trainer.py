@@ -12,7 +12,7 @@ from torch.utils.data import Dataset
 from transformers import TrainerCallback
 
 from ..checkpoints import checkpoint_to_resume, last_complete_checkpoint, make_way
-from ..data import LogMelCollator
+from ..data import LengthBucketSampler, LogMelCollator
 from ..feature_extraction_audio_mae import AudioMAEFeatureExtractor
 from ..interruption import RunStoppedError
 from ..parameter_groups import layer_rates, parameter_groups
@@ -38,7 +38,7 @@ class UaMixTrainer(LengthBucketTrainer):
         stage: `"head"` trains into `output_dir/head`, `"tune"` into `output_dir`.
 
     Raises:
-        ValueError: fewer than two clips per process.
+        ValueError: fewer than two clips per process, or in a batch; more blocks frozen than there are.
     """
 
     args: UaMixTrainingArguments
@@ -89,6 +89,17 @@ class UaMixTrainer(LengthBucketTrainer):
             if isinstance(callback, KNNCallback):
                 callback.log = self.log
 
+    def make_sampler(self, dataset: Any, batch_size: int, seed: int) -> LengthBucketSampler:
+        sampler = super().make_sampler(dataset, batch_size, seed)
+        # Of several processes, accelerate fills the last batch up.
+        if not self.args.dataloader_drop_last and self.args.world_size == 1 and len(sampler) % batch_size == 1:
+            raise ValueError(
+                f"dataloader_drop_last=False: of {len(sampler)} clips an epoch in batches of {batch_size}, the last "
+                "would be a batch of one clip, which has nothing to contrast it with. Leave --dataloader_drop_last "
+                "at true, or change --per_device_train_batch_size."
+            )
+        return sampler
+
     def identity(self) -> dict[str, Any]:
         adapters = getattr(self.model.encoder, "peft_config", {})
         settings = {name: config_identity(config) for name, config in adapters.items()}
@@ -123,6 +134,8 @@ def fit_batch(args: UaMixTrainingArguments, clips: int) -> UaMixTrainingArgument
     Raises:
         ValueError: fewer than two clips per process.
     """
+    if args.per_device_train_batch_size < 2:
+        raise ValueError("per_device_train_batch_size=1: a batch of one clip has nothing to contrast it with.")
     share = clips // max(1, args.world_size)
     if share < 2:
         raise ValueError(f"{clips} clips for {args.world_size} processes: contrasting needs at least 2 for each.")

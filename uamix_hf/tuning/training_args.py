@@ -1,12 +1,15 @@
 """Arguments of the two stages of tuning."""
 
 import math
-import os
 from dataclasses import dataclass, field
 
-from transformers.integrations import is_deepspeed_zero3_enabled
+from ..training_arguments import ONLY_FINISHED, REFUSED, UPLOADED_WHOLE, RunArguments, shards_weights
 
-from ..training_arguments import RunArguments
+EVALUATION = (
+    "do_eval", "eval_strategy", "eval_steps", "eval_delay", "eval_on_start", "per_device_eval_batch_size",
+    "load_best_model_at_end", "metric_for_best_model", "greater_is_better",
+)  # fmt: skip
+NO_EVALUATION = "tuning evaluates nothing; knn_steps and label_column check neighbours"
 
 
 @dataclass
@@ -16,7 +19,8 @@ class UaMixTrainingArguments(RunArguments):
     stages. The ordinary ones, such as `max_steps` and `num_train_epochs`, are the second stage's.
 
     Raises:
-        ValueError: a value out of range, gradient accumulation, or weights that are sharded over processes.
+        ValueError: a value out of range, an argument without effect, gradient accumulation, or weights that are sharded
+            over processes.
     """
 
     head_steps: int = field(
@@ -58,15 +62,24 @@ class UaMixTrainingArguments(RunArguments):
     warmup_steps: float = field(default=0.2, metadata={"help": "Steps of warm-up, or their share below 1."})
     logging_steps: float = field(default=10, metadata={"help": "Steps between logs."})
     dataloader_drop_last: bool = field(default=True, metadata={"help": "A short batch has fewer negatives."})
-    remove_unused_columns: bool = field(default=False, metadata={"help": "The collator reads the columns."})
     ddp_find_unused_parameters: bool | None = field(default=False, metadata={"help": "All parameters are used."})
     # Every process stores the same gathered keys; sending rank 0's support set each step would be waste.
     ddp_broadcast_buffers: bool | None = field(default=False, metadata={"help": "Support sets agree already."})
 
+    refused = (
+        REFUSED
+        | dict.fromkeys(UPLOADED_WHOLE, ONLY_FINISHED)
+        | dict.fromkeys(EVALUATION, NO_EVALUATION)
+        | {
+            "label_smoothing_factor": "labels are never learnt from",
+        }
+    )
+
     def __post_init__(self) -> None:
         super().__post_init__()
-        launched_with_fsdp = os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true"
-        if self.fsdp or launched_with_fsdp or is_deepspeed_zero3_enabled():
+        if self.save_strategy == "best":
+            raise ValueError("save_strategy=best: tuning evaluates nothing, so no checkpoint is the best.")
+        if shards_weights(self):
             raise ValueError(
                 "Tuning with FSDP or DeepSpeed's ZeRO stage 3: one process could neither check neighbours nor save the "
                 "encoder, since each would hold a part of the weights. Use examples/accelerate/multi_gpu.yaml; "
