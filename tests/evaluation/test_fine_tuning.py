@@ -63,7 +63,7 @@ def test_scores_are_those_of_each_draw_done_by_hand(measure, tmp_path):
         for train, test in SPLITS:
             args = FineTuningArguments(
                 str(tmp_path), use_cpu=True, disable_tqdm=True, logging_strategy="no", max_steps=4, learning_rate=1e-3,
-                per_device_train_batch_size=12, seed=seed,
+                per_device_train_batch_size=12, seed=seed, save_strategy="no",
             )  # fmt: skip
             rows = draw_labelled(LABELS, train, 2, seed)
             predicted = predict(fine_tune(encoder, EXTRACTOR, data, rows, LABELS, 3, args), EXTRACTOR, data, test)

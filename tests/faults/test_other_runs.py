@@ -183,7 +183,7 @@ def test_another_base_model_is_refused_and_a_moved_one_is_not(runs, tmp_path):
 def test_where_things_go_and_what_is_watched_may_change_in_silence(runs, tmp_path, caplog):
     with caplog.at_level(logging.WARNING, "uamix_hf"):
         trainer = resume(
-            runs, "finetune", tmp_path, save_steps=1, save_total_limit=None, logging_steps=2, run_name="again",
+            runs, "finetune", tmp_path, save_steps=1, save_total_limit=None, logging_steps=2, logging_first_step=True,
             eval_strategy="steps", eval_steps=1, dataloader_num_workers=1, per_device_eval_batch_size=3,
         )  # fmt: skip
     assert not [record for record in caplog.records if record.name in ("uamix_hf.run_identity", "uamix_hf.checkpoints")]

@@ -280,7 +280,7 @@ def test_the_best_checkpoint_is_what_is_kept(trainer, tmp_path):
 def test_the_best_goes_by_the_problem_and_there_is_none_without_evaluation(trainer, problem, outputs, name, greater):
     values = {1: LABELS.astype(np.float32), 3: LABELS}[outputs]
     values = np.eye(3, dtype=np.float32)[LABELS] if problem.startswith("multi") else values
-    chosen = {"save_strategy": "epoch", "max_steps": 3}
+    chosen = {"save_strategy": "epoch", "max_steps": 3, "overwrite_output_dir": True}
     made = trainer(classifier(problem, outputs), values, evaluates=True, **chosen)
     assert (made.args.metric_for_best_model, made.args.greater_is_better) == (name, greater)
     made.train()

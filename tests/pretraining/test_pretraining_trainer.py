@@ -73,7 +73,9 @@ def test_evaluating_does_not_change_what_is_trained(make_trainer) -> None:
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_a_clip_alone_in_its_batch_is_seen_anew_in_each_epoch_and_for_each_seed(make_trainer, workers) -> None:
+def test_a_clip_alone_in_its_batch_is_seen_anew_in_each_epoch_and_for_each_seed(
+    make_trainer, tmp_path, workers
+) -> None:
     """And as before by a resumed run."""
     clips = log_mels(tones(2)[0])
     seen: list[list[float]] = []
@@ -89,7 +91,7 @@ def test_a_clip_alone_in_its_batch_is_seen_anew_in_each_epoch_and_for_each_seed(
         return found, trainer.args.output_dir
 
     whole, folder = train(max_steps=6, save_strategy="steps", save_steps=3, save_total_limit=2)
-    other, _ = train(max_steps=6, seed=1)
+    other, _ = train(max_steps=6, seed=1, output_dir=str(tmp_path / "other"))
     assert len({tuple(values) for values in whole + other}) == 12
     resumed, _ = train(max_steps=6, resume_from_checkpoint=f"{folder}/checkpoint-3")  # within an epoch
     assert resumed == whole[3:]
