@@ -37,7 +37,7 @@ def save(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
         with torch.no_grad():
             model.classifier.weight.normal_(std=0.3)
         model.save_pretrained(folder)
-        EXTRACTOR.__class__(**EXTRACTOR.to_dict() | {"truncation": truncation}).save_pretrained(folder)
+        EXTRACTOR.__class__.from_dict(EXTRACTOR.to_dict(), truncation=truncation).save_pretrained(folder)
         return folder
 
     return save

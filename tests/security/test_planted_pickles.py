@@ -191,7 +191,7 @@ def test_the_cache_of_log_mels_unpickles_nothing(sounds: Path, tmp_path: Path, w
     (file,) = cache.rglob("*.arrow")
     with pa.OSFile(str(file)) as source:
         table = pa.ipc.open_stream(source).read_all()
-    column = table.schema.get_field_index("error")
+    column = table.schema.get_field_index("warnings")
     metadata = {
         "ARROW:extension:name": "arrow.py_extension_type",
         "ARROW:extension:metadata": pickle.dumps(Malice(witness)),
