@@ -12,9 +12,12 @@ import pytest
 import soundfile
 from PIL import Image
 
+from uamix_hf import AudioMAEConfig, AudioMAEFeatureExtractor, AudioMAEModel
+
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "examples"))
 
+import demo as demo_script  # noqa: E402
 from demo import DemoArguments, choose_rows  # noqa: E402
 
 
@@ -38,6 +41,7 @@ def test_demo_on_rendered_events_ends_with_a_table_and_a_picture(rendered: tuple
     tmp_path, printed = rendered
     for part in ("1-shot", "5-shot", "pretrained", "uaMix-tuned", "difference", "±", "embeddings.png"):
         assert part in printed
+    assert re.search(r"Time: clips \d+ s, tuning \d+ s, check \d+ s\n$", printed)
     with Image.open(tmp_path / "embeddings.png") as picture:
         assert min(picture.size) >= 600
     models = json.loads((tmp_path / "results.json").read_text())["models"]
@@ -60,11 +64,31 @@ def test_readme_examples_run_as_written(rendered: tuple[Path, str]) -> None:
     assert (folder / "tuned-in-python" / "model.safetensors").is_file()
 
 
-def test_demo_takes_a_labelled_folder(esc10: Path, tmp_path: Path) -> None:
-    rows = ["--train_where", "fold=1", "--test_where", "fold=5"]
+@pytest.mark.slow
+def test_demo_takes_a_labelled_folder_and_another_encoder(esc10: Path, tmp_path: Path) -> None:
+    base, config = tmp_path / "base", AudioMAEConfig(hidden_size=48, num_hidden_layers=2, num_attention_heads=3)
+    AudioMAEModel(config).save_pretrained(base)
+    AudioMAEFeatureExtractor().save_pretrained(base)
+    rows = ["--train_where", "fold=1", "--test_where", "fold=5", "--model_name_or_path", base]
     printed = demo(tmp_path, "--data_dir", esc10, "--group_column", "src_file", *rows)
+    assert "Tuned encoder (2 blocks of width 48)" in printed
     assert "80 clips of 10 classes" in printed
     assert "fold=1, 80 clips, used without labels" in (tmp_path / "uamix-mae" / "README.md").read_text()
+
+
+@pytest.mark.parametrize("given", [{}, {"OMP_NUM_THREADS": "3", "OMP_WAIT_POLICY": "active"}])
+def test_threads_sleep_while_they_wait_unless_told_otherwise(monkeypatch, tmp_path: Path, capfd, given) -> None:
+    """As the OpenMP of PyTorch says itself when it is loaded."""
+    for name in ("OMP_NUM_THREADS", "OMP_WAIT_POLICY"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in {"OMP_DISPLAY_ENV": "true", **given}.items():
+        monkeypatch.setenv(name, value)
+    (tmp_path / "script.py").write_text("import torch")
+    monkeypatch.setattr(demo_script, "EXAMPLES", tmp_path)
+    demo_script.run("script.py", launcher=False)
+    said = capfd.readouterr().err
+    assert f"OMP_NUM_THREADS = '{given.get('OMP_NUM_THREADS', 2)}'" in said
+    assert f"OMP_WAIT_POLICY = '{given.get('OMP_WAIT_POLICY', 'passive').upper()}'" in said
 
 
 def test_folds_split_three_to_two_where_nothing_is_said(esc10: Path, tmp_path: Path) -> None:
