@@ -68,7 +68,7 @@ def run_example(name: str | Path, *arguments: object, fault: Fault | None = None
     for process in started:
         process.start()
     for process in started:
-        process.join(120)
+        process.join(300)
     hanging = [process for process in started if process.is_alive()]
     for process in hanging:
         process.kill()
