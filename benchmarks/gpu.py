@@ -204,7 +204,6 @@ def waiting_row(args: BenchmarkArguments, sizes: Sizes, device: torch.device, fo
         folder / "run",
         per_device_train_batch_size=sizes.clips,
         dataloader_num_workers=sizes.workers,
-        dataloader_persistent_workers=True,
         visit_frames=sizes.visit_frames,
     )
     loader = trainer.get_train_dataloader()

@@ -81,6 +81,35 @@ def test_a_class_without_a_clip_is_left_out_and_said_once(problem_type: str, lab
     ]
 
 
+def test_a_class_that_all_clips_have_is_left_out_by_name_and_such_classes_alone_are_refused(caplog):
+    """Whatever the scores, its average precision is 1."""
+    rng = np.random.default_rng(0)
+    names, logits = ["everywhere", "sometimes", "nowhere"], rng.normal(size=(8, 3))
+    labels = np.stack([np.ones(8), np.arange(8) % 2, np.zeros(8)], axis=1)
+    compute = make_compute_metrics("multi_label_classification", names)
+    result = compute(EvalPrediction(logits, labels))
+    expected = average_precision_score(labels[:, 1], logits[:, 1])
+    assert result["mean_average_precision"] == result["average_precision_sometimes"] == pytest.approx(expected)
+    assert not {"average_precision_everywhere", "average_precision_nowhere"} & result.keys()
+    assert {record.getMessage() for record in caplog.records} == {
+        "Not measured, because all clips to evaluate on have them: everywhere.",
+        "Not measured, because no clip to evaluate on has them: nowhere.",
+    }
+    with pytest.raises(ValueError, match="None of the 8 clips differs from another in its classes"):
+        compute(EvalPrediction(logits, np.ones((8, 3))))
+
+
+@pytest.mark.parametrize("problem_type", PROBLEMS)
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_predictions_that_are_not_finite_are_no_metrics(problem_type: str, value: float):
+    """The class number of NaN logits would be 0."""
+    target = np.eye(3)[[0, 1, 2, 0]] if problem_type.startswith("multi") else np.array([0, 1, 2, 0])
+    predictions = np.zeros((4, 1 if problem_type == "regression" else 3))
+    predictions[2, 0] = value
+    with pytest.raises(ValueError, match="predictions for 1 of 4 clips are not finite"):
+        figures(problem_type, predictions, target)
+
+
 @pytest.mark.parametrize("problem_type", PROBLEMS)
 def test_the_best_metric_is_one_of_the_figures_and_improves_its_way(problem_type: str):
     labels = np.eye(3)[[0, 1, 2, 0, 1, 2]]
