@@ -10,10 +10,11 @@ from planted_faults import spoil_clip
 from processes import run_example
 from safetensors.torch import load_file
 from toy_sounds import CONFIG, EXTRACTOR, log_mels, tones
-from transformers import TrainerCallback, TrainingArguments, set_seed
+from transformers import TrainerCallback, set_seed
 
 from uamix_hf import AudioMAEForPreTraining, AudioMAEModel, UaMixTrainer, UaMixTrainingArguments
 from uamix_hf.data import LogMelCollator
+from uamix_hf.pretraining import PretrainingArguments, PretrainingTrainer
 from uamix_hf.trainer import LengthBucketTrainer, NonFiniteLossError
 from uamix_hf.tuning import UaMixForContrastiveTuning
 
@@ -56,13 +57,11 @@ def make_trainer(tmp_path: Path):
             **saving, **arguments,
         }  # fmt: skip
         if kind == "pretrain":
-            return LengthBucketTrainer(
-                model=AudioMAEForPreTraining(CONFIG),
-                args=TrainingArguments(**fixed),
-                train_dataset=data,
-                data_collator=collator(EXTRACTOR, CONFIG.max_length, normalize=True),
-                callbacks=[Before()],
-            )
+            fixed.pop("remove_unused_columns")
+            trainer = PretrainingTrainer(AudioMAEForPreTraining(CONFIG), PretrainingArguments(**fixed), data, EXTRACTOR)
+            trainer.add_callback(Before())
+            trainer.data_collator = collator(EXTRACTOR, CONFIG.max_length, normalize=True)
+            return trainer
         model = UaMixForContrastiveTuning.from_encoder(AudioMAEModel(CONFIG), **SMALL)
         args = UaMixTrainingArguments(head_steps=12, **fixed)
         trainer = UaMixTrainer(model, args, data, EXTRACTOR, kind, [Before()])
@@ -82,6 +81,17 @@ def train_and_fail(trainer: LengthBucketTrainer) -> NonFiniteLossError:
     return caught.value
 
 
+def record_ids(trainer: LengthBucketTrainer, ids: list[list[int]]) -> None:
+    """Those of each batch that is trained on, which the model itself is not given."""
+    compute = trainer.compute_loss
+
+    def recorded(model, inputs, *args, **kwargs):
+        ids.append(inputs["sample_id"].tolist())
+        return compute(model, inputs, *args, **kwargs)
+
+    trainer.compute_loss = recorded
+
+
 @pytest.mark.parametrize("kind", ["head", "tune", "pretrain"])
 def test_training_stops_at_a_clip_that_is_not_finite_and_names_it(make_trainer, tmp_path, kind):
     error = train_and_fail(make_trainer(kind, Spoiling))
@@ -97,9 +107,9 @@ def test_training_stops_at_a_clip_that_is_not_finite_and_names_it(make_trainer, 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
 def test_where_all_clips_are_finite_the_whole_batch_is_named(make_trainer, value):
     trainer, batches = make_trainer("pretrain", save_strategy="no"), []
+    record_ids(trainer, batches)
 
     def spoil(module, args, kwargs, output):
-        batches.append(kwargs["sample_id"].tolist())
         if len(batches) == 3:
             output.loss = output.loss + value
 
@@ -120,9 +130,9 @@ def test_a_gradient_that_is_not_finite_stops_training_as_well(make_trainer):
 
 def test_of_accumulated_batches_the_one_that_is_not_finite_is_named(make_trainer):
     trainer, calls = make_trainer("pretrain", gradient_accumulation_steps=3, save_strategy="no"), []
+    record_ids(trainer, calls)
 
     def spoil(module, args, kwargs, output):
-        calls.append(kwargs["sample_id"].tolist())
         if len(calls) == 5:
             output.loss = output.loss * float("nan")
 

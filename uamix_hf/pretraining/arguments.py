@@ -40,7 +40,10 @@ class PretrainingArguments(RunArguments):
     logging_steps: float = field(default=20, metadata={"help": "Steps between logs."})
     save_total_limit: int | None = field(default=1, metadata={"help": "Checkpoints to keep."})
 
-    refused = REFUSED | {"label_smoothing_factor": "there are no labels"}
+    # Of a stream, skipping what was seen takes as long as reading it: see `pretraining_data`.
+    refused = {name: reason for name, reason in REFUSED.items() if name != "ignore_data_skip"} | {
+        "label_smoothing_factor": "there are no labels"
+    }
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -24,6 +24,7 @@ from ..data.streaming import AudioStream, StreamingArguments, folder_rows, hub_r
 from ..data.where import StreamConditions
 from ..feature_extraction_audio_mae import AudioMAEFeatureExtractor
 from ..run_identity import digest
+from ..training_arguments import REFUSED
 from .arguments import PretrainingArguments
 
 
@@ -69,6 +70,8 @@ def pretraining_data(
         )
     if streaming_args.streaming:
         return streamed(data_args, streaming_args, held_out_args, args, feature_extractor, max_frames)
+    if args.ignore_data_skip:
+        raise ValueError(f"ignore_data_skip is for streams: {REFUSED['ignore_data_skip']}.")
     with args.main_process_first(desc="log-mels"):
         data = prepare(data_args, feature_extractor)
     if args.process_index == 0:
