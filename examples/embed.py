@@ -32,6 +32,8 @@ class EmbeddingArguments:
 
 def main() -> None:
     (args,) = HfArgumentParser(EmbeddingArguments).parse_args_into_dataclasses()
+    if not args.output_file.endswith(".npz"):  # NumPy would write to another name
+        raise ValueError(f"--output_file {args.output_file} does not end in .npz.")
     recordings = load_recordings(args.data_dir, where=args.where)
     if args.on_error == "skip":
         recordings, skipped = leave_out_unreadable(recordings)

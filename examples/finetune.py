@@ -19,6 +19,7 @@ from typing import Any, Literal
 import numpy as np
 from transformers import AutoFeatureExtractor, AutoModel, HfArgumentParser, PreTrainedModel, set_seed
 
+from uamix_hf.checks import refuse_idle
 from uamix_hf.data import DataArguments, HeldOutArguments, PreparedData, hold_out, prepare
 from uamix_hf.fine_tuning import (
     FineTuningArguments,
@@ -84,6 +85,8 @@ def main() -> None:
         (ModelArguments, DataArguments, HeldOutArguments, LabelArguments, FixMatchArguments, FineTuningArguments)
     )
     model_args, data_args, held_out_args, label_args, fixmatch, training_args = parser.parse_args_into_dataclasses()
+    if not fixmatch.fixmatch:
+        refuse_idle(fixmatch, FixMatchArguments.__annotations__, "--fixmatch true")
     set_seed(training_args.seed)
     os.makedirs(training_args.output_dir, exist_ok=True)
 

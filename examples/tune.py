@@ -16,6 +16,7 @@ from typing import Any, Literal
 from transformers import AutoFeatureExtractor, AutoModel, HfArgumentParser, PreTrainedModel, Trainer, set_seed
 
 from uamix_hf import AudioMAEModel, UaMixConfig, UaMixForContrastiveTuning, UaMixTrainingArguments, fit_whitening
+from uamix_hf.checks import refuse_idle
 from uamix_hf.data import DataArguments, LogMelCollator, PreparedData, prepare
 from uamix_hf.evaluation.knn import leave_one_out_knn, settle_neighbours
 from uamix_hf.fine_tuning import embed_log_mels, with_random_weights
@@ -50,6 +51,10 @@ class ModelArguments:
         default=1,
         metadata={"help": "With pseudo_labels: how often to cluster and train; each has all steps or epochs."},
     )
+
+    def __post_init__(self) -> None:
+        if self.objective == "uamix":
+            refuse_idle(self, ("clusters", "rounds"), "objective=pseudo_labels")
 
 
 def tune(

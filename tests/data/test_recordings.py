@@ -268,6 +268,9 @@ def test_conditions_of_folders_are_checked(listed: Path, second: Path) -> None:
         load_recordings([second, second])
     with pytest.raises(DataError, match="Give either"):
         load_recordings([])
+    for given in ({"dataset_split": "test"}, {"audio_column": "sound"}):
+        with pytest.raises(DataError, match="without effect on folders"):
+            load_recordings(str(listed), **given)
 
 
 def test_flags_name_several_folders(listed: Path, second: Path) -> None:

@@ -68,6 +68,13 @@ def test_numbers_too_small_are_refused(setting: dict) -> None:
         ProtocolArguments(**setting)
 
 
+def test_numbers_of_protocols_that_are_not_measured_are_refused() -> None:
+    with pytest.raises(ValueError, match="n_way, episodes: without effect here, go with --protocol few_shot"):
+        ProtocolArguments(["knn"], n_way=3, episodes=20)
+    with pytest.raises(ValueError, match="classifiers: without effect here, goes with --protocol few_shot or low_shot"):
+        ProtocolArguments(["linear"], classifiers=["logistic_regression"])
+
+
 def test_data_that_cannot_give_the_draws_is_refused_by_name() -> None:
     labels = np.repeat(np.arange(3), [10, 7, 10])
     clips = LabelledClips(NAMES, labels)

@@ -246,6 +246,7 @@ def test_two_processes_stay_in_step(base: Path, sounds: Path, tmp_path: Path) ->
         (["--where", "fold=3"], "All 9 clips are held out"),
         (["--where", "label=mid"], "1 classes"),
         (["--test_where", "colour=red"], "no column 'colour'"),
+        (["--dataset_split", "test"], "without effect on folders"),
     ],
 )
 def test_what_cannot_be_learnt_is_refused_before_any_training(finetune, monkeypatch, tmp_path, flags, message) -> None:
@@ -267,6 +268,11 @@ def test_a_label_column_is_asked_for(base: Path, sounds: Path, tmp_path: Path, m
 
 
 # --- few labels and many clips without
+
+
+def test_settings_of_fixmatch_are_refused_without_it(finetune) -> None:
+    with pytest.raises(ValueError, match="unlabelled_ratio: without effect here, goes with --fixmatch true"):
+        finetune("--k_shot", 3, "--unlabelled_ratio", 2)
 
 
 def test_fixmatch_learns_from_the_training_rows_that_k_shot_leaves_out(finetune) -> None:

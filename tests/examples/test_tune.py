@@ -324,6 +324,18 @@ def test_pseudo_labels_refuse_what_they_would_not_use(tune) -> None:
         tune("--objective", "pseudo_labels", "--clusters", 3, "--mix", "none", "--head_steps", 3)
 
 
+@pytest.mark.parametrize(
+    "flags, message",
+    [
+        (["--clusters", 3], "clusters: without effect here, goes with objective=pseudo_labels"),
+        (["--mix", "none", "--mix_alpha", 2, "--pairing", "reverse"], "mix_alpha, pairing: without effect here"),
+    ],
+)
+def test_settings_of_what_is_not_done_are_refused(tune, flags, message) -> None:
+    with pytest.raises(ValueError, match=message):
+        tune(*flags)
+
+
 def test_groups_without_the_check_that_they_are_for_are_refused(tune) -> None:
     with pytest.raises(ValueError, match="give --label_column, too"):
         tune("--group_column", "src_file")

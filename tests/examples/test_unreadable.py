@@ -56,6 +56,8 @@ def test_embeddings_are_those_of_the_files_they_are_named_after(run, model, clip
     arguments = ["--model_name_or_path", model, "--data_dir", clips, "--output_file", tmp_path / "v.npz"]
     with pytest.raises(AudioInputError, match=r"2\.wav"):
         run("embed.py", *arguments)
+    with pytest.raises(ValueError, match=r"v does not end in \.npz"):  # NumPy would write to v.npz
+        run("embed.py", *arguments[:-1], tmp_path / "v")
     run("embed.py", *arguments, "--on_error", "skip")
     saved = np.load(tmp_path / "v.npz")
     assert saved["file_name"].tolist() == [f"{number}.wav" for number in READABLE]

@@ -100,7 +100,8 @@ def written_out(model, view_a, view_b, lengths, ids, partner, shares, labels=Non
 @pytest.mark.parametrize("filled", [0, 9])
 def test_a_step_equals_the_method_written_out(make_model, kind, filled):
     """With an empty support set too: there a clip that is looked up after being stored would find another one."""
-    model = make_model(mix=kind, token_drop=0, mix_weight=0.7, mix_align=4).train()
+    mixing = {} if kind == "none" else {"mix_weight": 0.7, "mix_align": 4}
+    model = make_model(mix=kind, token_drop=0, **mixing).train()
     fill_queue(model, filled)
     reference = copy.deepcopy(model)
     given = given_views(model, views=0 if kind == "none" else 1)

@@ -46,8 +46,8 @@ def load_recordings(
         folders) and the data's own.
 
     Raises:
-        DataError: neither or both sources, folders of equal names, a missing column, a value of `where` that no row
-            has, or no row that meets it.
+        DataError: neither or both sources, arguments of the other one, folders of equal names, a missing column, a
+            value of `where` that no row has, or no row that meets it.
     """
     folders = [data_dir] if isinstance(data_dir, (str, Path)) else list(data_dir or [])
     if bool(folders) == (dataset_name is not None):
@@ -55,6 +55,8 @@ def load_recordings(
     if dataset_name is not None:
         table = with_ids(hub_dataset(dataset_name, dataset_split, audio_column), 0)
         return table.select(rows_where(table, where)) if where else table
+    if (dataset_split, audio_column) != ("train", "audio"):
+        raise DataError("dataset_split and audio_column are of a dataset by its name, and without effect on folders.")
     names = [Path(folder).resolve().name for folder in folders]
     if len(set(names)) < len(names):
         raise DataError(f"Two folders have the same name ({', '.join(names)}), so conditions cannot tell them apart.")
@@ -68,7 +70,10 @@ def load_recordings(
         own = conditions_of([text.removeprefix(prefix) for text in where if text.startswith(prefix)])
         check_values([table], own)
         tables[number] = table.select(matching_rows(table, [*shared, *own])) if shared or own else table
-    return joined(tables, names)
+    table = joined(tables, names)
+    if "split" in table.column_names and len(splits := sorted(set(table["split"]))) > 1:
+        logger.warning("Rows of all splits are used: %s. --where split=... chooses.", ", ".join(splits))
+    return table
 
 
 def joined(tables: Sequence[Dataset], names: Sequence[str]) -> Dataset:

@@ -10,6 +10,7 @@ import numpy as np
 from datasets import Dataset
 from sklearn.metrics import confusion_matrix
 
+from ..checks import refuse_idle
 from ..data import LabelledClips
 from ..version import __version__
 from .checks import EvaluationError, check_single_label, is_multi_label
@@ -24,6 +25,14 @@ from .splits import Split, SplitError, make_splits
 
 PROTOCOLS = ("few_shot", "low_shot", "fine_tune", "knn", "linear")
 PACKAGES = ("torch", "transformers", "scikit-learn", "numpy")
+# Arguments, and the protocols that read them.
+USED_BY = {
+    ("classifiers",): ("few_shot", "low_shot"),
+    ("n_way", "k_shot", "queries", "episodes"): ("few_shot",),
+    ("low_shot_k", "low_shot_seeds"): ("low_shot", "fine_tune"),
+    ("n_splits",): ("low_shot", "fine_tune", "linear"),
+    ("neighbours",): ("knn",),
+}
 
 
 @dataclass
@@ -59,6 +68,9 @@ class ProtocolArguments:
     seed: int = field(default=0, metadata={"help": "Of everything that is drawn."})
 
     def __post_init__(self) -> None:
+        for names, protocols in USED_BY.items():
+            if not set(protocols) & set(self.protocol):
+                refuse_idle(self, names, f"--protocol {' or '.join(protocols)}")
         least = {"n_way": 2, "n_splits": 2, "seed": 0}
         for option, value in vars(self).items():
             for number in value if isinstance(value, list) else [value]:

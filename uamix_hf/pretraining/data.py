@@ -9,6 +9,7 @@ from typing import Any
 
 from datasets import Dataset, concatenate_datasets, interleave_datasets
 
+from ..checks import refuse_idle
 from ..data import (
     DataArguments,
     DataError,
@@ -70,6 +71,7 @@ def pretraining_data(
         )
     if streaming_args.streaming:
         return streamed(data_args, streaming_args, held_out_args, args, feature_extractor, max_frames)
+    refuse_idle(streaming_args, ("shuffle_buffer", "shortest_rest", "statistics_clips"), "--streaming")
     if args.ignore_data_skip:
         raise ValueError(f"ignore_data_skip is for streams: {REFUSED['ignore_data_skip']}.")
     with args.main_process_first(desc="log-mels"):
@@ -117,7 +119,9 @@ def streamed(
             with args.main_process_first(desc="log-mels"):
                 held_out = concatenate_datasets([prepare(split, feature_extractor).dataset for split in splits])
     else:
-        recordings = load_recordings(data_args.train_dir, where=data_args.where)
+        recordings = load_recordings(
+            data_args.train_dir, None, data_args.dataset_split, data_args.audio_column, data_args.where
+        )
         groups = read_groups(recordings, data_args.group_column) if holds_out else None
         # Not decoded yet: the rows to stream, and the few to cache.
         train, held = hold_out(PreparedData(recordings, [], groups, {}, recordings), held_out_args, args.seed)

@@ -6,6 +6,11 @@ from typing import Any, Literal
 from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig, PreTrainedConfig
 
+# Without effect where nothing is mixed.
+MIXING_FIELDS = (
+    "mix_alpha", "mix_probability", "mix_per_sample", "mix_dominant", "mix_align", "mix_position", "pairing",
+    "symmetric_mix", "mix_weight",
+)  # fmt: skip
 MIXES = ("t-cutmix", "cutmix", "mixup", "none")
 
 

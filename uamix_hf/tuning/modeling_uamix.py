@@ -14,8 +14,9 @@ from transformers import AutoModel, PreTrainedModel
 from transformers import initialization as init
 from transformers.utils import ModelOutput
 
+from ..checks import refuse_idle
 from . import mixing
-from .configuration_uamix import UaMixConfig
+from .configuration_uamix import MIXING_FIELDS, UaMixConfig
 from .distributed import gather, world
 from .encoders import EncoderAdapter, EncoderError
 from .heads import ContrastiveHeads
@@ -91,12 +92,16 @@ class UaMixForContrastiveTuning(PreTrainedModel):
 
         Raises:
             EncoderError: the encoder does not meet it. TypeError: a keyword that is no field.
+            ValueError: a setting of mixtures with `mix="none"`.
         """
         unknown = set(config) - set(UaMixConfig.__annotations__)
         if unknown:  # transformers' configurations would keep a misspelt name and leave the field at its default
             raise TypeError(f"UaMixConfig has no field {', '.join(sorted(unknown))}.")
         # A copy: as a part of another configuration it loses which attention the encoder runs.
-        return cls(UaMixConfig(encoder_config=copy.deepcopy(encoder.config), **config), encoder)
+        settings = UaMixConfig(encoder_config=copy.deepcopy(encoder.config), **config)
+        if settings.mix == "none":
+            refuse_idle(settings, MIXING_FIELDS, "mixtures, and mix is none")
+        return cls(settings, encoder)
 
     @classmethod
     def from_pretrained(cls, *args: Any, **kwargs: Any) -> Any:
