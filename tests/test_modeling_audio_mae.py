@@ -31,6 +31,7 @@ from uamix_hf import (
     AudioMAEForPreTraining,
     AudioMAEModel,
     InputTooLongError,
+    UaMixConfig,
     UaMixForContrastiveTuning,
 )
 from uamix_hf.modeling_audio_mae import sincos_position_table
@@ -65,7 +66,7 @@ def whitened_classifier(config: AudioMAEConfig) -> AudioMAEForAudioClassificatio
 
 def tuned(config: AudioMAEConfig) -> UaMixForContrastiveTuning:
     sizes = {"projector_hidden_size": 8, "projection_size": 4, "predictor_hidden_size": 8, "queue_size": 6}
-    return UaMixForContrastiveTuning.from_encoder(AudioMAEModel(config), **sizes)
+    return UaMixForContrastiveTuning(UaMixConfig(encoder_config=config, **sizes))  # as from_pretrained makes it
 
 
 @pytest.fixture
