@@ -440,7 +440,9 @@ with multiprocessing.get_context("fork").Pool(2) as pool:
 )
 
 
-@pytest.mark.parametrize("code", [INSTALLED, REMOTE], ids=["installed", "remote code"])
+@pytest.mark.parametrize(
+    "code", [pytest.param(INSTALLED, id="installed"), pytest.param(REMOTE, id="remote code", marks=pytest.mark.slow)]
+)
 def test_forked_processes_do_not_wait_for_threads_that_the_fork_left_behind(code, tiny_config, tmp_path: Path) -> None:
     tiny_config.max_length = 1024
     AudioMAEModel(tiny_config).save_pretrained(tmp_path / "model")

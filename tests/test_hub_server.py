@@ -103,6 +103,7 @@ def pull_models(folder: str) -> None:
         model.save_pretrained(f"{folder}/{name}")
 
 
+@pytest.mark.slow
 def test_models_pushed_by_one_process_are_pulled_by_another(hub: HubServer, tmp_path: Path) -> None:
     pushed = write(tmp_path / "pushed", {"wide.py": REMOTE_CODE.encode()})
     pulled = tmp_path / "pulled"

@@ -116,6 +116,7 @@ def test_the_same_but_for_rounding(run, plain, flags):
     assert not np.array_equal(other, plain)  # the flag has been heard
 
 
+@pytest.mark.slow
 def test_views_in_turns_over_two_processes_are_the_same_but_for_rounding(run):
     whole, turns = run(world=2), run("--encoder_batch_size", 5, world=2)
     np.testing.assert_allclose(turns, whole, rtol=ROUNDING)

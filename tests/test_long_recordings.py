@@ -65,6 +65,7 @@ def in_a_process(folder: Path, paths: list[Path]) -> list[dict]:
     return json.loads(done.stdout)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="the resource module measures peak memory")
 def test_an_hour_embeds_in_the_memory_of_minutes(embedder: AudioEmbedder, tmp_path: Path) -> None:
     encoder, short, long = tmp_path / "encoder", tmp_path / "short.flac", tmp_path / "an hour.flac"

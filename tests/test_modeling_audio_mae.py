@@ -632,7 +632,9 @@ def pretraining_inputs(frames: int, lengths: list[int], grid: bool) -> dict[str,
 BATCHES = [(192, [192, 70]), (128, [100, 33, 5]), (64, [64, 64, 20])]
 
 
-@pytest.mark.parametrize("mask_type,dynamic", [("unstructured", None), ("time_frequency", True)])
+@pytest.mark.parametrize(
+    "mask_type,dynamic", [pytest.param("unstructured", None, marks=pytest.mark.slow), ("time_frequency", True)]
+)
 def test_compiled_pretraining_of_padded_clips_is_the_same(tiny_config, mask_type: str, dynamic: bool | None) -> None:
     tiny_config.mask_type, tiny_config.num_hidden_layers, tiny_config.decoder_num_hidden_layers = mask_type, 1, 1
     model = AudioMAEForPreTraining(tiny_config).eval()

@@ -195,6 +195,7 @@ print(classify(np.load(sys.argv[1]))[0]["label"])
 """
 
 
+@pytest.mark.slow
 def test_the_trainer_pushes_what_a_pipeline_pulls_where_the_package_is_absent(train, tmp_path: Path) -> None:
     train().save_model(tmp_path / "saved")
     waves, labels = tones(3, seed=1)

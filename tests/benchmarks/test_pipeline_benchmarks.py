@@ -159,6 +159,7 @@ def test_exponents_are_those_of_a_power_law() -> None:
     assert row.ours == "1.6e+04 ms for 8 clips" and row.peer == "3000 ms for 1 clips"
 
 
+@pytest.mark.slow
 def test_peak_memory_is_that_of_a_process_of_its_own(tmp_path: Path) -> None:
     """The process that starts it holds a gigabyte more."""
     held = bytearray(b"1") * 2**30
@@ -173,6 +174,7 @@ def test_peak_memory_is_that_of_a_process_of_its_own(tmp_path: Path) -> None:
     assert len(held) == 2**30 and 100 < peak < own - 512
 
 
+@pytest.mark.slow
 def test_compiled_work_is_the_same_work() -> None:
     batch = gpu.make_clips(2, 1)
     encoder, pretraining, tuning = gpu.works(gpu.SMALL, True, torch.device("cpu"))

@@ -11,6 +11,7 @@ from metric_processes import compute_offline
 from uamix_hf.evaluation.modules import load_metric, metric_folder
 
 
+@pytest.mark.slow
 def test_numbers_of_a_fresh_process(tmp_path: Path) -> None:
     folder = tmp_path / "classification_accuracy"
     shutil.copytree(metric_folder("classification_accuracy"), folder)  # alone, as in a Space

@@ -167,6 +167,7 @@ else:
 """
 
 
+@pytest.mark.slow
 def test_a_repository_is_known_by_its_commit(
     sounds: Dataset, model: Path, tmp_path: Path, tiny_config: AudioMAEConfig
 ) -> None:

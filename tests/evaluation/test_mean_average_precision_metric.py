@@ -28,6 +28,7 @@ def compute(scores, references) -> dict:
     return load_metric("mean_average_precision").compute(predictions=scores, references=references)
 
 
+@pytest.mark.slow
 def test_numbers_of_a_fresh_process(tmp_path: Path) -> None:
     folder = tmp_path / "mean_average_precision"
     shutil.copytree(metric_folder("mean_average_precision"), folder)  # alone, as in a Space

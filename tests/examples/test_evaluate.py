@@ -2,9 +2,7 @@
 
 import csv
 import json
-import os
 import runpy
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from processes import run_example
 from scipy import stats
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import average_precision_score, balanced_accuracy_score, confusion_matrix
@@ -78,17 +77,14 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 def finished(corpus: Path, models: list[Path], tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     """Output folder of a run of all protocols on both models, and what it printed."""
     folder = tmp_path_factory.mktemp("results") / "results"
-    command = [
-        sys.executable, "examples/evaluate.py", "--model_name_or_path", *models, "--data_dir", corpus,
+    flags = [
+        "--model_name_or_path", *models, "--data_dir", corpus,
         "--group_column", "take", "--fold_column", "fold", "--protocol", "few_shot", "low_shot", "knn", "linear",
         "--classifiers", "nearest_centroid", "logistic_regression", "--k_shot", "1", "2", "--queries", "3",
         "--episodes", "30", "--low_shot_k", "1", "3", "--low_shot_seeds", "2", "--neighbours", "1", "--seed", "5",
         "--output_dir", folder,
     ]  # fmt: skip
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, cwd=ROOT, env=environment)
-    assert done.returncode == 0, done.stderr[-4000:]
-    return folder, done.stdout
+    return folder, run_example("evaluate.py", *flags).well()
 
 
 class Truth:

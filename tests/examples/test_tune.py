@@ -112,7 +112,8 @@ def test_output_loads_in_a_fresh_process_and_embeds(run, esc10: Path, tmp_path: 
     subprocess.run([sys.executable, "-c", code, str(run[0]), str(clip)], check=True)
 
 
-@pytest.mark.parametrize("stage", ["tune", pytest.param("head", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", ["tune", "head"])
 def test_resuming_equals_never_having_stopped(run, base: Path, esc10: Path, tmp_path: Path, stage: str) -> None:
     """From a checkpoint of either stage: the same weights, support set, target and optimiser, bit by bit."""
     whole, resumed = run[0], tmp_path / "resumed"
@@ -170,6 +171,7 @@ def test_card_tells_what_was_done(run) -> None:
     assert str(run[0]) not in card
 
 
+@pytest.mark.slow
 def test_two_processes_keep_identical_support_sets(base: Path, esc10: Path, tmp_path: Path) -> None:
     arguments = ["--model_name_or_path", base, "--train_dir", esc10, "--where", "fold=1", "--output_dir", tmp_path]
     arguments += [

@@ -34,6 +34,7 @@ def test_one_killed_process_ends_both_and_both_resume_exactly(tune, whole_pair, 
     assert_same_end(output, whole_pair)
 
 
+@pytest.mark.slow
 def test_a_loss_that_is_not_finite_in_one_process_stops_both(tune, whole_pair, assert_same_end, tmp_path):
     output = tmp_path / "tuned"
     ended = tune(output, fault=partial(spoil_clip, 7, 4), world=2)

@@ -12,6 +12,7 @@ from safetensors import safe_open
 from transformers import AutoFeatureExtractor, AutoModel
 
 from uamix_hf import AudioMAEConfig, AudioMAEFeatureExtractor, AudioMAEForPreTraining
+from uamix_hf.__main__ import main
 from uamix_hf.hub.export import export_encoder
 
 TINY = {"num_hidden_layers": 2, "hidden_size": 32, "num_attention_heads": 2, "intermediate_size": 64}
@@ -74,12 +75,13 @@ def test_embeddings_hardly_change(pretrained: Path, tmp_path: Path) -> None:
     assert np.abs(after - before).max() > 0  # they were rounded
 
 
-def test_what_cannot_be_exported_is_refused(pretrained: Path, tmp_path: Path) -> None:
-    assert run(str(tmp_path / "nothing"), str(tmp_path / "out")).returncode == 1
+def test_what_cannot_be_exported_is_refused(pretrained: Path, tmp_path: Path, capsys) -> None:
+    assert main(["export", str(tmp_path / "nothing"), str(tmp_path / "out")]) == 1
     model = AudioMAEForPreTraining.from_pretrained(pretrained)
     with torch.no_grad():
         model.audio_mae.layers[0].mlp.fc1.weight[0, 0] = 1e6
     model.save_pretrained(pretrained)
-    done = run(str(pretrained), str(tmp_path / "out"))
-    assert done.returncode == 1 and "layers.0.mlp.fc1.weight" in done.stderr and "float16" in done.stderr
+    assert main(["export", str(pretrained), str(tmp_path / "out")]) == 1
+    said = capsys.readouterr().err
+    assert "layers.0.mlp.fc1.weight" in said and "float16" in said
     assert not (tmp_path / "out").exists()

@@ -128,6 +128,7 @@ assert result["accuracy"] == 0.75, result
 """
 
 
+@pytest.mark.slow
 def test_pushed_metric_loads_where_the_package_is_absent(tmp_path: Path) -> None:
     with HubServer() as hub:
         for home, code in (("author", PUSH_METRIC), ("user", PULL_METRIC)):
