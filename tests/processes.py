@@ -53,14 +53,25 @@ class Ended:
 
 
 def run_example(name: str | Path, *arguments: object, fault: Fault | None = None, world: int = 1) -> Ended:
-    """`python examples/NAME ARGUMENTS` (or another path) in `world` processes, as a launcher would start them; none
-    waits for ever."""
+    """`python examples/NAME ARGUMENTS` (or another path) in `world` processes, as a launcher would start them."""
+    output = Path(str(arguments[arguments.index("--output_dir") + 1]))
+    command = [str(ROOT / "examples" / name), *map(str, arguments)]
+    return run_forked(command, output, fault, world)
+
+
+def run_code(code: str, folder: Path, *arguments: object) -> Ended:
+    """`python -c CODE ARGUMENTS` in a process of its own, which has done the imports; its log goes into `folder`."""
+    script = folder / "code.py"
+    script.write_text(code, encoding="utf-8")
+    return run_forked([str(script), *map(str, arguments)], folder / "code")
+
+
+def run_forked(command: list[str], log: Path, fault: Fault | None = None, world: int = 1) -> Ended:
+    """A script with arguments; what process R prints goes to `LOG-R.log`. None is waited for for ever."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
-    output = Path(str(arguments[arguments.index("--output_dir") + 1]))
-    logs = [output.with_name(f"{output.name}-{rank}.log") for rank in range(world)]
-    command = [str(ROOT / "examples" / name), *map(str, arguments)]
+    logs = [log.with_name(f"{log.name}-{rank}.log") for rank in range(world)]
     started = [
         forked.Process(target=run_script, args=(command, fault, rank, world, port, log))
         for rank, log in enumerate(logs)
@@ -104,4 +115,4 @@ def run_processes(work: Callable, folder: Path, world: int, seconds: float = 300
     return [torch.load(folder / f"{rank}.pt", weights_only=False) for rank in range(world)]
 
 
-__all__ = ["Ended", "Fault", "launch", "run_example", "run_processes"]
+__all__ = ["Ended", "Fault", "launch", "run_code", "run_example", "run_processes"]

@@ -8,12 +8,13 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from processes import run_code
 from safetensors.torch import load_file
 from transformers import ASTFeatureExtractor, AutoFeatureExtractor
 
@@ -185,23 +186,23 @@ def test_unusable_input_is_a_typed_error_that_says_what_to_do(extractor, clip, s
         extractor(clip, sampling_rate=RATE)
 
 
-def test_wrong_rate_is_an_error_and_a_missing_one_a_warning(extractor, caplog) -> None:
+@pytest.fixture
+def warnings_of(tmp_path: Path) -> Callable[[str], str]:
+    """What a fresh process logs: transformers says each warning once per process."""
+    setup = "import numpy as np; from uamix_hf import AudioMAEFeatureExtractor; extractor = AudioMAEFeatureExtractor()"
+    return lambda statement: run_code(f"{setup}\n{statement}", tmp_path).well()
+
+
+def test_wrong_rate_is_an_error_and_a_missing_one_a_warning(extractor, caplog, warnings_of) -> None:
     with pytest.raises(AudioInputError, match="8000 Hz.*16000 Hz"):
         extractor(np.zeros(8000), sampling_rate=8000)
     assert "sampling_rate" in warnings_of("extractor(np.zeros(8000))")
 
 
-def test_short_and_loud_clips_are_said_once() -> None:
+def test_short_and_loud_clips_are_said_once(warnings_of) -> None:
     once = warnings_of("extractor(np.ones(100) * .1, sampling_rate=16000); extractor([0.] * 9, sampling_rate=16000)")
     assert once.count("shorter than one frame") == 1
     assert "3e+04" in warnings_of("extractor(np.full(800, 3e4), sampling_rate=16000)")
-
-
-def warnings_of(statement: str) -> str:
-    """What a fresh process logs: transformers says each warning once per process."""
-    setup = "import numpy as np; from uamix_hf import AudioMAEFeatureExtractor; extractor = AudioMAEFeatureExtractor()"
-    code = f"{setup}\n{statement}"
-    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stderr
 
 
 def test_a_clip_shorter_than_a_frame_is_one_frame(extractor: AudioMAEFeatureExtractor) -> None:

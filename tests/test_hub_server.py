@@ -204,6 +204,7 @@ def use_dataset_and_metric() -> None:
     assert evaluate.load("user/hits").compute(predictions=[1, 2], references=[1, 3]) == {"hits": 1}
 
 
+@pytest.mark.slow
 def test_dataset_and_metric(hub: HubServer, tmp_path: Path) -> None:
     hub.add("user/hits", {"hits.py": METRIC}, repo_type="space")
     run(hub, tmp_path / "home", use_dataset_and_metric)

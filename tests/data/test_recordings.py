@@ -208,6 +208,7 @@ json.dump(result, open(sys.argv[1], "w"))
 """
 
 
+@pytest.mark.slow
 def test_a_dataset_of_the_hub_is_the_same_kind_of_table(tmp_path: Path) -> None:
     waves = [np.random.default_rng(row).uniform(-0.5, 0.5, (3000 + 1000 * row, 2)) for row in range(4)]
     sounds = []

@@ -13,7 +13,7 @@ import pytest
 import soundfile
 import torch
 from hub_server import HubServer
-from processes import launch, run_example
+from processes import launch, run_code, run_example
 from safetensors.torch import load_file
 from toy_sounds import tones
 from transformers import ASTConfig, ASTModel, AutoFeatureExtractor, AutoModel
@@ -109,7 +109,7 @@ def test_output_loads_in_a_fresh_process_and_embeds(run, esc10: Path, tmp_path: 
         "assert type(m).__name__ == 'AudioMAEModel' and v.shape == (1, 48) and v.isfinite().all()"
     )
     clip = next((esc10 / "audio").iterdir())
-    subprocess.run([sys.executable, "-c", code, str(run[0]), str(clip)], check=True)
+    run_code(code, tmp_path, run[0], clip).well()
 
 
 @pytest.mark.slow
@@ -143,6 +143,7 @@ def test_pushed_repository_is_exactly_encoder_preprocessor_code_and_card(run) ->
     assert "Pushed it" in printed and hub.unhandled == []
 
 
+@pytest.mark.slow
 def test_a_process_without_the_package_pulls_the_pushed_encoder(run, tmp_path: Path) -> None:
     output, _, hub = run
     wave = np.random.default_rng(0).normal(0, 0.1, 20_000).astype(np.float32)

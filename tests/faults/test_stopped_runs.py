@@ -43,7 +43,7 @@ def test_tuning_stops_and_goes_on_where_it_stopped(tune, whole, assert_same_end,
     assert_same_end(output, whole)
 
 
-@pytest.mark.parametrize("script", ["finetune.py", "pretrain.py"])
+@pytest.mark.parametrize("script", ["finetune.py", pytest.param("pretrain.py", marks=pytest.mark.slow)])
 def test_the_other_scripts_stop_too_and_claim_nothing(inputs, tmp_path, script):
     if script == "finetune.py":
         waves, labels = tones(18)

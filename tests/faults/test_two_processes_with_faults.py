@@ -21,7 +21,12 @@ def whole_pair(tune, tmp_path_factory) -> Path:
     "fault, rank",
     [
         pytest.param(partial(kill_in_step, "tune", 5, 1), 1, id="rank 1 in a step"),
-        pytest.param(partial(kill_in_save, "tuned/checkpoint-6/rng_state_1.pth"), 1, id="rank 1 in a save"),
+        pytest.param(
+            partial(kill_in_save, "tuned/checkpoint-6/rng_state_1.pth"),
+            1,
+            id="rank 1 in a save",
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_one_killed_process_ends_both_and_both_resume_exactly(tune, whole_pair, assert_same_end, tmp_path, fault, rank):

@@ -1,8 +1,6 @@
 """What is published is small, loads as float32 and embeds as the original does."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -31,15 +29,10 @@ def pretrained(tmp_path: Path) -> Path:
     return tmp_path / "pretrained"
 
 
-def run(*arguments: str) -> subprocess.CompletedProcess:
-    command = [sys.executable, "-m", "uamix_hf", "export", *arguments]
-    return subprocess.run(command, capture_output=True, text=True)
-
-
-def test_the_encoder_alone_in_half_precision_loads_as_float32(pretrained: Path, tmp_path: Path) -> None:
+def test_the_encoder_alone_in_half_precision_loads_as_float32(pretrained: Path, tmp_path: Path, capsys) -> None:
     target = tmp_path / "published"
-    done = run(str(pretrained), str(target))
-    assert done.returncode == 0 and str(target) in done.stdout, done.stderr
+    assert main(["export", str(pretrained), str(target)]) == 0
+    assert str(target) in capsys.readouterr().out
     with safe_open(target / "model.safetensors", "pt") as file:
         stored = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
     assert not any("decoder" in name for name in stored)
