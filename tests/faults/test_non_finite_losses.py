@@ -141,6 +141,7 @@ def test_of_accumulated_batches_the_one_that_is_not_finite_is_named(make_trainer
     assert error.step == 2 and error.sample_ids == calls[4] and len(calls) == 6
 
 
+@pytest.mark.slow
 def test_the_scripts_stop_and_resume_once_the_cause_is_gone(tune, whole, inputs, assert_same_end, tmp_path):
     """Of tuning, the end is the one of the run that never met it; pretraining goes on from its last checkpoint."""
     output = tmp_path / "tuned"
