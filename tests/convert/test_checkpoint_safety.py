@@ -248,6 +248,7 @@ assert main(["convert", "audiomae", "user/two", f"{sys.argv[1]}/two"]) == 1
 """
 
 
+@pytest.mark.slow
 def test_the_timm_layout_on_the_hub_converts_to_an_equal_encoder(tiny_config: AudioMAEConfig, tmp_path: Path) -> None:
     models = {"norm": encoder(tiny_config, "mean"), "fc_norm": encoder(tiny_config, "mean_fc_norm")}
     with HubServer() as hub:

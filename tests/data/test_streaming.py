@@ -208,6 +208,7 @@ def test_a_dataset_is_streamed_with_conditions_and_shared_out(folder: Path, tmp_
         assert Counter(sum(parts, [])) == Counter(ids(clips))
 
 
+@pytest.mark.slow
 def test_several_datasets_come_in_turns_and_none_is_cut_short(folder: Path, tmp_path: Path) -> None:
     sounds = [folder / f"{number}.wav" for number in (0, 3, 6)]  # a clip each
     short = str(parquet(tmp_path / "short", sounds[:2], [0, 0]))

@@ -294,6 +294,7 @@ def test_models_need_names_of_their_own(models: list[Path], evaluate: Callable, 
         evaluate("--model_name_or_path", models[0], models[0], "--data_dir", tmp_path, "--output_dir", tmp_path)
 
 
+@pytest.mark.slow
 def test_fine_tuning_is_measured_on_the_draws_of_low_shot(
     evaluate, corpus: Path, models: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
