@@ -44,7 +44,8 @@ def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def recordings() -> dict[str, Dataset]:
-    parts = {"train": tones(30), "test": tones(30, seed=1)}
+    plain = {"detuned": 0.02, "noise": (0.2, 0.2), "level": (0.1, 0.1)}
+    parts = {"train": tones(30, **plain), "test": tones(30, seed=1, **plain)}
     return {name: Dataset.from_dict({"audio": waves, "label": labels}) for name, (waves, labels) in parts.items()}
 
 
@@ -69,7 +70,7 @@ def train(encoder: Path, recordings: dict[str, Dataset], tmp_path: Path):
             return {"accuracy": accuracy.compute(predictions=numbers, references=prediction.label_ids)["accuracy"]}
 
         fixed = {
-            "output_dir": str(tmp_path / "run"), "max_steps": 40, "learning_rate": 2e-3, "use_cpu": True, "seed": 1,
+            "output_dir": str(tmp_path / "run"), "max_steps": 80, "learning_rate": 2e-3, "use_cpu": True, "seed": 1,
             "per_device_train_batch_size": 10, "remove_unused_columns": False, "disable_tqdm": True,
             "save_strategy": "no", "logging_steps": 10, "report_to": "none",
         }  # fmt: skip

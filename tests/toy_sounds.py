@@ -19,16 +19,27 @@ PLAIN = {"layer_decay": 1.0, "drop_path_rate": 0.0, "patchout_time_ratio": 0.0, 
          "time_mask_share": 0.0, "mel_mask_share": 0.0, "mixup_probability": 0.0}  # fmt: skip
 
 
-def tones(clips: int, seed: int = 0) -> tuple[list[np.ndarray], np.ndarray]:
-    """Waveforms of 0.2 to 0.6 s at 16 kHz and their classes (clips,), one after the other."""
+def tones(
+    clips: int,
+    seed: int = 0,
+    detuned: float = 0.1,
+    noise: tuple[float, float] = (0.1, 0.5),
+    level: tuple[float, float] = (0.02, 0.2),
+) -> tuple[list[np.ndarray], np.ndarray]:
+    """Waveforms of 0.2 to 0.6 s at 16 kHz and their classes (clips,), one after the other.
+
+    Args:
+        detuned: How far a tone's pitch may be from its class's, as a fraction of it.
+        noise, level: Between what the noise beside a tone of amplitude 1, and what both are amplified by, are drawn.
+    """
     rng = np.random.default_rng(seed)
     labels = np.arange(clips) % len(PITCHES)
     waves = []
     for label in labels:
         time = np.arange(int(rng.uniform(0.2, 0.6) * 16_000)) / 16_000
-        tone = np.sin(2 * np.pi * PITCHES[label] * rng.uniform(0.9, 1.1) * time + rng.uniform(0, 6))
-        noise = rng.normal(0, rng.uniform(0.1, 0.5), len(time))
-        waves.append((rng.uniform(0.02, 0.2) * (tone + noise)).astype(np.float32))
+        tone = np.sin(2 * np.pi * PITCHES[label] * rng.uniform(1 - detuned, 1 + detuned) * time + rng.uniform(0, 6))
+        beside = rng.normal(0, rng.uniform(*noise), len(time))
+        waves.append((rng.uniform(*level) * (tone + beside)).astype(np.float32))
     return waves, labels
 
 

@@ -20,7 +20,7 @@ from uamix_hf import AudioMAEConfig, AudioMAEForPreTraining
 from uamix_hf.data import DataError
 
 ROOT = Path(__file__).parents[2]
-WAVES, LABELS = tones(36)
+WAVES, LABELS = tones(36, detuned=0.02, noise=(0.2, 0.2), level=(0.1, 0.1))
 NAMES = ("low", "mid", "high")
 # What needs longer runs than these is off.
 AT_THE_END = ["--save_strategy", "no", "--eval_strategy", "no"]

@@ -56,13 +56,13 @@ def same_weights(one: torch.nn.Module, two: torch.nn.Module) -> bool:
 
 
 def test_toy_sounds_are_told_apart_on_rows_that_were_not_trained_on(train, clips):
-    model = train(max_steps=60, learning_rate=1e-3, **PLAIN)
+    model = train(max_steps=100, learning_rate=1e-3, **PLAIN)
     assert (predict(model, EXTRACTOR, clips, TEST) == LABELS[TEST]).mean() > 0.9
 
 
 def test_wrong_labels_teach_wrong_classes(train, clips):
     """Each class called by the next one's number: right by the labels that were given, so never by the true ones."""
-    model = train(labels=(LABELS + 1) % 3, max_steps=60, learning_rate=1e-3, **PLAIN)
+    model = train(labels=(LABELS + 1) % 3, max_steps=100, learning_rate=1e-3, **PLAIN)
     predicted = predict(model, EXTRACTOR, clips, TEST)
     assert (predicted == (LABELS[TEST] + 1) % 3).mean() > 0.9
     assert (predicted == LABELS[TEST]).mean() < 0.1

@@ -91,16 +91,19 @@ def changed(encoder: AudioMAEModel, before: AudioMAEModel) -> set[str]:
 # --- what is learnt
 
 
-def test_clusters_come_apart_and_so_do_the_classes_of_new_clips(run, encoder, clips, clustered):
+def test_clusters_come_apart_and_so_do_the_classes_of_new_clips(run, encoder, clustered):
+    """Of sounds whose clusters are their classes, since they differ in little else: of one loudness and length."""
+    waves, labels = tones(60, detuned=0.02, noise=(0.2, 0.2), level=(0.1, 0.1))
+    clips = log_mels([wave[:3200] for wave in waves])
     before = embed_log_mels(encoder, EXTRACTOR, clips)
     config = UaMixConfig(resize_time=1, resize_mel=1)  # classes differ in pitch
-    trainer = run(config, max_steps=40, learning_rate=2e-3)
+    trainer = run(config, dataset=clips.select(range(30)), max_steps=40, learning_rate=2e-3)
     after = embed_log_mels(trainer.model.audio_mae, EXTRACTOR, clips)
     ((_, found),) = clustered
     old, new = (silhouette_score(vectors[:30], found, metric="cosine") for vectors in (before, after))
-    assert new > old + 0.1
-    old, new = (silhouette_score(vectors[30:], LABELS[30:], metric="cosine") for vectors in (before, after))
-    assert new > old
+    assert 1 - new < (1 - old) / 2
+    old, new = (silhouette_score(vectors[30:], labels[30:], metric="cosine") for vectors in (before, after))
+    assert 1 - new < (1 - old) / 2  # 1 is perfect
 
 
 def test_the_loss_is_cross_entropy_on_both_views(encoder, clips, make_args):
