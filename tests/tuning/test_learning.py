@@ -42,7 +42,8 @@ def neighbours_of_the_class(encoder: AudioMAEModel, clips, labels: np.ndarray) -
 
 
 def test_embeddings_stay_apart_and_neighbours_become_of_one_class(make_args):
-    """Over ten seeds of sounds, weights and training, the fraction is 0.47 to 0.83 before, and 0.88 to 1 after."""
+    """Over ten seeds of sounds, weights and training, the fraction is 0.47 to 0.83 before, 0.88 to 1 after, and gains
+    0.17 to 0.44."""
     waves, labels = tones_in_noise(192)
     clips = log_mels(waves)
     # The views vary what says nothing of the class, and leave the pitch.
@@ -54,7 +55,8 @@ def test_embeddings_stay_apart_and_neighbours_become_of_one_class(make_args):
     losses = [entry["loss_clean"] for entry in log if "loss_clean" in entry]
     assert min(spread) > 0.3 * spread[0]  # 0 is a collapse
     assert losses[-1] < 3.3 < np.log(48) < losses[0]  # of guessing which of the batch it is
-    assert before < 0.8 < neighbours_of_the_class(model.encoder, clips, labels)
+    after = neighbours_of_the_class(model.encoder, clips, labels)
+    assert after > 0.8 and after > before + 0.1
 
 
 @pytest.mark.parametrize("silent", [1, 8])
