@@ -67,4 +67,4 @@ code:
 	for folder in model_cards/*/; do cp uamix_hf/*_audio_mae.py $$folder; done
 
 clean:
-	rm -rf $(VENV) .venv-all .venv-minimum demo_output build *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) .venv-all .venv-minimum demo_output build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
