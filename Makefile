@@ -3,7 +3,7 @@
 # make test-all      all tests
 # make test-minimum  all tests, with the oldest versions of dependencies that setup.cfg allows, in .venv-minimum
 # make bench         sets up, measures speed and memory against others (15 minutes), writes the table into README.md
-# make check         sets up, runs ruff and mypy
+# make check         sets up, runs ruff, mypy and import-linter, which holds the layers of pyproject.toml
 
 VENV ?= .venv
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
@@ -20,7 +20,7 @@ LABEL ?= label
 GROUP ?=
 OUTPUT ?= demo_output
 
-BENCHMARKS = encoder pretraining tuning features pipeline utilisation support_set scaling memory modes
+BENCHMARKS = encoder pretraining tuning features pipeline utilisation neighbour_queue scaling memory modes
 
 .PHONY: setup demo test test-all test-minimum bench check code clean
 
@@ -61,10 +61,13 @@ check: setup
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
+	$(VENV)/bin/lint-imports
 
 # After a change of the modules that travel with weights: the checkpoints in model_cards/ carry copies of them.
+TRAVELLING = configuration_audio_mae.py modeling_audio_mae.py feature_extraction_audio_mae.py
+
 code:
-	for folder in model_cards/*/; do cp uamix_hf/*_audio_mae.py $$folder; done
+	for folder in model_cards/*/; do cp $(addprefix uamix_hf/models/audio_mae/,$(TRAVELLING)) $$folder; done
 
 clean:
 	rm -rf $(VENV) .venv-all .venv-minimum demo_output build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -23,7 +23,7 @@ from transformers import AutoFeatureExtractor, AutoModel, HfArgumentParser, set_
 from uamix_hf import AudioMAEFeatureExtractor, fit_whitening
 from uamix_hf.data import DataArguments, cached_log_mels, column_as_text, load_recordings, prepare, read_groups
 from uamix_hf.evaluation import Scores, cached_embeddings, few_shot_accuracy, knn_probe, linear_probe, make_splits
-from uamix_hf.whitening import whitening_of
+from uamix_hf.tuning.whitening import whitening_of
 
 HERE = Path(__file__).parent
 EXAMPLES = HERE.parent / "examples"

@@ -19,7 +19,7 @@ NAMES = (
     "features",
     "pipeline",
     "utilisation",
-    "support_set",
+    "neighbour_queue",
     "scaling",
     "memory",
     "modes",

@@ -10,8 +10,8 @@ from torch.nn import functional as F
 from transformers import Trainer
 
 from uamix_hf import AudioMAEConfig, AudioMAEModel, UaMixForContrastiveTuning
+from uamix_hf.training.augmentations import two_views
 from uamix_hf.tuning import UaMixTrainingArguments, mixing
-from uamix_hf.tuning.views import two_views
 
 MEL = 128
 SMALL_ENCODER = {"hidden_size": 48, "num_attention_heads": 3, "intermediate_size": 96}
@@ -31,7 +31,7 @@ def make_model(small: bool, layers: int, **config: Any) -> UaMixForContrastiveTu
     an hour of sound or more."""
     sizes = {"token_drop": 0.5} | ({**SMALL_HEADS, "queue_size": SMALL_QUEUE} if small else {})
     model = UaMixForContrastiveTuning.from_encoder(make_encoder(small, layers), **(sizes | config)).train()
-    queue = model.support_queue
+    queue = model.neighbour_queue
     queue.enqueue(F.normalize(torch.randn_like(queue.keys), dim=-1), torch.arange(len(queue)))
     return model
 
@@ -41,8 +41,8 @@ def plain_copy(model: UaMixForContrastiveTuning) -> PlainStep:
     plain = PlainStep(copy.deepcopy(model.encoder), model.config).train()
     for name in ("projector", "predictor", "target_projector"):
         getattr(plain, name).load_state_dict(getattr(model.heads, name).state_dict())
-    plain.queue.copy_(model.support_queue.keys)
-    plain.queue_ids.copy_(model.support_queue.ids)
+    plain.queue.copy_(model.neighbour_queue.keys)
+    plain.queue_ids.copy_(model.neighbour_queue.ids)
     return plain
 
 

@@ -22,7 +22,7 @@ from plain_step import PlainStep
 from training_steps import describe, given_views, loss_of_given, make_clips, make_model, plain_copy, training_step
 
 from uamix_hf import UaMixForContrastiveTuning
-from uamix_hf.tuning import views
+from uamix_hf.training import augmentations as views
 
 LAYERS, CLIPS = 2, 6
 LITTLE_QUEUE = 3600

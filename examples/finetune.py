@@ -19,8 +19,8 @@ from typing import Any, Literal
 import numpy as np
 from transformers import AutoFeatureExtractor, AutoModel, HfArgumentParser, PreTrainedModel, set_seed
 
-from uamix_hf.checks import refuse_idle
-from uamix_hf.data import DataArguments, HeldOutArguments, PreparedData, hold_out, prepare
+from uamix_hf.data import DataArguments, HeldOutArguments, PreparedData, prepare, split_held_out
+from uamix_hf.data.checks import refuse_idle
 from uamix_hf.fine_tuning import (
     FineTuningArguments,
     FineTuningTrainer,
@@ -101,8 +101,8 @@ def main() -> None:
     targets = read_targets(data.recordings, data_args.label_column, label_args)
     data = dataclasses.replace(data, dataset=with_labels(data.dataset, targets.values))
     parts: dict[str, PreparedData | None] = {}
-    train, parts["test"] = hold_out(data, HeldOutArguments(eval_where=model_args.test_where), training_args.seed)
-    train, parts["eval"] = hold_out(train, held_out_args, training_args.seed)
+    train, parts["test"] = split_held_out(data, HeldOutArguments(eval_where=model_args.test_where), training_args.seed)
+    train, parts["eval"] = split_held_out(train, held_out_args, training_args.seed)
     held_out = {name: part.dataset for name, part in parts.items() if part is not None}
     labels = {name: np.asarray(part["labels"][:]) for name, part in held_out.items()}
     check_training_labels(np.asarray(train.dataset["labels"][:]), labels, targets)

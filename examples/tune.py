@@ -16,13 +16,15 @@ from typing import Any, Literal
 from transformers import AutoFeatureExtractor, AutoModel, HfArgumentParser, PreTrainedModel, Trainer, set_seed
 
 from uamix_hf import AudioMAEModel, UaMixConfig, UaMixForContrastiveTuning, UaMixTrainingArguments, fit_whitening
-from uamix_hf.checks import refuse_idle
 from uamix_hf.data import DataArguments, LogMelCollator, PreparedData, prepare
-from uamix_hf.evaluation.knn import leave_one_out_knn, settle_neighbours
-from uamix_hf.fine_tuning import embed_log_mels, with_random_weights
+from uamix_hf.data.checks import refuse_idle
+from uamix_hf.embedding.log_mels import embed_log_mels
+from uamix_hf.fine_tuning import with_random_weights
+from uamix_hf.fine_tuning.pseudo_labels import PSEUDO_LABELS_IGNORE, tune_on_pseudo_labels
 from uamix_hf.hub.cards import tuned_card
 from uamix_hf.hub.push import push_folder
-from uamix_hf.tuning import PSEUDO_LABELS_IGNORE, KNNCallback, train_stages, tune_on_pseudo_labels, uamix_arguments
+from uamix_hf.metrics.knn import leave_one_out_knn, resolve_neighbours
+from uamix_hf.tuning import KNNCallback, train_stages, uamix_arguments
 
 SHOWN = ("train_loss", "loss_clean", "loss_mixed", "embedding_std", "neighbour_purity", "knn_accuracy",
          "knn_neighbours", "train_runtime")  # fmt: skip
@@ -72,7 +74,7 @@ def tune(
         config = UaMixConfig(**vars(uamix_args))
         known = data.dataset["labels"][:].numpy() if data.label_names else None
         if known is not None:  # now, not after hours of training
-            neighbours, _ = settle_neighbours(known, data.groups, NEIGHBOURS, data.label_names)
+            neighbours, _ = resolve_neighbours(known, data.groups, NEIGHBOURS, data.label_names)
         trainer = tune_on_pseudo_labels(
             encoder, extractor, data.dataset, config, args, model_args.clusters, model_args.rounds, start
         )

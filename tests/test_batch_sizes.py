@@ -18,10 +18,11 @@ from uamix_hf import (
     fit_whitening,
 )
 from uamix_hf.data import LengthBucketSampler, LogMelCollator, cached_log_mels, load_recordings
+from uamix_hf.embedding.log_mels import embed_log_mels
 from uamix_hf.evaluation import cached_embeddings
 from uamix_hf.fine_tuning import predict_logits
 from uamix_hf.fine_tuning.batches import ClassBalancedSampler
-from uamix_hf.fine_tuning.predictions import embed_log_mels, predict
+from uamix_hf.fine_tuning.predictions import predict
 from uamix_hf.tuning.callbacks import KNNCallback
 
 EXTRACTOR = AudioMAEFeatureExtractor(max_length=64)

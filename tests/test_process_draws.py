@@ -24,10 +24,11 @@ from uamix_hf.fine_tuning import (
     FixMatchTrainer,
     make_classifier,
 )
+from uamix_hf.fine_tuning import pseudo_labels as pseudo
 from uamix_hf.fine_tuning.labels import with_labels
 from uamix_hf.pretraining import PretrainingArguments, PretrainingTrainer
-from uamix_hf.tuning import UaMixConfig, UaMixForContrastiveTuning, UaMixTrainer, UaMixTrainingArguments, mixing, views
-from uamix_hf.tuning import pseudo_labels as pseudo
+from uamix_hf.training import augmentations as views
+from uamix_hf.tuning import UaMixConfig, UaMixForContrastiveTuning, UaMixTrainer, UaMixTrainingArguments, mixing
 
 pytestmark = pytest.mark.slow
 WORLD, STEPS, SAVED = 2, 4, 2

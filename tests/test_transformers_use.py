@@ -24,7 +24,7 @@ from transformers import (
 )
 
 from uamix_hf import AudioMAEForAudioClassification, AudioMAEModel
-from uamix_hf.evaluation.modules import load_metric
+from uamix_hf.metrics.modules import load_metric
 
 NAMES = ("low", "middle", "high")
 LABELS: dict[str, Any] = {

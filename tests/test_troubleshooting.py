@@ -22,10 +22,10 @@ from uamix_hf import (
     UaMixTrainingArguments,
     load_audio,
 )
-from uamix_hf.convert import convert
 from uamix_hf.data import LabelledClips, load_recordings
 from uamix_hf.evaluation.results import ProtocolArguments, check_draws
 from uamix_hf.evaluation.splits import make_splits
+from uamix_hf.models.conversion import convert
 
 PAGE = (Path(__file__).parents[1] / "docs" / "troubleshooting.md").read_text(encoding="utf-8")
 VARIABLE = "…"

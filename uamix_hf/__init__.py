@@ -1,5 +1,6 @@
 """Audio-MAE as a transformers model, and uaMix tuning of audio encoders for tasks with few labels."""
 
+import lazy_loader
 from transformers import (
     AutoConfig,
     AutoFeatureExtractor,
@@ -9,24 +10,17 @@ from transformers import (
     AutoProcessor,
 )
 
-from .audio import AudioDecodeError, DamagedAudioWarning, TruncatedAudioWarning, load_audio, stream_audio
-from .checkpoints import RunCheckpointError
-from .configuration_audio_mae import AudioMAEConfig
-from .data import DataError, compute_norm_stats
-from .embedding import AudioEmbedder
-from .feature_extraction_audio_mae import AudioInputError, AudioMAEFeatureExtractor
-from .interruption import RunStoppedError
-from .modeling_audio_mae import (
+from .models.audio_mae.configuration_audio_mae import AudioMAEConfig
+from .models.audio_mae.feature_extraction_audio_mae import AudioMAEFeatureExtractor
+from .models.audio_mae.modeling_audio_mae import (
     AudioMAEForAudioClassification,
     AudioMAEForPreTraining,
     AudioMAEModel,
-    InputTooLongError,
 )
-from .run_identity import AnotherRunError
-from .trainer import NonFiniteLossError
-from .tuning import UaMixConfig, UaMixForContrastiveTuning, UaMixTrainer, UaMixTrainingArguments
-from .version import __version__
-from .whitening import fit_whitening
+from .tuning.configuration_uamix import UaMixConfig
+
+# Trainers, data and evaluation are imported when they are asked for: they take scikit-learn and datasets.
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
 
 AutoConfig.register("audio_mae", AudioMAEConfig, exist_ok=True)
 AutoModel.register(AudioMAEConfig, AudioMAEModel, exist_ok=True)
@@ -42,31 +36,3 @@ AudioMAEModel.register_for_auto_class("AutoModel")
 AudioMAEForPreTraining.register_for_auto_class("AutoModelForPreTraining")
 AudioMAEForAudioClassification.register_for_auto_class("AutoModelForAudioClassification")
 AudioMAEFeatureExtractor.register_for_auto_class()
-
-__all__ = [
-    "AnotherRunError",
-    "AudioDecodeError",
-    "AudioEmbedder",
-    "AudioInputError",
-    "AudioMAEConfig",
-    "AudioMAEFeatureExtractor",
-    "AudioMAEForAudioClassification",
-    "AudioMAEForPreTraining",
-    "AudioMAEModel",
-    "DamagedAudioWarning",
-    "DataError",
-    "InputTooLongError",
-    "NonFiniteLossError",
-    "RunCheckpointError",
-    "RunStoppedError",
-    "TruncatedAudioWarning",
-    "UaMixConfig",
-    "UaMixForContrastiveTuning",
-    "UaMixTrainer",
-    "UaMixTrainingArguments",
-    "__version__",
-    "compute_norm_stats",
-    "fit_whitening",
-    "load_audio",
-    "stream_audio",
-]

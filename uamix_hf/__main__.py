@@ -6,8 +6,9 @@ import platform
 import sys
 from collections.abc import Sequence
 
-from .convert import SYSTEMS, CheckpointError, convert
 from .hub.export import export_encoder
+from .models.checkpoint import CheckpointError
+from .models.conversion import SYSTEMS, convert
 
 PACKAGES = (
     "uamix_hf", "torch", "transformers", "datasets", "accelerate", "evaluate", "huggingface-hub", "safetensors",

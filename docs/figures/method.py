@@ -20,8 +20,8 @@ from matplotlib.patches import FancyBboxPatch, Rectangle
 from PIL import Image
 
 from uamix_hf import AudioMAEFeatureExtractor, UaMixConfig
+from uamix_hf.training.augmentations import two_views
 from uamix_hf.tuning import mixing
-from uamix_hf.tuning.views import two_views
 
 HERE = Path(__file__).resolve().parent
 SOUND_EVENTS = HERE.parents[1] / "examples" / "sound_events.py"

@@ -39,7 +39,7 @@ ROWS = {
         "default recipe for less sound, 6 clips of 5 s": (3.0, True),
         "default recipe for less sound, 6 clips of 1 s": (10.0, True),
     },
-    "support_set": {"share of a step": (0.02, False), "whole step": (None, False)},
+    "neighbour_queue": {"share of a step": (0.02, False), "whole step": (None, False)},
     "utilisation": {"encoder, forward": (0.6, True), "tuning step": (0.5, True)},
     "memory": {"8 clips of 10 s": (0.6, False)},
     "modes": {
@@ -106,9 +106,9 @@ def test_our_step_and_the_plain_one_are_the_same_method(seed: int) -> None:
     for name in ("projector", "predictor"):
         gradients_agree(getattr(ours.heads, name), getattr(plain, name))
     gradients_agree(ours.encoder, plain.encoder)
-    torch.testing.assert_close(ours.support_queue.keys, plain.queue)
-    assert torch.equal(ours.support_queue.ids, plain.queue_ids)
-    assert ours.support_queue.pointer.item() == plain.pointer == 5
+    torch.testing.assert_close(ours.neighbour_queue.keys, plain.queue)
+    assert torch.equal(ours.neighbour_queue.ids, plain.queue_ids)
+    assert ours.neighbour_queue.pointer.item() == plain.pointer == 5
     for model in (ours.heads, plain):
         before = copy.deepcopy(model.target_projector[0].weight)
         with torch.no_grad():

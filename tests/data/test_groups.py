@@ -12,11 +12,11 @@ from uamix_hf import AudioMAEFeatureExtractor, DataError
 from uamix_hf.data import (
     DataArguments,
     HeldOutArguments,
-    hold_out,
     load_recordings,
     prepare,
     read_groups,
     read_labels,
+    split_held_out,
 )
 from uamix_hf.evaluation import SplitError, knn_probe, make_splits
 from uamix_hf.evaluation.splits import check_split
@@ -119,10 +119,10 @@ def test_without_copies_groups_are_those_of_the_column(noise: Path) -> None:
 
 def test_copies_are_held_out_together(noise: Path, tmp_path: Path) -> None:
     data = prepare(DataArguments([str(noise)], cache_dir=str(tmp_path / "cache")), AudioMAEFeatureExtractor())
-    train, held = hold_out(data, HeldOutArguments(eval_share=0.3), 0)
+    train, held = split_held_out(data, HeldOutArguments(eval_share=0.3), 0)
     assert len(held.dataset) == 18 and not set(train.groups) & set(held.groups)
     with pytest.raises(DataError, match=r"30 groups have clips on both sides of .*0\.wav, .*copy-0\.wav"):
-        hold_out(data, HeldOutArguments(eval_where=["fold=1"]), 0)
+        split_held_out(data, HeldOutArguments(eval_where=["fold=1"]), 0)
 
 
 def test_a_clip_without_a_label_is_of_no_class(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import pytest
 import soundfile
 
 from uamix_hf import AudioMAEFeatureExtractor, DataError
-from uamix_hf.data import DataArguments, HeldOutArguments, PreparedData, column_as_text, hold_out, prepare
+from uamix_hf.data import DataArguments, HeldOutArguments, PreparedData, column_as_text, prepare, split_held_out
 
 SPEAKERS = ["ann", "ann", "bob", "bob", "", "", "cleo", "cleo", "cleo", "dan"]
 
@@ -40,7 +40,7 @@ def ids(data: PreparedData) -> list[int]:
 
 
 def test_rows_that_meet_all_conditions_are_held_out(data: PreparedData) -> None:
-    train, held = hold_out(data, HeldOutArguments(eval_where=["speaker=cleo,dan", "fold=1,2,3,4"]), 0)
+    train, held = split_held_out(data, HeldOutArguments(eval_where=["speaker=cleo,dan", "fold=1,2,3,4"]), 0)
     assert held is not None
     assert (ids(train), ids(held)) == ([0, 1, 2, 3, 4, 5], [6, 7, 8, 9])
     assert column_as_text(held.recordings, "speaker") == ["cleo"] * 3 + ["dan"]
@@ -50,8 +50,8 @@ def test_rows_that_meet_all_conditions_are_held_out(data: PreparedData) -> None:
 def test_a_share_of_the_groups_is_drawn_by_seed(data: PreparedData) -> None:
     drawn = set()
     for seed in range(20):
-        train, held = hold_out(data, HeldOutArguments(eval_share=0.34), seed)
-        again = hold_out(data, HeldOutArguments(eval_share=0.34), seed)[1]
+        train, held = split_held_out(data, HeldOutArguments(eval_share=0.34), seed)
+        again = split_held_out(data, HeldOutArguments(eval_share=0.34), seed)[1]
         assert held is not None and again is not None and ids(held) == ids(again)
         assert sorted(ids(train) + ids(held)) == list(range(10))
         names = {SPEAKERS[row] or row for row in ids(held)}
@@ -64,12 +64,12 @@ def test_a_share_of_the_groups_is_drawn_by_seed(data: PreparedData) -> None:
 def test_without_groups_clips_are_drawn_and_at_least_one(data: PreparedData) -> None:
     data.groups = None
     for share, count in ((0.01, 1), (0.5, 5), (0.99, 9)):
-        train, held = hold_out(data, HeldOutArguments(eval_share=share), 1)
+        train, held = split_held_out(data, HeldOutArguments(eval_share=share), 1)
         assert held is not None and len(ids(held)) == count and len(ids(train)) == 10 - count
 
 
 def test_nothing_is_held_out_unasked(data: PreparedData) -> None:
-    train, held = hold_out(data, HeldOutArguments(), 0)
+    train, held = split_held_out(data, HeldOutArguments(), 0)
     assert held is None and ids(train) == list(range(10))
 
 
@@ -85,7 +85,7 @@ def test_nothing_is_held_out_unasked(data: PreparedData) -> None:
 )
 def test_what_cannot_be_held_out_is_refused(data: PreparedData, conditions: list[str], message: str) -> None:
     with pytest.raises(DataError, match=message):
-        hold_out(data, HeldOutArguments(eval_where=conditions), 0)
+        split_held_out(data, HeldOutArguments(eval_where=conditions), 0)
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,8 @@ import warnings
 import numpy as np
 import pytest
 
-from uamix_hf.evaluation import CLASSIFIERS, Episode, EpisodeError, EvaluationError, draw_episodes, few_shot_accuracy
+from uamix_hf.evaluation import CLASSIFIERS, Episode, EpisodeError, draw_episodes, few_shot_accuracy
+from uamix_hf.metrics.checks import EvaluationError
 
 
 def corpus(classes: int = 8, speakers: int = 12, clips: int = 2) -> tuple[np.ndarray, np.ndarray]:

@@ -11,9 +11,11 @@ from transformers import set_seed
 
 from uamix_hf import AudioMAEModel
 from uamix_hf.data import load_recordings
-from uamix_hf.evaluation import EvaluationError, SplitError, draw_labelled, low_shot_accuracy, make_splits
+from uamix_hf.data.labels import draw_labelled
+from uamix_hf.evaluation import SplitError, low_shot_accuracy, make_splits
 from uamix_hf.evaluation.fine_tuning import fine_tune_low_shot
 from uamix_hf.fine_tuning import FineTuningArguments, fine_tune, predict
+from uamix_hf.metrics.checks import EvaluationError
 
 WAVES, LABELS = tones(48, seed=3)
 SPLITS = make_splits(LABELS, n_splits=2)

@@ -3,14 +3,9 @@
 import numpy as np
 import pytest
 
-from uamix_hf.evaluation import (
-    CLASSIFIERS,
-    EvaluationError,
-    SplitError,
-    draw_labelled,
-    low_shot_accuracy,
-    make_splits,
-)
+from uamix_hf.data.labels import draw_labelled
+from uamix_hf.evaluation import CLASSIFIERS, SplitError, low_shot_accuracy, make_splits
+from uamix_hf.metrics.checks import EvaluationError
 
 
 def corpus() -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -13,14 +13,8 @@ from matplotlib.text import Text
 from matplotlib.transforms import Bbox
 from PIL import Image
 
-from uamix_hf.evaluation.plots import (
-    DPI,
-    LabelCurves,
-    plot_class_gains,
-    plot_confusion,
-    plot_embeddings,
-    plot_label_curves,
-)
+from uamix_hf.evaluation.plots import LabelCurves, plot_class_gains, plot_embeddings, plot_label_curves
+from uamix_hf.metrics.plots import DPI, plot_confusion
 
 LONG = "accelerating and revving of a very old motorcycle"
 PHONE = 360  # pixels

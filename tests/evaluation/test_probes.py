@@ -10,14 +10,9 @@ from sklearn.multiclass import OneVsRestClassifier
 from sklearn.neighbors import KNeighborsClassifier, NearestNeighbors
 from sklearn.preprocessing import StandardScaler
 
-from uamix_hf.evaluation import (
-    EvaluationError,
-    SplitError,
-    knn_probe,
-    leave_one_out_knn,
-    linear_probe,
-    make_splits,
-)
+from uamix_hf.evaluation import SplitError, knn_probe, linear_probe, make_splits
+from uamix_hf.metrics.checks import EvaluationError
+from uamix_hf.metrics.knn import leave_one_out_knn
 
 
 def corpus(clips: int = 150) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -9,7 +9,7 @@ import soundfile
 from sklearn.metrics import average_precision_score, recall_score
 
 from uamix_hf.data import DataError, LabelledClips, load_recordings, read_labels
-from uamix_hf.evaluation import EpisodeError, EvaluationError, Scores, SplitError
+from uamix_hf.evaluation import EpisodeError, Scores, SplitError
 from uamix_hf.evaluation.report import score_table
 from uamix_hf.evaluation.results import (
     Measurement,
@@ -20,6 +20,7 @@ from uamix_hf.evaluation.results import (
     result_tree,
     score_entry,
 )
+from uamix_hf.metrics.checks import EvaluationError
 
 NAMES = ["bell", "cat", "rain"]
 

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from uamix_hf.data import as_groups, column_as_text, load_recordings
-from uamix_hf.evaluation import EvaluationError, SplitError, check_split, make_splits
+from uamix_hf.evaluation import SplitError, check_split, make_splits
+from uamix_hf.metrics.checks import EvaluationError
 
 
 def corpus(classes: int = 4, speakers: int = 15, clips: int = 3) -> tuple[np.ndarray, np.ndarray]:

@@ -21,7 +21,8 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler, normalize
 
 from uamix_hf import AudioEmbedder, AudioMAEConfig, AudioMAEFeatureExtractor, AudioMAEModel
-from uamix_hf.evaluation import SplitError, draw_episodes, draw_labelled
+from uamix_hf.data.labels import draw_labelled
+from uamix_hf.evaluation import SplitError, draw_episodes
 
 ROOT = Path(__file__).parents[2]
 sys.path.append(str(ROOT / "examples"))  # not in front: evaluate.py there has the name of a package

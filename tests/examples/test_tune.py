@@ -124,7 +124,7 @@ def test_resuming_equals_never_having_stopped(run, base: Path, esc10: Path, tmp_
         expected, actual = load_file(whole / name), load_file(resumed / name)
         assert expected.keys() == actual.keys()
         assert all(torch.equal(value, actual[key]) for key, value in expected.items()), name
-    assert actual["support_queue.ids"].ge(0).all() and "heads.target_projector.0.weight" in actual
+    assert actual["neighbour_queue.ids"].ge(0).all() and "heads.target_projector.0.weight" in actual
     states = [
         torch.load(folder / f"checkpoint-{STEPS}" / "optimizer.pt", weights_only=True) for folder in (whole, resumed)
     ]

@@ -14,7 +14,7 @@ train_stages = tune.train_stages
 
 def train_and_leave_traces(model, args, *rest):
     trainer = train_stages(model, args, *rest)
-    trace = {"world_size": dist.get_world_size(), **model.support_queue.state_dict(), **model.encoder.state_dict()}
+    trace = {"world_size": dist.get_world_size(), **model.neighbour_queue.state_dict(), **model.encoder.state_dict()}
     torch.save(trace, Path(args.output_dir) / f"trace-{dist.get_rank()}.pt")
     return trainer
 

@@ -65,7 +65,7 @@ def refuse_bytes(step: int, most: int) -> None:
 
 def spoil_clip(clip: int, after: int) -> None:
     """After so many steps of a stage, one clip's log-mels are NaN, as by a broken memory."""
-    from uamix_hf.trainer import LengthBucketTrainer
+    from uamix_hf.training.trainer import LengthBucketTrainer
 
     step = LengthBucketTrainer.training_step
 
@@ -79,7 +79,7 @@ def spoil_clip(clip: int, after: int) -> None:
 
 def terminate_in_step(step: int, stage: str | None = None, rank: int = 0) -> None:
     """SIGTERM, as a scheduler sends it, within a step (of a stage of tuning)."""
-    from uamix_hf.trainer import LengthBucketTrainer
+    from uamix_hf.training.trainer import LengthBucketTrainer
 
     training_step = LengthBucketTrainer.training_step
 

@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from uamix_hf.checkpoints import last_complete_checkpoint, remove_broken_checkpoints, what_is_wrong
+from uamix_hf.training.checkpoints import checkpoint_problem, last_complete_checkpoint, remove_broken_checkpoints
 
 FILES = ("model.safetensors", "config.json", "preprocessor_config.json", "optimizer.pt", "scheduler.pt",
          "rng_state.pth", "trainer_state.json", "training_args.bin", "run.json")  # fmt: skip
@@ -25,7 +25,7 @@ def run(whole, tmp_path):
 
 def test_all_checkpoints_of_a_run_are_whole_and_hold_the_files_that_are_broken_here(whole):
     for path in [*whole.glob("checkpoint-*"), *whole.glob("head/checkpoint-*")]:
-        assert what_is_wrong(path) is None and {file.name for file in path.iterdir()} == {*FILES, CODE}
+        assert checkpoint_problem(path) is None and {file.name for file in path.iterdir()} == {*FILES, CODE}
 
 
 @pytest.mark.parametrize("file", FILES)
@@ -34,9 +34,9 @@ def test_a_file_is_seen_to_be_broken_wherever_it_is_cut(run, file):
     content = path.read_bytes()
     for kept in (0, 1, 7, len(content) // 10, len(content) // 2, len(content) - 2):
         path.write_bytes(content[:kept])
-        assert file in str(what_is_wrong(run / "checkpoint-4")), kept
+        assert file in str(checkpoint_problem(run / "checkpoint-4")), kept
     path.write_bytes(bytes(len(content)))  # what a machine that lost power may leave
-    assert file in str(what_is_wrong(run / "checkpoint-4"))
+    assert file in str(checkpoint_problem(run / "checkpoint-4"))
     assert last_complete_checkpoint(run) == str(run / "checkpoint-2")
     path.write_bytes(content)
     assert last_complete_checkpoint(run) == str(run / "checkpoint-4")

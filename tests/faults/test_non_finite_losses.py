@@ -15,7 +15,7 @@ from transformers import TrainerCallback, set_seed
 from uamix_hf import AudioMAEForPreTraining, AudioMAEModel, UaMixTrainer, UaMixTrainingArguments
 from uamix_hf.data import LogMelCollator
 from uamix_hf.pretraining import PretrainingArguments, PretrainingTrainer
-from uamix_hf.trainer import LengthBucketTrainer, NonFiniteLossError
+from uamix_hf.training.trainer import LengthBucketTrainer, NonFiniteLossError
 from uamix_hf.tuning import UaMixForContrastiveTuning
 
 SPOILT = 5

@@ -32,7 +32,7 @@ from uamix_hf.fine_tuning import (
     with_random_weights,
 )
 from uamix_hf.pretraining import PretrainingArguments, PretrainingTrainer
-from uamix_hf.trainer import LengthBucketTrainer
+from uamix_hf.training.trainer import LengthBucketTrainer
 from uamix_hf.tuning import UaMixForContrastiveTuning, train_stages
 
 WAVES, LABELS = tones(14)
@@ -186,7 +186,11 @@ def test_where_things_go_and_what_is_watched_may_change_in_silence(runs, tmp_pat
             runs, "finetune", tmp_path, save_steps=1, save_total_limit=None, logging_steps=2, logging_first_step=True,
             eval_strategy="steps", eval_steps=1, dataloader_num_workers=1, per_device_eval_batch_size=3,
         )  # fmt: skip
-    assert not [record for record in caplog.records if record.name in ("uamix_hf.run_identity", "uamix_hf.checkpoints")]
+    assert not [
+        record
+        for record in caplog.records
+        if record.name in ("uamix_hf.training.run_identity", "uamix_hf.training.checkpoints")
+    ]
     expected = load_file(runs["finetune"] / "checkpoint-4" / "model.safetensors")
     for name, value in trainer.model.state_dict().items():
         assert torch.equal(value, expected[name]), name

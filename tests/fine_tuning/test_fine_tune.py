@@ -9,14 +9,8 @@ from toy_sounds import CONFIG, EXTRACTOR, PLAIN, log_mels, tones
 from transformers import ASTConfig, ASTModel, set_seed
 
 from uamix_hf import AudioEmbedder, AudioMAEConfig, AudioMAEModel
-from uamix_hf.fine_tuning import (
-    FineTuningArguments,
-    embed_log_mels,
-    fine_tune,
-    make_classifier,
-    predict,
-    predict_logits,
-)
+from uamix_hf.embedding.log_mels import embed_log_mels
+from uamix_hf.fine_tuning import FineTuningArguments, fine_tune, make_classifier, predict, predict_logits
 
 WAVES, LABELS = tones(60)
 TRAIN, TEST = np.arange(30), np.arange(30, 60)

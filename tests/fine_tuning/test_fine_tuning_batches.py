@@ -7,13 +7,8 @@ from toy_sounds import EXTRACTOR
 
 from uamix_hf import AudioMAEFeatureExtractor
 from uamix_hf.fine_tuning import FineTuningArguments
-from uamix_hf.fine_tuning.batches import (
-    ClassBalancedSampler,
-    FineTuningCollator,
-    class_weights,
-    mask_log_mel,
-    mix_log_mels,
-)
+from uamix_hf.fine_tuning.batches import ClassBalancedSampler, FineTuningCollator, class_weights
+from uamix_hf.training.augmentations import mask_log_mel, mix_log_mels
 
 WIDE = AudioMAEFeatureExtractor()
 

@@ -7,8 +7,8 @@ import pytest
 from toy_sounds import log_mels, tones
 
 from uamix_hf.data import DataError, PreparedData
+from uamix_hf.data.labels import draw_labelled
 from uamix_hf.data.recordings import load_recordings
-from uamix_hf.evaluation import draw_labelled
 from uamix_hf.fine_tuning import LabelArguments, Targets, check_training_labels, draw_shots, read_targets, with_labels
 
 ROWS = ["bark,dog;rain,1.5", "purr,cat,-2", "hiss,,3e2", "bark,rain,0"]

@@ -20,8 +20,9 @@ from uamix_hf import (
     __version__,
 )
 from uamix_hf.fine_tuning.metrics import make_compute_metrics
-from uamix_hf.hub.cards import base_licence, converted_card, fine_tuned_card, placed_at, tuned_card
+from uamix_hf.hub.cards import base_licence, fine_tuned_card, placed_at, tuned_card
 from uamix_hf.hub.push import published_files
+from uamix_hf.models.conversion import converted_card
 
 
 def front_matter(text: str) -> dict:

@@ -11,9 +11,9 @@ import torch
 from hub_server import HubServer
 
 from uamix_hf import AudioMAEConfig, AudioMAEFeatureExtractor, AudioMAEModel
-from uamix_hf.evaluation.modules import metric_folder
 from uamix_hf.hub import push
 from uamix_hf.hub.cards import tuned_card
+from uamix_hf.metrics.modules import metric_folder
 
 PUBLISHED = {
     "README.md",

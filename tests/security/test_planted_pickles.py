@@ -23,10 +23,11 @@ from uamix_hf import (
     UaMixTrainer,
     UaMixTrainingArguments,
 )
-from uamix_hf.convert import CheckpointError, convert, read_checkpoint
 from uamix_hf.data import cached_log_mels, load_recordings
 from uamix_hf.evaluation import cached_embeddings
 from uamix_hf.hub.export import export_encoder
+from uamix_hf.models.checkpoint import CheckpointError, read_checkpoint
+from uamix_hf.models.conversion import convert
 
 pytestmark = [  # of torch, about files that are bad or old on purpose
     pytest.mark.filterwarnings("ignore:Detected pickle protocol"),

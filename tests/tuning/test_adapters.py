@@ -8,7 +8,8 @@ import torch
 from peft import LoraConfig, PeftModel, PromptTuningConfig, get_peft_model
 
 from uamix_hf import AnotherRunError, AudioMAEModel, UaMixForContrastiveTuning, UaMixTrainer, fit_whitening
-from uamix_hf.tuning import EncoderAdapter, EncoderError, train_stages
+from uamix_hf.training.encoders import EncoderAdapter, EncoderError
+from uamix_hf.tuning import train_stages
 
 TARGETS = ["q_proj", "v_proj"]
 LENGTHS = [96, 80, 96, 41, 64, 33, 96, 77]

@@ -18,8 +18,8 @@ from transformers import set_seed
 
 from uamix_hf import AudioMAEConfig, AudioMAEFeatureExtractor, AudioMAEForPreTraining, AudioMAEModel
 from uamix_hf.data import LogMelCollator
+from uamix_hf.training.distributed import SyncBatchNorm, gather, world
 from uamix_hf.tuning import KNNCallback, UaMixForContrastiveTuning, UaMixTrainingArguments, train_stages
-from uamix_hf.tuning.distributed import SyncBatchNorm, gather, world
 from uamix_hf.tuning.mixing import draw_share
 
 WORLD, BATCH, MEL = 2, 4, 32
@@ -71,7 +71,7 @@ def run_contrast(rank: int, size: int, symmetric: bool, turn: int | None = None)
     lengths = torch.tensor([96, 80, 64, 96, 90, 40, 96, 64])
     partner = torch.tensor([1, 2, 3, 0, 7, 6, 5, 4])
     shares = [draw_share(model.config, lengths, partner, 96, MEL) for _ in range(1 + symmetric)]
-    model.support_queue.enqueue(torch.nn.functional.normalize(torch.randn(10, 16), dim=-1), torch.arange(10) % 5)
+    model.neighbour_queue.enqueue(torch.nn.functional.normalize(torch.randn(10, 16), dim=-1), torch.arange(10) % 5)
     rows = slice(rank * size, (rank + 1) * size)
     output = model.contrast(
         *views[:, rows],
@@ -98,7 +98,7 @@ def run_steps(rank: int) -> dict[str, torch.Tensor]:
         ids = torch.arange(BATCH) + BATCH * (WORLD * step + rank)
         frames = 96 if rank else 64
         model(-4 + 2 * torch.randn(BATCH, frames, MEL), torch.ones(BATCH, frames, dtype=torch.long), ids)
-    return dict(model.support_queue.named_buffers())
+    return dict(model.neighbour_queue.named_buffers())
 
 
 def run_trainer(folder: Path) -> dict:

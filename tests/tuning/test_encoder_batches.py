@@ -57,7 +57,7 @@ def step(make_model):
         mel_bins = model.encoder.config.num_mel_bins
         views = torch.randn(2, 6, 96, mel_bins).cumsum(2) / 3
         shares = [mixing.draw_share(model.config, LENGTHS, PARTNER, 96, mel_bins) for _ in range(model.mixed_views)]
-        model.support_queue.enqueue(F.normalize(torch.randn(10, 16), dim=-1), torch.arange(10) % 5)
+        model.neighbour_queue.enqueue(F.normalize(torch.randn(10, 16), dim=-1), torch.arange(10) % 5)
         torch.manual_seed(6)  # of the tokens that are dropped: a CPU draws them row by row, so in turns the same
         with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
             output = model.contrast(*views, LENGTHS, torch.arange(6), PARTNER, shares)
@@ -82,7 +82,7 @@ def assert_same(one, two, tolerance: float) -> None:
             torch.testing.assert_close(
                 parameter.grad, other, atol=most, rtol=0, msg=lambda text, n=name: f"{n}: {text}"
             )
-    torch.testing.assert_close(mine.support_queue.keys, its.support_queue.keys, atol=tolerance, rtol=0)
+    torch.testing.assert_close(mine.neighbour_queue.keys, its.neighbour_queue.keys, atol=tolerance, rtol=0)
 
 
 @pytest.mark.parametrize("size, turns", [(1, [1] * 18), (5, [5, 5, 5, 3]), (9, [9, 9]), (17, [17, 1])])

@@ -20,7 +20,8 @@ from transformers import (
 from transformers.modeling_outputs import BaseModelOutput
 
 from uamix_hf import AudioMAEFeatureExtractor, AudioMAEForPreTraining, AudioMAEModel, UaMixTrainer
-from uamix_hf.tuning import EncoderAdapter, EncoderError, train_stages
+from uamix_hf.training.encoders import EncoderAdapter, EncoderError
+from uamix_hf.tuning import train_stages
 
 SIZES = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 48}
 

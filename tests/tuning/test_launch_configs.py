@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from accelerate.commands.config.config_args import load_config_from_file
 
-from uamix_hf import training_arguments
+from uamix_hf.training import arguments as training_arguments
 
 CONFIGS = Path(__file__).parents[2] / "examples" / "accelerate"
 

@@ -8,7 +8,7 @@ from toy_sounds import CONFIG, EXTRACTOR, log_mels, tones
 from transformers import set_seed
 
 from uamix_hf import AudioMAEModel, UaMixForContrastiveTuning
-from uamix_hf.fine_tuning import embed_log_mels
+from uamix_hf.embedding.log_mels import embed_log_mels
 from uamix_hf.tuning import train_stages
 
 

@@ -12,7 +12,7 @@ from transformers import AutoModel, HfArgumentParser
 
 from uamix_hf import AudioMAEConfig, AudioMAEModel, UaMixConfig, UaMixForContrastiveTuning
 from uamix_hf.tuning import mixing, uamix_arguments
-from uamix_hf.tuning.support_queue import SupportQueue
+from uamix_hf.tuning.neighbour_queue import NeighbourQueue
 
 LENGTHS = [96, 80, 96, 41, 64, 33]
 PARTNER = torch.tensor([1, 2, 3, 4, 5, 0])
@@ -32,7 +32,7 @@ def fill_queue(model, count, seed=6):
     """Keys of the clips 0 to 3 and of others, with labels."""
     torch.manual_seed(seed)
     keys = F.normalize(torch.randn(count, 16), dim=-1)
-    model.support_queue.enqueue(keys, torch.arange(count) % 7, torch.arange(count) % 3)
+    model.neighbour_queue.enqueue(keys, torch.arange(count) % 7, torch.arange(count) % 3)
 
 
 def states_equal(one, two) -> bool:
@@ -49,7 +49,7 @@ def written_out(model, view_a, view_b, lengths, ids, partner, shares, labels=Non
         return model.encoder(input_values=view, attention_mask=frames.long()).pooler_output
 
     def neighbours(targets):
-        queue, keys, places = model.support_queue, [], []
+        queue, keys, places = model.neighbour_queue, [], []
         for target, number in zip(targets, ids.tolist(), strict=True):
             usable = [i for i in range(len(queue)) if queue.ids[i] >= 0 and queue.ids[i] != number]
             best = max(usable, key=lambda i: float(target @ queue.keys[i]), default=None)
@@ -90,7 +90,7 @@ def written_out(model, view_a, view_b, lengths, ids, partner, shares, labels=Non
     }
     if labels is not None:
         known = [(i, p) for i, p in enumerate(places) if p is not None and labels[i] >= 0]
-        same = [float(model.support_queue.labels[p] == labels[i]) for i, p in known]
+        same = [float(model.neighbour_queue.labels[p] == labels[i]) for i, p in known]
         found["neighbour_purity"] = torch.tensor(sum(same) / len(same))
     found["loss"] = found["loss_clean"] + (model.config.mix_weight * found["loss_mixed"] if mixed else 0)
     return {"targets": targets, "clean_ab": ab, **found}
@@ -170,7 +170,7 @@ def test_the_heads_start_as_torchs_linears_with_the_target_a_copy(make_model):
         bound = layer.in_features**-0.5  # uniform in +- 1 / sqrt(fan-in)
         assert 0.9 * bound < layer.weight.abs().max() <= bound
         assert layer.weight.std().item() == pytest.approx(bound / 3**0.5, rel=0.1)
-    assert not model.support_queue.valid.any() and model.support_queue.pointer == 0
+    assert not model.neighbour_queue.valid.any() and model.neighbour_queue.pointer == 0
 
 
 def test_saving_and_loading_keeps_every_bit(make_model, make_batch, tmp_path):
@@ -180,7 +180,7 @@ def test_saving_and_loading_keeps_every_bit(make_model, make_batch, tmp_path):
         model(**make_batch(LENGTHS, seed), labels=torch.arange(6)).loss.backward()
         optimizer.step()
         model.update_target()
-    assert model.support_queue.pointer == 3 and model.support_queue.valid.all()
+    assert model.neighbour_queue.pointer == 3 and model.neighbour_queue.valid.all()
     assert not states_equal(model.heads.projector, model.heads.target_projector)
 
     model.save_pretrained(tmp_path)
@@ -274,9 +274,9 @@ def test_no_stage_thaws_what_the_encoder_never_trains(make_model, encoder_config
 
 def test_the_head_stage_trains_heads_alone_without_mixtures(make_model, make_batch, monkeypatch):
     asked = []
-    lookup = SupportQueue.lookup
+    lookup = NeighbourQueue.lookup
     monkeypatch.setattr(
-        SupportQueue, "lookup", lambda self, q, ids, topk: asked.append(topk) or lookup(self, q, ids, topk)
+        NeighbourQueue, "lookup", lambda self, q, ids, topk: asked.append(topk) or lookup(self, q, ids, topk)
     )
     model = make_model(topk=5, mix="t-cutmix")
     model.set_stage("head")
@@ -310,7 +310,7 @@ def test_evaluation_neither_stores_nor_drops(make_model, make_batch):
     assert states_equal(model, before)
     model.train()(**make_batch(LENGTHS))
     assert masks[1] is not None
-    assert model.support_queue.pointer == 11
+    assert model.neighbour_queue.pointer == 11
 
 
 def test_the_support_set_takes_in_view_a_alone(make_model):
@@ -318,7 +318,7 @@ def test_the_support_set_takes_in_view_a_alone(make_model):
     given = given_views(model, views=2)
     expected = written_out(copy.deepcopy(model), *given)
     model.contrast(*given, labels=torch.arange(6) + 20)
-    queue = model.support_queue
+    queue = model.neighbour_queue
     assert queue.valid.sum() == 6 == queue.pointer
     assert queue.ids[:6].tolist() == list(range(6)) and queue.labels[:6].tolist() == list(range(20, 26))
     torch.testing.assert_close(queue.keys[:6], expected["targets"][0])
@@ -374,7 +374,7 @@ def test_degenerate_batches_have_finite_losses_and_gradients(make_model, make_ba
         for name in ("loss", "loss_clean", "loss_mixed", "mix_lambda", "embedding_std"):
             assert output[name].isfinite(), name
     assert all(value.grad is None or value.grad.isfinite().all() for value in model.parameters())
-    assert model.support_queue.keys.isfinite().all()
+    assert model.neighbour_queue.keys.isfinite().all()
     if sound == "identical":
         assert output.embedding_std == pytest.approx(0, abs=1e-4)
 
@@ -413,7 +413,7 @@ def test_gradient_checkpointing_changes_nothing(make_model):
         assert [layer.gradient_checkpointing for layer in model.encoder.layers] == [checkpointing] * 3
         model.contrast(*given_views(model)).loss.backward()
         gradients.append({name: value.grad for name, value in model.named_parameters() if value.grad is not None})
-        assert model.support_queue.pointer == 6
+        assert model.neighbour_queue.pointer == 6
     assert gradients[0].keys() == gradients[1].keys()
     assert all(torch.equal(value, gradients[1][name]) for name, value in gradients[0].items())
 
@@ -444,7 +444,7 @@ def test_autocast_leaves_heads_support_set_and_loss_in_float32(make_model, dtype
         output = model.contrast(*given)
     reference.adapter.encode = lambda *args: pooled[0]
     expected = reference.contrast(*given)
-    assert output.loss.dtype == pooled[0][0].dtype == model.support_queue.keys.dtype == torch.float32
+    assert output.loss.dtype == pooled[0][0].dtype == model.neighbour_queue.keys.dtype == torch.float32
     assert output.loss.item() == pytest.approx(expected.loss.item(), abs=1e-3)
     assert not torch.equal(pooled[0][0], encode(torch.cat(given[:2]), given[2].repeat(2), 0.0, PADDING)[0])
 
@@ -517,14 +517,14 @@ def test_heads_and_support_set_stay_float32_to_the_last_bit(make_model, make_bat
     }
     for name, each in kinds.items():
         assert {value.dtype for value in each.encoder.parameters()} == {dtype}, name
-        for part, reference in ((each.heads, model.heads), (each.support_queue, model.support_queue)):
+        for part, reference in ((each.heads, model.heads), (each.neighbour_queue, model.neighbour_queue)):
             assert all(v.dtype in (torch.float32, torch.int64) for v in part.state_dict().values()), name
             if name != "wrapped":
                 assert states_equal(part, reference), name
         output = each.train()(**make_batch(LENGTHS))
         output.loss.backward()
         assert output.loss.dtype == torch.float32 and output.loss.isfinite(), name
-        assert each.support_queue.keys[each.support_queue.valid].norm(dim=1).sub(1).abs().max() < 1e-5, name
+        assert each.neighbour_queue.keys[each.neighbour_queue.valid].norm(dim=1).sub(1).abs().max() < 1e-5, name
 
 
 def test_the_seed_alone_decides(make_model, make_batch):

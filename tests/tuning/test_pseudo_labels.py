@@ -17,19 +17,12 @@ from toy_sounds import CONFIG, EXTRACTOR, log_mels, tones
 from transformers import ASTConfig, ASTModel, set_seed
 
 from uamix_hf import AudioMAEModel
-from uamix_hf.fine_tuning import embed_log_mels, make_classifier
+from uamix_hf.embedding.log_mels import embed_log_mels
+from uamix_hf.fine_tuning import make_classifier, pseudo_labels
 from uamix_hf.fine_tuning.labels import labelled_rows
-from uamix_hf.tuning import (
-    PSEUDO_LABELS_IGNORE,
-    PseudoLabelTrainer,
-    UaMixConfig,
-    UaMixTrainingArguments,
-    pseudo_labels,
-    tune_on_pseudo_labels,
-    uamix_arguments,
-    views,
-)
-from uamix_hf.tuning.pseudo_labels import cluster
+from uamix_hf.fine_tuning.pseudo_labels import PSEUDO_LABELS_IGNORE, PseudoLabelTrainer, cluster, tune_on_pseudo_labels
+from uamix_hf.training import augmentations as views
+from uamix_hf.tuning import UaMixConfig, UaMixTrainingArguments, uamix_arguments
 
 WAVES, LABELS = tones(60)
 # The view is the clip itself.

@@ -15,8 +15,9 @@ from transformers import TrainerCallback
 
 from uamix_hf import UaMixTrainer, UaMixTrainingArguments
 from uamix_hf.data import LogMelCollator
-from uamix_hf.evaluation import EvaluationError
-from uamix_hf.tuning import KNNCallback, last_complete_checkpoint, train_stages
+from uamix_hf.metrics.checks import EvaluationError
+from uamix_hf.training.checkpoints import last_complete_checkpoint
+from uamix_hf.tuning import KNNCallback, train_stages
 from uamix_hf.tuning import callbacks as tuning_callbacks
 
 LENGTHS = [96, 41, 120, 33, 80, 64, 17, 96, 250, 50, 77, 96, 31, 88]  # 14 clips: three batches of 4 in an epoch
@@ -196,17 +197,17 @@ def test_few_clips_shrink_the_batch_and_the_support_set_with_a_warning(make_mode
         trainer = run(model, lengths=LENGTHS[:5], per_device_train_batch_size=64, max_steps=2)
     assert sizes == [5, 5] and trainer.args.per_device_train_batch_size == 5
     assert any("5 clips" in record.message and "64" in record.message for record in caplog.records)
-    assert len(model.support_queue) == model.config.queue_size == 5
-    assert sorted(model.support_queue.ids.tolist()) == list(range(5))
+    assert len(model.neighbour_queue) == model.config.queue_size == 5
+    assert sorted(model.neighbour_queue.ids.tolist()) == list(range(5))
 
 
 def test_the_support_set_is_not_larger_than_the_data_nor_made_larger(make_model, run):
     for size, expected in ((100, 14), (14, 14), (6, 6), (0, 0)):
         model = make_model(queue_size=size)
         trainer = run(model, max_steps=1)
-        assert len(model.support_queue) == model.config.queue_size == expected
+        assert len(model.neighbour_queue) == model.config.queue_size == expected
         assert trainer.args.per_device_train_batch_size == 4
-        assert model.support_queue.keys.shape == (expected, 16)
+        assert model.neighbour_queue.keys.shape == (expected, 16)
 
 
 @pytest.mark.parametrize("given, seconds, settled", [(None, 3599, 0), (None, 3600, 0.5), (0.25, 3599, 0.25)])
@@ -247,9 +248,9 @@ def test_a_model_that_cannot_be_trained_so_stays_as_it_was(make_model, make_data
             UaMixTrainer(model, make_args(**arguments), data_given, extractor, "head" if not arguments else "tune")
         assert model.config.to_dict() | {"use_cache": None} == before | {"use_cache": None}
         assert [value.requires_grad for value in model.parameters()] == trained
-        assert len(model.support_queue) == 40 and model.stage == "tune"
+        assert len(model.neighbour_queue) == 40 and model.stage == "tune"
     UaMixTrainer(model, make_args(freeze_blocks=1), data, extractor)
-    assert model.config.token_drop == 0.0 and len(model.support_queue) == model.config.queue_size == 14
+    assert model.config.token_drop == 0.0 and len(model.neighbour_queue) == model.config.queue_size == 14
 
 
 # --- neighbours of labelled clips
@@ -346,7 +347,7 @@ def assert_same_end(one: Path, two: Path) -> None:
     """Weights, target, support set, optimiser and schedule of the last checkpoints, bit by bit."""
     mine, its = (load_file(folder / "checkpoint-6" / "model.safetensors") for folder in (one, two))
     assert mine.keys() == its.keys()
-    for part in ("encoder.", "heads.target_projector.", "support_queue.keys", "support_queue.pointer"):
+    for part in ("encoder.", "heads.target_projector.", "neighbour_queue.keys", "neighbour_queue.pointer"):
         assert any(name.startswith(part) for name in mine)
     for name, value in mine.items():
         assert torch.equal(value, its[name]), name

@@ -9,8 +9,7 @@ import math
 import pytest
 import torch
 
-from uamix_hf.tuning import UaMixConfig
-from uamix_hf.tuning.views import (
+from uamix_hf.training.augmentations import (
     crop_lengths,
     draw_crop,
     random_background,
@@ -21,6 +20,7 @@ from uamix_hf.tuning.views import (
     random_resized_crop,
     two_views,
 )
+from uamix_hf.tuning import UaMixConfig
 
 STEP, CLIP = 10.0, 256
 

@@ -1,39 +1,5 @@
 """Datasets in, model batches out."""
 
-from .arguments import DataArguments, PreparedData, prepare
-from .batches import LengthBucketSampler, LogMelCollator, VisitedRows
-from .folders import sound_folder
-from .groups import as_groups, read_groups
-from .held_out import HeldOutArguments, hold_out, take
-from .labels import LabelledClips, read_classes, read_labels
-from .log_mels import LogMels, cached_log_mels, compute_norm_stats
-from .metadata import DataError
-from .recordings import leave_out_unreadable, load_recordings, report_skipped
-from .where import column_as_text, rows_where
+import lazy_loader
 
-__all__ = [
-    "DataArguments",
-    "DataError",
-    "HeldOutArguments",
-    "LabelledClips",
-    "LengthBucketSampler",
-    "LogMelCollator",
-    "LogMels",
-    "PreparedData",
-    "VisitedRows",
-    "as_groups",
-    "cached_log_mels",
-    "column_as_text",
-    "compute_norm_stats",
-    "hold_out",
-    "leave_out_unreadable",
-    "load_recordings",
-    "prepare",
-    "read_classes",
-    "read_groups",
-    "read_labels",
-    "report_skipped",
-    "rows_where",
-    "sound_folder",
-    "take",
-]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

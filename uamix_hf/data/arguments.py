@@ -7,7 +7,7 @@ from typing import Literal
 import numpy as np
 from datasets import Dataset
 
-from ..feature_extraction_audio_mae import AudioMAEFeatureExtractor
+from ..models.audio_mae.feature_extraction_audio_mae import AudioMAEFeatureExtractor
 from .groups import read_groups
 from .log_mels import cached_log_mels
 from .metadata import DataError

@@ -9,8 +9,8 @@ import torch
 from torch.nn import functional as F
 from torch.utils.data import Dataset, Sampler
 
-from ..checks import checked_batch_size
-from ..feature_extraction_audio_mae import AudioMAEFeatureExtractor
+from ..models.audio_mae.feature_extraction_audio_mae import AudioMAEFeatureExtractor
+from .checks import checked_batch_size
 
 # Batches whose clips are sorted by length together: enough to leave little padding, few enough to stay shuffled.
 BATCHES_SORTED_TOGETHER = 50

@@ -10,7 +10,7 @@ from datasets import Audio, Dataset
 from datasets.data_files import SPLIT_KEYWORDS
 from datasets.packaged_modules.audiofolder.audiofolder import AudioFolder
 
-from ..audio_files import AUDIO_SUFFIXES, other_spelling
+from ..audio.files import AUDIO_SUFFIXES, other_spelling
 from .metadata import METADATA, SHOWN, DataError, first_few, read_metadata
 
 logger = logging.getLogger(__name__)

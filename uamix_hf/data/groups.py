@@ -13,7 +13,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from tqdm.auto import tqdm
 
-from ..audio import describe
+from ..audio.errors import describe
 from .metadata import first_few
 from .where import column_as_text
 

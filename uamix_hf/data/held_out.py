@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from ..audio import describe
+from ..audio.errors import describe
 from .arguments import PreparedData
 from .metadata import DataError, first_few
 from .where import rows_where
@@ -35,7 +35,7 @@ class HeldOutArguments:
             raise ValueError(f"eval_share={self.eval_share} is outside [0, 1).")
 
 
-def take(data: PreparedData, rows: Sequence[int] | np.ndarray) -> PreparedData:
+def select_rows(data: PreparedData, rows: Sequence[int] | np.ndarray) -> PreparedData:
     """The given rows of all that is known."""
     groups = None if data.groups is None else data.groups[rows]
     return dataclasses.replace(
@@ -43,7 +43,7 @@ def take(data: PreparedData, rows: Sequence[int] | np.ndarray) -> PreparedData:
     )
 
 
-def hold_out(data: PreparedData, args: HeldOutArguments, seed: int) -> tuple[PreparedData, PreparedData | None]:
+def split_held_out(data: PreparedData, args: HeldOutArguments, seed: int) -> tuple[PreparedData, PreparedData | None]:
     """Splits into rows to train on and rows to evaluate on; the latter are None where nothing is asked for.
 
     Args:
@@ -72,7 +72,7 @@ def hold_out(data: PreparedData, args: HeldOutArguments, seed: int) -> tuple[Pre
         held = np.isin(units, np.random.default_rng(seed).choice(names, count, replace=False))
     if held.all():
         raise DataError(f"All {len(rows)} clips are held out: none is left to train on.")
-    return take(data, rows[~held]), take(data, rows[held])
+    return select_rows(data, rows[~held]), select_rows(data, rows[held])
 
 
-__all__ = ["HeldOutArguments", "hold_out", "take"]
+__all__ = ["HeldOutArguments", "split_held_out", "select_rows"]

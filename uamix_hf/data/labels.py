@@ -6,7 +6,7 @@ import numpy as np
 from datasets import Dataset
 from sklearn.preprocessing import MultiLabelBinarizer
 
-from ..audio import describe
+from ..audio.errors import describe
 from .groups import read_groups
 from .metadata import DataError
 from .where import column_as_text
@@ -74,4 +74,28 @@ def read_labels(
     return LabelledClips(names, labels, groups, group_names, folds)
 
 
-__all__ = ["LabelledClips", "read_classes", "read_labels"]
+def draw_labelled(labels: np.ndarray, train_rows: np.ndarray, k: int, seed: int) -> np.ndarray:
+    """Rows (classes * k,) of `k` random training clips of every class in `labels`, in order of the classes.
+
+    The same for every model. The clips drawn for a smaller `k` are among those for a larger one.
+
+    Args:
+        labels: Class numbers (clips,). train_rows: Rows to draw from.
+
+    Raises:
+        DataError: a class has fewer than `k` clips among the training rows.
+    """
+    if k < 1:
+        raise DataError(f"k={k}: at least one labelled clip per class is needed.")
+    train_rows = np.sort(train_rows)
+    rng = np.random.default_rng([seed, *train_rows])  # with the rows, so that folds do not draw alike
+    drawn = []
+    for label in np.unique(labels):
+        rows = train_rows[labels[train_rows] == label]
+        if len(rows) < k:
+            raise DataError(f"Class {label} has {len(rows)} clips among the training rows, k={k} are needed: lower k.")
+        drawn.append(rng.permutation(rows)[:k])
+    return np.concatenate(drawn)
+
+
+__all__ = ["LabelledClips", "read_classes", "read_labels", "draw_labelled"]

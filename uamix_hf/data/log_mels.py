@@ -16,8 +16,9 @@ from datasets.fingerprint import Hasher
 from datasets.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
 from tqdm.auto import tqdm
 
-from ..audio import DamagedAudioWarning, TruncatedAudioWarning, describe, load_audio
-from ..feature_extraction_audio_mae import AudioInputError, AudioMAEFeatureExtractor
+from ..audio.errors import DamagedAudioWarning, TruncatedAudioWarning, describe
+from ..audio.loading import load_audio
+from ..models.audio_mae.feature_extraction_audio_mae import AudioInputError, AudioMAEFeatureExtractor
 from .metadata import DataError
 
 logger = logging.getLogger(__name__)

@@ -14,8 +14,9 @@ from datasets.exceptions import DatasetGenerationError
 from huggingface_hub import constants
 from tqdm.auto import tqdm
 
-from ..audio import describe, stream_audio
-from ..feature_extraction_audio_mae import AudioInputError
+from ..audio.errors import describe
+from ..audio.loading import stream_audio
+from ..models.audio_mae.feature_extraction_audio_mae import AudioInputError
 from .folders import sound_folder
 from .metadata import DataError
 from .undecoded import without_torchcodec

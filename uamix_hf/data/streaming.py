@@ -15,8 +15,8 @@ from datasets import Audio, Dataset, Features, IterableDataset, Value
 from datasets.distributed import split_dataset_by_node
 from torch.utils.data import get_worker_info
 
-from ..audio import AudioInputError, describe
-from ..feature_extraction_audio_mae import AudioMAEFeatureExtractor
+from ..audio.errors import describe
+from ..models.audio_mae.feature_extraction_audio_mae import AudioInputError, AudioMAEFeatureExtractor
 from .log_mels import read_log_mel
 from .metadata import DataError
 from .recordings import came_with, foreign_file

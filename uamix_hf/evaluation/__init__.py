@@ -1,35 +1,5 @@
 """How far few labels go in a space of frozen embeddings."""
 
-from .checks import EvaluationError
-from .classifiers import CLASSIFIERS, logistic_regression, nearest_centroid
-from .embeddings import cached_embeddings
-from .few_shot import Episode, EpisodeError, draw_episodes, few_shot_accuracy
-from .knn import leave_one_out_knn
-from .low_shot import draw_labelled, low_shot_accuracy
-from .probes import knn_probe, linear_probe
-from .scores import Difference, Scores, bootstrap_mean, paired_difference
-from .splits import SplitError, check_split, make_splits
+import lazy_loader
 
-__all__ = [
-    "CLASSIFIERS",
-    "Difference",
-    "Episode",
-    "EpisodeError",
-    "EvaluationError",
-    "Scores",
-    "SplitError",
-    "bootstrap_mean",
-    "cached_embeddings",
-    "check_split",
-    "draw_episodes",
-    "draw_labelled",
-    "few_shot_accuracy",
-    "knn_probe",
-    "leave_one_out_knn",
-    "linear_probe",
-    "logistic_regression",
-    "low_shot_accuracy",
-    "make_splits",
-    "nearest_centroid",
-    "paired_difference",
-]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -7,7 +7,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics.pairwise import euclidean_distances
 from sklearn.preprocessing import normalize
 
-from .checks import EvaluationError
+from ..metrics.checks import EvaluationError
 
 Classifier = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
 

@@ -9,9 +9,9 @@ import numpy as np
 from datasets import Dataset
 from transformers.utils.hub import cached_file, extract_commit_hash
 
-from ..checks import checked_batch_size
+from ..data.checks import checked_batch_size
 from ..data.log_mels import source_key
-from ..embedding import AudioEmbedder
+from ..embedding.embedder import AudioEmbedder
 from ..version import __version__
 
 logger = logging.getLogger(__name__)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .checks import EvaluationError, check_clips, check_single_label
+from ..metrics.checks import EvaluationError, check_clips, check_single_label
 from .classifiers import find_classifier
 from .scores import Scores
 

@@ -11,9 +11,9 @@ from tqdm.auto import tqdm
 from transformers import AutoFeatureExtractor, AutoModel
 
 from ..data import cached_log_mels
+from ..data.labels import draw_labelled
 from ..fine_tuning import FineTuningArguments, fine_tune, predict
-from .checks import check_single_label
-from .low_shot import draw_labelled
+from ..metrics.checks import check_single_label
 from .scores import Scores
 from .splits import Split, SplitError, check_rows
 

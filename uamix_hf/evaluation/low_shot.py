@@ -4,34 +4,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from .checks import check_clips, check_single_label
+from ..data.labels import draw_labelled
+from ..metrics.checks import check_clips, check_single_label
 from .classifiers import find_classifier
 from .scores import Scores
 from .splits import Split, SplitError, check_rows
-
-
-def draw_labelled(labels: np.ndarray, train_rows: np.ndarray, k: int, seed: int) -> np.ndarray:
-    """Rows (classes * k,) of `k` random training clips of every class in `labels`, in order of the classes.
-
-    The same for every model. The clips drawn for a smaller `k` are among those for a larger one.
-
-    Args:
-        labels: Class numbers (clips,). train_rows: Rows to draw from.
-
-    Raises:
-        SplitError: a class has fewer than `k` clips among the training rows.
-    """
-    if k < 1:
-        raise SplitError(f"k={k}: at least one labelled clip per class is needed.")
-    train_rows = np.sort(train_rows)
-    rng = np.random.default_rng([seed, *train_rows])  # with the rows, so that folds do not draw alike
-    drawn = []
-    for label in np.unique(labels):
-        rows = train_rows[labels[train_rows] == label]
-        if len(rows) < k:
-            raise SplitError(f"Class {label} has {len(rows)} clips among the training rows, k={k} are needed: lower k.")
-        drawn.append(rng.permutation(rows)[:k])
-    return np.concatenate(drawn)
 
 
 def low_shot_accuracy(
@@ -69,4 +46,4 @@ def low_shot_accuracy(
     return Scores.from_clips(np.concatenate(hits), np.concatenate(classes), np.concatenate(draws))
 
 
-__all__ = ["draw_labelled", "low_shot_accuracy"]
+__all__ = ["low_shot_accuracy"]

@@ -9,8 +9,8 @@ from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 from transformers.utils import logging
 
-from .checks import check_clips, is_multi_label, measurable_classes
-from .knn import knn_predictions, nearest_others, settle_neighbours
+from ..metrics.checks import check_clips, is_multi_label, measurable_classes
+from ..metrics.knn import knn_predictions, nearest_others, resolve_neighbours
 from .scores import Scores
 from .splits import Split, SplitError, check_rows
 
@@ -129,7 +129,7 @@ def knn_probe(
     Args:
         vectors: Embeddings (clips, width). labels: Class numbers (clips,), see [`knn_predictions`]; or bool (clips,
             classes), scored by the fraction of neighbours that have the class. groups: Speaker or source (clips,).
-        neighbours: How many vote, capped as [`settle_neighbours`] says. names: Of the classes, for messages.
+        neighbours: How many vote, capped as [`resolve_neighbours`] says. names: Of the classes, for messages.
 
     Returns:
         Scores, all of one draw: accuracies, or average precisions of the classes that some clips have and some have
@@ -148,7 +148,7 @@ def knn_probe(
         return Scores.from_clips(hits, labels[measured], np.zeros(len(hits), int)), predictions
     classes = told_apart(labels, names)
     words = None if names is None else [names[int(number)] for number in classes]
-    neighbours, measured = settle_neighbours(labels[:, classes], groups, neighbours, words)
+    neighbours, measured = resolve_neighbours(labels[:, classes], groups, neighbours, words)
     classes = classes[measured]
     nearest, similarity = nearest_others(vectors, groups, neighbours)
     votes = np.isfinite(similarity)

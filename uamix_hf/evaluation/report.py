@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 from jinja2 import Environment, FileSystemLoader
 
-from .plots import LabelCurves, plot_class_gains, plot_confusion, plot_embeddings, plot_label_curves, shorten
+from ..metrics.plots import plot_confusion, shorten
+from .plots import LabelCurves, plot_class_gains, plot_embeddings, plot_label_curves
 
 TEMPLATES = Path(__file__).parent / "templates"
 # Of several measurements the page shows one class by class: that with few labels, which is what tuning is for.

@@ -10,14 +10,14 @@ import numpy as np
 from datasets import Dataset
 from sklearn.metrics import confusion_matrix
 
-from ..checks import refuse_idle
 from ..data import LabelledClips
+from ..data.checks import refuse_idle
+from ..metrics.checks import EvaluationError, check_single_label, is_multi_label
+from ..metrics.knn import resolve_neighbours
 from ..version import __version__
-from .checks import EvaluationError, check_single_label, is_multi_label
 from .classifiers import CLASSIFIERS
 from .few_shot import draw_episodes, few_shot_accuracy
 from .fine_tuning import fine_tune_low_shot
-from .knn import settle_neighbours
 from .low_shot import low_shot_accuracy
 from .probes import knn_probe, linear_probe
 from .scores import Scores, paired_difference
@@ -110,7 +110,7 @@ def check_draws(clips: LabelledClips, args: ProtocolArguments) -> list[Split]:
         for k in args.k_shot:
             next(draw_episodes(clips.labels, clips.groups, args.n_way, k, args.queries, seed=args.seed))
     if "knn" in args.protocol:
-        settle_neighbours(clips.labels, clips.groups, args.neighbours, clips.names)
+        resolve_neighbours(clips.labels, clips.groups, args.neighbours, clips.names)
     if not {"low_shot", "fine_tune", "linear"} & set(args.protocol):
         return []
     if clips.folds is None and not is_multi_label(clips.labels):
@@ -177,7 +177,7 @@ def measure(
             scores = fine_tune_low_shot(path, recordings, labels, splits, k, seeds)
             found.append(Measurement("fine_tune", scores, k=k, seeds=seeds))
     if "knn" in args.protocol:
-        voting, _ = settle_neighbours(labels, groups, args.neighbours, clips.names)
+        voting, _ = resolve_neighbours(labels, groups, args.neighbours, clips.names)
         scores, predictions = knn_probe(vectors, labels, groups, voting, clips.names)
         found.append(Measurement("knn", scores, predictions, metric=metric, neighbours=voting))
     if "linear" in args.protocol:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 
-from .checks import EvaluationError, is_multi_label, measurable_classes
+from ..metrics.checks import EvaluationError, is_multi_label, measurable_classes
 
 Split = tuple[np.ndarray, np.ndarray]
 

@@ -3,13 +3,13 @@
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..training_arguments import ONLY_FINISHED, REFUSED, UPLOADED_WHOLE, RunArguments, shards_weights
+from ..training.arguments import ONLY_FINISHED, REFUSED, UPLOADED_WHOLE, LayerwiseArguments, shards_weights
 
 SHARES = ("drop_path_rate", "patchout_ratio", "patchout_time_ratio", "patchout_mel_ratio")
 
 
 @dataclass
-class FineTuningArguments(RunArguments):
+class FineTuningArguments(LayerwiseArguments):
     """
     transformers' arguments, with the defaults of Audio-MAE's fine-tuning on small data (method.md 1.8) and its
     augmentation (method.md 1.1 and 1.7). What Audio-MAE gives in frames of a clip of 1024 is a share of the clip here,
@@ -23,10 +23,7 @@ class FineTuningArguments(RunArguments):
     """
 
     layer_decay: float = field(
-        default=0.75, metadata={"help": "Factor of the learning rate from each encoder block to the one below."}
-    )
-    freeze_blocks: int = field(
-        default=0, metadata={"help": "Lower encoder blocks that stay frozen, with all that comes before them."}
+        default=0.75, metadata={"help": "Factor of the learning rate from each encoder layer to the one below."}
     )
     linear_probe: bool = field(
         default=False, metadata={"help": "Whether to freeze the whole encoder and train the linear layer alone."}
@@ -98,8 +95,6 @@ class FineTuningArguments(RunArguments):
             )
         if not 0 <= self.label_smoothing_factor < 1:
             raise ValueError(f"label_smoothing_factor={self.label_smoothing_factor} is outside [0, 1).")
-        if not 0 < self.layer_decay <= 1:
-            raise ValueError(f"layer_decay={self.layer_decay} is outside (0, 1].")
         for name in (*SHARES, "time_mask_share", "mel_mask_share"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)} is outside [0, 1).")
@@ -107,8 +102,6 @@ class FineTuningArguments(RunArguments):
             raise ValueError(f"mixup_probability={self.mixup_probability} is outside [0, 1].")
         if self.mixup_alpha <= 0:
             raise ValueError(f"mixup_alpha={self.mixup_alpha} is not above 0; mixup_probability=0 turns mixing off.")
-        if self.freeze_blocks < 0:
-            raise ValueError(f"freeze_blocks={self.freeze_blocks}: a number of blocks is not below 0.")
         if self.linear_probe and self.freeze_blocks:
             raise ValueError("linear_probe freezes the whole encoder: leave freeze_blocks out.")
 

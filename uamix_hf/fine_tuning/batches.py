@@ -8,7 +8,8 @@ import torch
 from torch.nn import functional as F
 
 from ..data import LengthBucketSampler, LogMelCollator
-from ..feature_extraction_audio_mae import AudioMAEFeatureExtractor
+from ..models.audio_mae.feature_extraction_audio_mae import AudioMAEFeatureExtractor
+from ..training.augmentations import mask_log_mel, mix_log_mels
 from .arguments import FineTuningArguments
 
 
@@ -53,34 +54,6 @@ class ClassBalancedSampler(LengthBucketSampler):
         points = (torch.arange(count) + torch.rand((), generator=generator).double()) / count
         rows = order[torch.searchsorted(self.shares[order].cumsum(0), points).clamp_max(count - 1)]
         return rows[torch.randperm(count, generator=generator)]
-
-
-def mix_log_mels(one: torch.Tensor, other: torch.Tensor, share: float) -> torch.Tensor:
-    """Raw log-mel of `share` * one waveform + (1 - `share`) * another, from theirs: powers add up, their product is
-    left out, which is zero in the mean for sounds that have nothing to do with each other.
-
-    Args:
-        one, other: (frames, mel bins); the shorter one is silent after its end.
-    """
-    frames = max(len(one), len(other))
-    one, other = (F.pad(mel, (0, 0, 0, frames - len(mel)), value=-torch.inf) for mel in (one, other))
-    return torch.logaddexp(one + 2 * np.log(share), other + 2 * np.log(1 - share))
-
-
-def mask_log_mel(
-    mel: torch.Tensor, time_share: float, mel_share: float, rng: np.random.Generator, value: float = 0.0
-) -> torch.Tensor:
-    """SpecAugment's masks (method.md 1.1): a stretch of time and a band of mel bins are set to `value`, anywhere.
-
-    Args:
-        mel: Raw (frames, mel bins). time_share, mel_share: Their widths are uniform up to these shares of the clip.
-    """
-    mel = mel.clone()
-    for axis, share in enumerate((time_share, mel_share)):
-        size = mel.shape[axis]
-        width = int(rng.integers(int(share * size) + 1))
-        mel.narrow(axis, int(rng.integers(size - width + 1)), width).fill_(value)
-    return mel
 
 
 class FineTuningCollator(LogMelCollator):
@@ -134,4 +107,4 @@ class FineTuningCollator(LogMelCollator):
         return mixed, weights * labels + (1 - weights) * labels[partners]
 
 
-__all__ = ["ClassBalancedSampler", "FineTuningCollator", "class_weights", "mask_log_mel", "mix_log_mels"]
+__all__ = ["ClassBalancedSampler", "FineTuningCollator", "class_weights"]

@@ -13,12 +13,12 @@ from datasets import Dataset
 from torch.nn import functional as F
 
 from ..data import DataArguments, DataError, PreparedData, prepare
-from ..feature_extraction_audio_mae import AudioMAEFeatureExtractor
-from ..modeling_audio_mae import AudioMAEForAudioClassification
-from ..run_identity import data_identity
-from ..tuning.views import random_equalizer, random_resized_crop
+from ..models.audio_mae.feature_extraction_audio_mae import AudioMAEFeatureExtractor
+from ..models.audio_mae.modeling_audio_mae import AudioMAEForAudioClassification
+from ..training.augmentations import mask_log_mel, random_equalizer, random_resized_crop
+from ..training.run_identity import data_identity
 from .arguments import FineTuningArguments
-from .batches import FineTuningCollator, mask_log_mel
+from .batches import FineTuningCollator
 from .trainer import FineTuningTrainer
 
 

@@ -7,10 +7,10 @@ from typing import Any, Literal
 import numpy as np
 from datasets import Dataset
 
-from ..audio import describe
-from ..data import DataError, PreparedData, column_as_text, read_classes, take
-from ..evaluation.checks import measurable_classes
-from ..evaluation.low_shot import draw_labelled
+from ..audio.errors import describe
+from ..data import DataError, PreparedData, column_as_text, read_classes, select_rows
+from ..data.labels import draw_labelled
+from ..metrics.checks import measurable_classes
 
 ProblemType = Literal["single_label_classification", "multi_label_classification", "regression"]
 
@@ -195,7 +195,7 @@ def draw_shots(train: PreparedData, targets: Targets, k: int, seed: int) -> Prep
                 f"Class {targets.names[number]!r} has {count} training rows, k_shot={k} needs {k}: lower k_shot, or "
                 "leave the class out with --where."
             )
-    return take(train, np.sort(draw_labelled(labels, np.arange(len(labels)), k, seed)))
+    return select_rows(train, np.sort(draw_labelled(labels, np.arange(len(labels)), k, seed)))
 
 
 __all__ = [

@@ -8,8 +8,8 @@ from sklearn.metrics import mean_absolute_error, mean_squared_error
 from transformers import EvalPrediction
 from transformers.utils import logging
 
-from ..evaluation.modules import load_metric
-from ..training_arguments import direction
+from ..metrics.modules import load_metric
+from ..training.arguments import direction
 
 logger = logging.get_logger(__name__)
 
@@ -135,7 +135,7 @@ def confusion_picture(
         path: Of the file, PNG by its ending. references, predictions: True and given class numbers (clips,).
         label_names: Of the classes, in the order of their numbers.
     """
-    from ..evaluation.plots import plot_confusion
+    from ..metrics.plots import plot_confusion
 
     result = load_metric("classification_accuracy").compute(
         predictions=predictions, references=references, num_classes=len(label_names)

@@ -6,8 +6,8 @@ from typing import Any
 from torch import nn
 from transformers import PreTrainedModel
 
-from ..modeling_audio_mae import AudioMAEForAudioClassification, AudioMAEModel
-from ..tuning.encoders import EncoderAdapter
+from ..models.audio_mae.modeling_audio_mae import AudioMAEForAudioClassification, AudioMAEModel
+from ..training.encoders import EncoderAdapter
 
 
 def make_classifier(encoder: AudioMAEModel, num_labels: int, **settings: Any) -> AudioMAEForAudioClassification:
@@ -46,10 +46,7 @@ def freeze(encoder: AudioMAEModel, blocks: int) -> list[nn.Module]:
     Raises:
         ValueError: the encoder has fewer blocks.
     """
-    adapter = EncoderAdapter(encoder)
-    if not 0 <= blocks <= len(adapter.layers):
-        raise ValueError(f"freeze_blocks={blocks}: the encoder has {len(adapter.layers)} blocks.")
-    parts = [*adapter.stem(), *adapter.layers[:blocks]] if blocks else []
+    parts = EncoderAdapter(encoder).lower_parts(blocks)
     for part in parts:
         part.requires_grad_(False)
     return [part for part in parts if isinstance(part, nn.Module)]

@@ -13,12 +13,12 @@ from transformers import EvalPrediction, PrinterCallback, TrainerCallback, set_s
 from transformers.trainer_utils import EvalLoopOutput
 
 from ..data import LengthBucketSampler
-from ..feature_extraction_audio_mae import AudioMAEFeatureExtractor
-from ..modeling_audio_mae import AudioMAEForAudioClassification, AudioMAEModel
-from ..parameter_groups import layer_rates, parameter_groups
-from ..trainer import LengthBucketTrainer
-from ..training_arguments import check_metric, direction
-from ..tuning.encoders import EncoderAdapter
+from ..models.audio_mae.feature_extraction_audio_mae import AudioMAEFeatureExtractor
+from ..models.audio_mae.modeling_audio_mae import AudioMAEForAudioClassification, AudioMAEModel
+from ..training.arguments import check_metric, direction
+from ..training.encoders import EncoderAdapter
+from ..training.parameter_groups import layer_rates, parameter_groups
+from ..training.trainer import LengthBucketTrainer
 from .arguments import FineTuningArguments
 from .batches import ClassBalancedSampler, FineTuningCollator
 from .labels import labelled_rows
@@ -95,7 +95,11 @@ class FineTuningTrainer(LengthBucketTrainer):
             callbacks=list(callbacks),
         )
         # Last: a model that cannot be trained so stays as it was.
-        self.frozen = [model.audio_mae] if args.linear_probe else freeze(model.audio_mae, args.freeze_blocks)
+        self.frozen = (
+            [model.audio_mae]
+            if args.linear_probe
+            else freeze(model.audio_mae, args.frozen_blocks(model.config.num_hidden_layers))
+        )
         if args.linear_probe:
             model.audio_mae.requires_grad_(False)
 

@@ -9,11 +9,10 @@ from typing import Any
 import yaml
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
+from ..models.conversion import AUDIOMAE_LICENCE
 from ..version import __version__
 
 TEMPLATES = Path(__file__).parent / "templates"
-# Audio-MAE's LICENSE file says CC BY-NC 4.0, its README CC BY 4.0: the stricter one binds whoever wants to be safe.
-AUDIOMAE_LICENCE = "cc-by-nc-4.0"
 OBJECTIVE_TAGS = {"uamix": ["uamix", "contrastive-learning"], "pseudo_labels": ["pseudo-labels"]}
 PACKAGES = ("torch", "transformers", "datasets", "accelerate")
 # What the Hub shows beside a model, by the name of the figure: its kind there, and how it reads.
@@ -31,19 +30,6 @@ HERE = "."
 PYTHON = re.compile(r"```python\n.*?```", re.DOTALL)
 PLACE = re.compile(r"""((?:from_pretrained\(|model=)")[^"]*(?=")""")
 SPLITS = {"test": "test", "eval": "validation"}  # by the prefix of the figure
-
-
-def converted_card(system: str, source: str, architecture: str) -> ModelCard:
-    """Card of weights converted from another project."""
-    data = ModelCardData(
-        license=AUDIOMAE_LICENCE, library_name="transformers", pipeline_tag="feature-extraction",
-        base_model=None if Path(source).exists() else source,
-        tags=["audio", "audio-mae", "masked-autoencoder"],
-    )  # fmt: skip
-    return ModelCard.from_template(
-        data, str(TEMPLATES / "converted.md"),
-        place=HERE, system=system, source=Path(source).name, architecture=architecture,
-    )  # fmt: skip
 
 
 def placed_at(card: str, repo_id: str) -> str:
@@ -205,4 +191,4 @@ def describe_licence(licence: str | None) -> str:
     )
 
 
-__all__ = ["base_licence", "converted_card", "fine_tuned_card", "placed_at", "tuned_card"]
+__all__ = ["base_licence", "fine_tuned_card", "placed_at", "tuned_card"]

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from transformers import AutoFeatureExtractor, AutoModel
 
-from ..modeling_audio_mae import AudioMAEModel
+from ..models.audio_mae.modeling_audio_mae import AudioMAEModel
 
 
 def export_encoder(source: str | Path, target: str | Path) -> None:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from huggingface_hub import CommitOperationAdd, HfApi
 
-from ..evaluation.modules import metric_folder
+from ..metrics.modules import metric_folder
 from .cards import placed_at
 
 # No optimiser, no random state, no pickle: a folder of a run holds them beside these.

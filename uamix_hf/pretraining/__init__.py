@@ -1,19 +1,5 @@
 """Pretraining of audio masked autoencoders; `reconstructions`, which draws, is imported where it is used."""
 
-from .arguments import PretrainingArguments
-from .data import PretrainingData, pretraining_data
-from .held_out import HeldOutCollator, masking_noise
-from .models import IncompatibleCheckpointError, PretrainingModelArguments, pretraining_model
-from .trainer import PretrainingTrainer
+import lazy_loader
 
-__all__ = [
-    "HeldOutCollator",
-    "IncompatibleCheckpointError",
-    "PretrainingArguments",
-    "PretrainingData",
-    "PretrainingModelArguments",
-    "PretrainingTrainer",
-    "masking_noise",
-    "pretraining_data",
-    "pretraining_model",
-]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from ..training_arguments import REFUSED, RunArguments
+from ..training.arguments import REFUSED, RunArguments
 
 # Clips that the base learning rate is for (method.md 1.8).
 BASE_BATCH = 256

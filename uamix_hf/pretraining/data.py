@@ -9,23 +9,23 @@ from typing import Any
 
 from datasets import Dataset, concatenate_datasets, interleave_datasets
 
-from ..checks import refuse_idle
 from ..data import (
     DataArguments,
     DataError,
     HeldOutArguments,
     PreparedData,
     cached_log_mels,
-    hold_out,
     load_recordings,
     prepare,
     read_groups,
+    split_held_out,
 )
+from ..data.checks import refuse_idle
 from ..data.streaming import AudioStream, StreamingArguments, folder_rows, hub_rows
 from ..data.where import StreamConditions
-from ..feature_extraction_audio_mae import AudioMAEFeatureExtractor
-from ..run_identity import digest
-from ..training_arguments import REFUSED
+from ..models.audio_mae.feature_extraction_audio_mae import AudioMAEFeatureExtractor
+from ..training.arguments import REFUSED
+from ..training.run_identity import digest
 from .arguments import PretrainingArguments
 
 
@@ -78,7 +78,7 @@ def pretraining_data(
         data = prepare(data_args, feature_extractor)
     if args.process_index == 0:
         data.report_skipped()
-    train, held_out = hold_out(data, held_out_args, args.seed)
+    train, held_out = split_held_out(data, held_out_args, args.seed)
     return PretrainingData(train.dataset, held_out.dataset if held_out else None, lambda: train.dataset)
 
 
@@ -124,7 +124,7 @@ def streamed(
         )
         groups = read_groups(recordings, data_args.group_column) if holds_out else None
         # Not decoded yet: the rows to stream, and the few to cache.
-        train, held = hold_out(PreparedData(recordings, [], groups, {}, recordings), held_out_args, args.seed)
+        train, held = split_held_out(PreparedData(recordings, [], groups, {}, recordings), held_out_args, args.seed)
         rows, source = folder_rows(train.recordings, seed), files_identity(train.recordings)
         if held:
             with args.main_process_first(desc="log-mels"):

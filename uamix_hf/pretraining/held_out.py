@@ -6,9 +6,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..configuration_audio_mae import AudioMAEConfig
 from ..data import LogMelCollator
-from ..feature_extraction_audio_mae import AudioMAEFeatureExtractor
+from ..models.audio_mae.configuration_audio_mae import AudioMAEConfig
+from ..models.audio_mae.feature_extraction_audio_mae import AudioMAEFeatureExtractor
 
 
 def masking_noise(config: AudioMAEConfig, sample_ids: Sequence[int], frames: int) -> torch.Tensor:

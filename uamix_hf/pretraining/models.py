@@ -7,9 +7,9 @@ from typing import Any, Literal
 
 from transformers import AutoFeatureExtractor
 
-from ..configuration_audio_mae import AudioMAEConfig
-from ..feature_extraction_audio_mae import AudioMAEFeatureExtractor
-from ..modeling_audio_mae import AudioMAEForPreTraining
+from ..models.audio_mae.configuration_audio_mae import AudioMAEConfig
+from ..models.audio_mae.feature_extraction_audio_mae import AudioMAEFeatureExtractor
+from ..models.audio_mae.modeling_audio_mae import AudioMAEForPreTraining
 
 # Parts of the model that a checkpoint holds wholly or not at all. That of the joint objective may come and go.
 JOINT = "decoder.match."

@@ -11,8 +11,8 @@ from matplotlib.image import imread
 from transformers import TrainerCallback
 from transformers.integrations import TensorBoardCallback, WandbCallback
 
-from ..feature_extraction_audio_mae import AudioMAEFeatureExtractor
-from ..modeling_audio_mae import AudioMAEForPreTraining
+from ..models.audio_mae.feature_extraction_audio_mae import AudioMAEFeatureExtractor
+from ..models.audio_mae.modeling_audio_mae import AudioMAEForPreTraining
 from .trainer import PretrainingTrainer
 
 # Inches of a row of three spectrograms, dots per inch, and the colour of what was removed.

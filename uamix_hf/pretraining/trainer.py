@@ -10,11 +10,11 @@ from torch.utils.data import DataLoader
 from transformers.trainer_utils import EvalLoopOutput
 
 from ..data import DataError, LogMelCollator
-from ..feature_extraction_audio_mae import AudioMAEFeatureExtractor
-from ..modeling_audio_mae import AudioMAEForPreTraining
-from ..parameter_groups import NO_DECAY
-from ..trainer import LengthBucketTrainer
-from ..training_arguments import check_metric
+from ..models.audio_mae.feature_extraction_audio_mae import AudioMAEFeatureExtractor
+from ..models.audio_mae.modeling_audio_mae import AudioMAEForPreTraining
+from ..training.arguments import check_metric
+from ..training.parameter_groups import NO_DECAY
+from ..training.trainer import LengthBucketTrainer
 from .arguments import PretrainingArguments
 from .held_out import HeldOutCollator
 

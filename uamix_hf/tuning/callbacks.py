@@ -8,9 +8,9 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from ..checks import checked_batch_size
 from ..data import LogMelCollator
-from ..evaluation.knn import leave_one_out_knn, settle_neighbours
+from ..data.checks import checked_batch_size
+from ..metrics.knn import leave_one_out_knn, resolve_neighbours
 
 
 class TargetUpdateCallback(TrainerCallback):
@@ -30,7 +30,7 @@ class KNNCallback(TrainerCallback):
 
     Args:
         dataset: Rows of log-mels with `labels`, -1 where there is none. groups: Per row; neighbours of the same group
-            do not count. neighbours: How many vote, capped as [`settle_neighbours`] says. names: Of the classes.
+            do not count. neighbours: How many vote, capped as [`resolve_neighbours`] says. names: Of the classes.
 
     Raises:
         EvaluationError: labels whose neighbours tell nothing.
@@ -56,7 +56,7 @@ class KNNCallback(TrainerCallback):
         self.groups = groups
         self.names = names
         # Now, not after hours of training.
-        self.neighbours, _ = settle_neighbours(dataset["labels"][:].numpy(), groups, neighbours, names)
+        self.neighbours, _ = resolve_neighbours(dataset["labels"][:].numpy(), groups, neighbours, names)
         self.log: Callable[[dict[str, float]], None] | None = None  # set by the trainer that it is given to
 
     @torch.no_grad()

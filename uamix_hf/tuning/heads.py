@@ -7,8 +7,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from ..training.distributed import SyncBatchNorm
 from .configuration_uamix import UaMixConfig
-from .distributed import SyncBatchNorm
 from .float32 import Float32Module
 
 Linear = partial(nn.Linear, bias=False, dtype=torch.float32)

@@ -14,15 +14,15 @@ from transformers import AutoModel, PreTrainedModel
 from transformers import initialization as init
 from transformers.utils import ModelOutput
 
-from ..checks import refuse_idle
+from ..data.checks import refuse_idle
+from ..training.augmentations import two_views
+from ..training.distributed import gather, world
+from ..training.encoders import EncoderAdapter, EncoderError
 from . import mixing
 from .configuration_uamix import MIXING_FIELDS, UaMixConfig
-from .distributed import gather, world
-from .encoders import EncoderAdapter, EncoderError
 from .heads import ContrastiveHeads
 from .losses import virtual_label_loss
-from .support_queue import SupportQueue
-from .views import two_views
+from .neighbour_queue import NeighbourQueue
 
 Stage = Literal["head", "tune"]
 
@@ -76,7 +76,7 @@ class UaMixForContrastiveTuning(PreTrainedModel):
         self.encoder = encoder or AutoModel.from_config(config.encoder_config)
         self.adapter = EncoderAdapter(self.encoder, config.layers_path)
         self.heads = ContrastiveHeads(self.adapter.embedding_size, config)
-        self.support_queue = SupportQueue(config.queue_size, config.projection_size)
+        self.neighbour_queue = NeighbourQueue(config.queue_size, config.projection_size)
         self._trainable = self.adapter.trainable_names()
         self.stage: Stage = "tune"
         self.encoder_batch_size: int | None = None
@@ -128,7 +128,7 @@ class UaMixForContrastiveTuning(PreTrainedModel):
         super()._init_weights(module)
         if isinstance(module, nn.Linear):
             init.kaiming_uniform_(module.weight, a=5**0.5)  # torch's own, which the heads' batch norm expects
-        elif isinstance(module, SupportQueue):
+        elif isinstance(module, NeighbourQueue):
             init.zeros_(module.keys)
             init.constant_(module.ids, -1)
             init.constant_(module.labels, -1)
@@ -148,15 +148,9 @@ class UaMixForContrastiveTuning(PreTrainedModel):
             freeze_blocks: In `"tune"`, this many lower blocks and all before them stay frozen: no gradient, no graph,
                 evaluation mode.
         """
-        layers = self.adapter.layers
-        if not 0 <= freeze_blocks <= len(layers):
-            raise ValueError(f"freeze_blocks={freeze_blocks}: the encoder has {len(layers)} blocks.")
+        lower = self.adapter.lower_parts(freeze_blocks)
         self.stage = stage
-        frozen: list[nn.Module | nn.Parameter] = []
-        if stage == "head":
-            frozen = [self.encoder]
-        elif freeze_blocks:
-            frozen = [*self.adapter.stem(), *layers[:freeze_blocks]]
+        frozen = [self.encoder] if stage == "head" else lower
         self._frozen = [part for part in frozen if isinstance(part, nn.Module)]
         for name, parameter in self.encoder.named_parameters():
             parameter.requires_grad_(name in self._trainable)
@@ -264,7 +258,7 @@ class UaMixForContrastiveTuning(PreTrainedModel):
             targets = self.heads.target(pooled[:2])
             # Neighbours are looked up before this batch is stored: a clip must not find its own other view.
             topk = config.topk if self.stage == "tune" else 1
-            found, places = self.support_queue.lookup(targets.flatten(0, 1), sample_id.repeat(2), topk)
+            found, places = self.neighbour_queue.lookup(targets.flatten(0, 1), sample_id.repeat(2), topk)
             keys_a, keys_b = map(gather, found.chunk(2))
             first = world()[0] * len(sample_id)
             own = first + torch.arange(len(sample_id), device=sample_id.device)
@@ -284,7 +278,7 @@ class UaMixForContrastiveTuning(PreTrainedModel):
         purity = self.purity(places[: len(sample_id)], labels)
         if self.training:
             classes = None if labels is None else gather(labels)
-            self.support_queue.enqueue(gather(targets[0]), gather(sample_id), classes)
+            self.neighbour_queue.enqueue(gather(targets[0]), gather(sample_id), classes)
         loss_mixed = torch.stack(losses).mean() if losses else None
         return UaMixOutput(
             loss=loss_clean if loss_mixed is None else loss_clean + config.mix_weight * loss_mixed,
@@ -296,9 +290,9 @@ class UaMixForContrastiveTuning(PreTrainedModel):
         )
 
     def purity(self, place: torch.Tensor, labels: torch.Tensor | None) -> torch.Tensor | None:
-        if labels is None or len(self.support_queue) == 0:
+        if labels is None or len(self.neighbour_queue) == 0:
             return None
-        found = self.support_queue.labels[place]
+        found = self.neighbour_queue.labels[place]
         known = (place >= 0) & (found >= 0) & (labels >= 0)
         return (known & (found == labels)).sum() / known.sum()  # NaN where nothing is known yet
 

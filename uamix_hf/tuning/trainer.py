@@ -11,17 +11,17 @@ import torch
 from torch.utils.data import Dataset
 from transformers import TrainerCallback
 
-from ..checkpoints import checkpoint_to_resume, last_complete_checkpoint, make_way
 from ..data import LengthBucketSampler, LogMelCollator
-from ..feature_extraction_audio_mae import AudioMAEFeatureExtractor
-from ..interruption import RunStoppedError
-from ..parameter_groups import layer_rates, parameter_groups
-from ..run_identity import MAY_CHANGE_WITH_WARNING, config_identity
-from ..trainer import LengthBucketTrainer
+from ..models.audio_mae.feature_extraction_audio_mae import AudioMAEFeatureExtractor
+from ..training.augmentations import resolve_token_drop
+from ..training.checkpoints import checkpoint_to_resume, last_complete_checkpoint, make_way
+from ..training.interruption import RunStoppedError
+from ..training.parameter_groups import layer_rates, parameter_groups
+from ..training.run_identity import MAY_CHANGE_WITH_WARNING, config_identity
+from ..training.trainer import LengthBucketTrainer
+from .arguments import UaMixTrainingArguments
 from .callbacks import KNNCallback, TargetUpdateCallback
 from .modeling_uamix import Stage, UaMixForContrastiveTuning
-from .training_args import UaMixTrainingArguments
-from .views import settled_token_drop
 
 logger = logging.getLogger(__name__)
 
@@ -76,11 +76,11 @@ class UaMixTrainer(LengthBucketTrainer):
             callbacks=[TargetUpdateCallback(), *callbacks],
         )
         # Last, and what may fail first: a model that cannot be trained so stays as it was.
-        token_drop = settled_token_drop(model.config, train_dataset, feature_extractor)
+        token_drop = resolve_token_drop(model.config, train_dataset, feature_extractor)
         model.set_stage(stage, args.frozen_blocks(len(model.adapter.layers)))
         model.encoder_batch_size = args.encoder_batch_size
         model.config.token_drop = token_drop
-        queue = model.support_queue
+        queue = model.neighbour_queue
         if len(queue) > len(train_dataset):  # type: ignore[arg-type]
             # More places than clips would hold the same clip several times, which no neighbour search profits from.
             model.config.queue_size = len(train_dataset)  # type: ignore[arg-type]

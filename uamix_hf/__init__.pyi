@@ -1,0 +1,47 @@
+from .audio.errors import AudioDecodeError, DamagedAudioWarning, TruncatedAudioWarning
+from .audio.loading import load_audio, stream_audio
+from .data import DataError, compute_norm_stats
+from .embedding.embedder import AudioEmbedder
+from .models.audio_mae.configuration_audio_mae import AudioMAEConfig
+from .models.audio_mae.feature_extraction_audio_mae import AudioInputError, AudioMAEFeatureExtractor
+from .models.audio_mae.modeling_audio_mae import (
+    AudioMAEForAudioClassification,
+    AudioMAEForPreTraining,
+    AudioMAEModel,
+    InputTooLongError,
+)
+from .training.checkpoints import RunCheckpointError
+from .training.interruption import RunStoppedError
+from .training.run_identity import AnotherRunError
+from .training.trainer import NonFiniteLossError
+from .tuning import UaMixConfig, UaMixForContrastiveTuning, UaMixTrainer, UaMixTrainingArguments
+from .tuning.whitening import fit_whitening
+from .version import __version__
+
+__all__ = [
+    "AnotherRunError",
+    "AudioDecodeError",
+    "AudioEmbedder",
+    "AudioInputError",
+    "AudioMAEConfig",
+    "AudioMAEFeatureExtractor",
+    "AudioMAEForAudioClassification",
+    "AudioMAEForPreTraining",
+    "AudioMAEModel",
+    "DamagedAudioWarning",
+    "DataError",
+    "InputTooLongError",
+    "NonFiniteLossError",
+    "RunCheckpointError",
+    "RunStoppedError",
+    "TruncatedAudioWarning",
+    "UaMixConfig",
+    "UaMixForContrastiveTuning",
+    "UaMixTrainer",
+    "UaMixTrainingArguments",
+    "__version__",
+    "compute_norm_stats",
+    "fit_whitening",
+    "load_audio",
+    "stream_audio",
+]

@@ -1,0 +1,37 @@
+from .arguments import DataArguments, PreparedData, prepare
+from .batches import LengthBucketSampler, LogMelCollator, VisitedRows
+from .folders import sound_folder
+from .groups import as_groups, read_groups
+from .held_out import HeldOutArguments, select_rows, split_held_out
+from .labels import LabelledClips, read_classes, read_labels
+from .log_mels import LogMels, cached_log_mels, compute_norm_stats
+from .metadata import DataError
+from .recordings import leave_out_unreadable, load_recordings, report_skipped
+from .where import column_as_text, rows_where
+
+__all__ = [
+    "DataArguments",
+    "DataError",
+    "HeldOutArguments",
+    "LabelledClips",
+    "LengthBucketSampler",
+    "LogMelCollator",
+    "LogMels",
+    "PreparedData",
+    "VisitedRows",
+    "as_groups",
+    "cached_log_mels",
+    "column_as_text",
+    "compute_norm_stats",
+    "leave_out_unreadable",
+    "load_recordings",
+    "prepare",
+    "read_classes",
+    "read_groups",
+    "read_labels",
+    "report_skipped",
+    "rows_where",
+    "select_rows",
+    "sound_folder",
+    "split_held_out",
+]

@@ -1,0 +1,198 @@
+"""Audio-MAE's released layouts, and the timm port's, to ours (method.md 1.9 and 1.10)."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from huggingface_hub.errors import StrictDataclassError
+
+from ..checkpoint import CheckpointError, KeyReport
+from .configuration_audio_mae import AudioMAEConfig
+from .feature_extraction_audio_mae import AudioMAEFeatureExtractor
+from .modeling_audio_mae import (
+    AudioMAEForAudioClassification,
+    AudioMAEForPreTraining,
+    AudioMAEModel,
+    AudioMAEPreTrainedModel,
+)
+
+# Their names -> ours. `attn.qkv` is cut into three; the last two rows of a block exist in the local decoder alone.
+STEM = {
+    "cls_token": "embeddings.cls_token",
+    "pos_embed": "embeddings.position_embeddings",
+    "patch_embed.proj.weight": "embeddings.patch_embeddings.projection.weight",
+    "patch_embed.proj.bias": "embeddings.patch_embeddings.projection.bias",
+}
+BLOCK = {
+    "norm1": "layernorm_before",
+    "attn.qkv": "attention.{q,k,v}_proj",
+    "attn.proj": "attention.o_proj",
+    "norm2": "layernorm_after",
+    "mlp.fc1": "mlp.fc1",
+    "mlp.fc2": "mlp.fc2",
+}
+WINDOW_BIAS = {"attn.meta_mlp.fc1": "attention.bias_fc1", "attn.meta_mlp.fc2": "attention.bias_fc2"}
+DECODER = {
+    "mask_token": "decoder.mask_token",
+    "decoder_pos_embed": "decoder.position_embeddings",
+    "decoder_embed.weight": "decoder.embed.weight",
+    "decoder_embed.bias": "decoder.embed.bias",
+    "decoder_norm.weight": "decoder.layernorm.weight",
+    "decoder_norm.bias": "decoder.layernorm.bias",
+    "decoder_pred.weight": "decoder.predict.weight",
+    "decoder_pred.bias": "decoder.predict.bias",
+}
+QKV = "{q,k,v}"
+
+
+def layout(config: AudioMAEConfig, kind: type[AudioMAEPreTrainedModel]) -> Iterator[tuple[str, str]]:
+    """Every key of the layout that belongs to `kind`, and our name for it."""
+
+    def block(theirs: str, ours: str, table: Mapping[str, str]) -> Iterator[tuple[str, str]]:
+        for name, our_name in table.items():
+            for suffix in ("weight", "bias"):
+                yield f"{theirs}.{name}.{suffix}", f"{ours}.{our_name}.{suffix}"
+
+    base = "" if kind is AudioMAEModel else "audio_mae."
+    yield from ((theirs, base + ours) for theirs, ours in STEM.items())
+    for i in range(config.num_hidden_layers):
+        yield from block(f"blocks.{i}", f"{base}layers.{i}", BLOCK)
+    norm, our_norm = ("fc_norm", "fc_norm") if config.pooling == "mean_fc_norm" else ("norm", "layernorm")
+    yield from ((f"{norm}.{suffix}", f"{base}{our_norm}.{suffix}") for suffix in ("weight", "bias"))
+    if kind is AudioMAEForAudioClassification:
+        yield from ((f"head.{suffix}", f"classifier.{suffix}") for suffix in ("weight", "bias"))
+    if kind is AudioMAEForPreTraining:
+        yield from DECODER.items()
+        local = config.decoder_type == "local"
+        for i in range(config.decoder_num_hidden_layers):
+            theirs, ours = f"decoder_blocks.{i}", f"decoder.layers.{i}"
+            yield from block(theirs, ours, BLOCK | WINDOW_BIAS if local else BLOCK)
+            if local:
+                yield f"{theirs}.attn.tau", f"{ours}.attention.tau"
+
+
+def read_config(
+    tensors: Mapping[str, torch.Tensor],
+    arguments: Any,
+    num_attention_heads: int | None,
+    decoder_num_attention_heads: int | None,
+) -> tuple[AudioMAEConfig, type[AudioMAEPreTrainedModel]]:
+    """Sizes from the tensors' shapes, and the class that the layout fills."""
+
+    def shape(key: str) -> torch.Size:
+        if key not in tensors:
+            raise CheckpointError(f"The checkpoint has no {key}: this is not a layout of Audio-MAE.")
+        return tensors[key].shape
+
+    def depth(prefix: str) -> int:
+        return 1 + max((int(key.split(".")[1]) for key in tensors if key.startswith(f"{prefix}.")), default=-1)
+
+    def heads(width: int, given: int | None, per_head: int, flag: str) -> int:
+        count = given or width // per_head
+        if count < 1 or width % count:
+            raise CheckpointError(
+                f"{count} heads do not divide a width of {width}. Checkpoints do not record them: give {flag}."
+            )
+        return count
+
+    width, patch = shape("cls_token")[-1], shape("patch_embed.proj.weight")[-1]
+    mel_bins = 128
+    if mel_bins % patch:
+        raise CheckpointError(
+            f"Patches of {patch} do not divide {mel_bins} mel bins: this is not a layout of Audio-MAE."
+        )
+    fields: dict[str, Any] = {
+        "hidden_size": width,
+        "num_hidden_layers": depth("blocks"),
+        "num_attention_heads": heads(width, num_attention_heads, 64, "--num_attention_heads"),
+        "intermediate_size": shape("blocks.0.mlp.fc1.weight")[0],
+        "patch_size": patch,
+        "num_mel_bins": mel_bins,
+        "max_length": (shape("pos_embed")[1] - 1) // (mel_bins // patch) * patch,
+        "pooling": "mean_fc_norm" if "fc_norm.weight" in tensors and "norm.weight" not in tensors else "mean",
+    }
+    if "decoder_embed.weight" in tensors:
+        kind: type[AudioMAEPreTrainedModel] = AudioMAEForPreTraining
+        decoder_width = shape("decoder_embed.weight")[0]
+        tau = tensors.get("decoder_blocks.0.attn.tau")
+        given = decoder_num_attention_heads if tau is None else len(tau)  # one temperature per head: the file tells
+        fields |= {
+            "decoder_type": "global" if tau is None else "local",
+            "decoder_hidden_size": decoder_width,
+            "decoder_num_hidden_layers": depth("decoder_blocks"),
+            "decoder_num_attention_heads": heads(decoder_width, given, 32, "--decoder_num_attention_heads"),
+            "decoder_intermediate_size": shape("decoder_blocks.0.mlp.fc1.weight")[0],
+        }
+        if tau is not None:
+            fields["decoder_bias_hidden_size"] = shape("decoder_blocks.0.attn.meta_mlp.fc1.weight")[0]
+        fields |= {
+            name: getattr(arguments, name) for name in ("norm_pix_loss", "mask_ratio") if hasattr(arguments, name)
+        }
+    elif "head.weight" in tensors:
+        kind = AudioMAEForAudioClassification
+        # Audio-MAE deletes `norm` before it fine-tunes and makes a new `fc_norm`, so a head comes with that.
+        fields |= {"num_labels": shape("head.weight")[0], "pooling": "mean_fc_norm"}
+    else:
+        kind = AudioMAEModel
+    try:
+        return AudioMAEConfig(**fields), kind
+    except StrictDataclassError as error:
+        raise CheckpointError(f"The checkpoint's sizes or arguments make no model: {error}") from error
+
+
+def why_ignored(key: str) -> str:
+    if key.startswith(("decoder", "mask_token")):
+        return "belongs to a decoder, which this layout has no other part of"
+    if key.startswith(("norm.", "fc_norm.")):
+        return "the other of norm and fc_norm is the one that the pooled output passes"
+    return "not a key of Audio-MAE"
+
+
+def convert_audiomae(
+    tensors: Mapping[str, torch.Tensor],
+    arguments: Any = None,
+    num_attention_heads: int | None = None,
+    decoder_num_attention_heads: int | None = None,
+) -> tuple[AudioMAEPreTrainedModel, AudioMAEFeatureExtractor, KeyReport]:
+    """Audio-MAE's tensors to a model of ours: [`AudioMAEForPreTraining`] where there is a decoder,
+    [`AudioMAEForAudioClassification`] where there is a head, else [`AudioMAEModel`].
+
+    Args:
+        tensors: By key, without the wrapper. arguments: Training arguments of the file, if it carries them.
+        num_attention_heads, decoder_num_attention_heads: Widths / 64 and / 32 by default; files do not record them.
+
+    Returns:
+        The model (float32), its feature extractor and the report of keys. `report.missing` is not empty where the
+        layout lacks keys; the model is then not to be used, and the command refuses to write it.
+    """
+    config, kind = read_config(tensors, arguments, num_attention_heads, decoder_num_attention_heads)
+    pairs = dict(layout(config, kind))
+    report = KeyReport(
+        used=[key for key in tensors if key in pairs],
+        ignored={key: why_ignored(key) for key in tensors if key not in pairs},
+        missing=[key for key in pairs if key not in tensors],
+    )
+    state: dict[str, torch.Tensor] = {}
+    for key in report.used:
+        ours, tensor = pairs[key], tensors[key].float()
+        if QKV in ours:
+            state |= {ours.replace(QKV, part): rows for part, rows in zip("qkv", tensor.chunk(3), strict=True)}
+        else:
+            state[ours] = tensor
+    model = kind(config)
+    expected = model.state_dict()
+    wrong = [
+        f"{key} {tuple(state[key].shape)}, expected {tuple(expected[key].shape)}"
+        for key in state
+        if state[key].shape != expected[key].shape
+    ]
+    if wrong:
+        raise CheckpointError(f"Shapes contradict each other: {'; '.join(wrong)}.")
+    model.load_state_dict(state, strict=not report.missing)
+    extractor = AudioMAEFeatureExtractor(
+        num_mel_bins=config.num_mel_bins,
+        max_length=config.max_length,
+        patch_size=config.patch_size,
+        truncation=kind is AudioMAEForAudioClassification,  # as transformers' own classifiers hear long recordings
+    )
+    return model.eval(), extractor, report

@@ -1,0 +1,59 @@
+"""Other projects' checkpoints to ours: one module per system, each a table of its keys."""
+
+from pathlib import Path
+
+from huggingface_hub import ModelCard, ModelCardData
+
+from .audio_mae.convert_audio_mae import convert_audiomae
+from .checkpoint import CheckpointError, KeyReport, UnsafeCheckpointError, find_checkpoint, read_checkpoint
+
+SYSTEMS = {"audiomae": convert_audiomae}
+TEMPLATE = Path(__file__).parent / "templates" / "converted.md"
+# Audio-MAE's LICENSE file says CC BY-NC 4.0, its README CC BY 4.0: the stricter one binds whoever wants to be safe.
+AUDIOMAE_LICENCE = "cc-by-nc-4.0"
+
+
+def convert(
+    system: str,
+    source: str,
+    target: str,
+    num_attention_heads: int | None = None,
+    decoder_num_attention_heads: int | None = None,
+) -> KeyReport:
+    """Writes TARGET: safetensors, configuration, preprocessor, code and card of another project's checkpoint SOURCE.
+
+    Args:
+        system: One of `SYSTEMS`. source: A file, a folder that holds one checkpoint, or a repository on the Hub.
+
+    Raises:
+        CheckpointError: nothing is written; the message names the file or the keys, and says what to do.
+        UnsafeCheckpointError: the file is a pickle that holds more than tensors; nothing of it was executed.
+    """
+    path = find_checkpoint(source)
+    tensors, arguments = read_checkpoint(path)
+    try:
+        model, extractor, report = SYSTEMS[system](tensors, arguments, num_attention_heads, decoder_num_attention_heads)
+    except CheckpointError as error:
+        raise CheckpointError(f"{path}: {error}") from error
+    if report.missing:
+        raise CheckpointError(f"{path} lacks {len(report.missing)} keys of its layout: {', '.join(report.missing)}.")
+    model.save_pretrained(target)
+    extractor.save_pretrained(target)
+    converted_card(system, source, type(model).__name__).save(Path(target) / "README.md")
+    return report
+
+
+def converted_card(system: str, source: str, architecture: str) -> ModelCard:
+    """Card of weights converted from another project."""
+    data = ModelCardData(
+        license=AUDIOMAE_LICENCE, library_name="transformers", pipeline_tag="feature-extraction",
+        base_model=None if Path(source).exists() else source,
+        tags=["audio", "audio-mae", "masked-autoencoder"],
+    )  # fmt: skip
+    return ModelCard.from_template(
+        data, str(TEMPLATE),
+        place=".", system=system, source=Path(source).name, architecture=architecture,
+    )  # fmt: skip
+
+
+__all__ = ["SYSTEMS", "CheckpointError", "KeyReport", "UnsafeCheckpointError", "convert", "converted_card"]

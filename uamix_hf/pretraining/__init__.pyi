@@ -1,0 +1,17 @@
+from .arguments import PretrainingArguments
+from .data import PretrainingData, pretraining_data
+from .held_out import HeldOutCollator, masking_noise
+from .models import IncompatibleCheckpointError, PretrainingModelArguments, pretraining_model
+from .trainer import PretrainingTrainer
+
+__all__ = [
+    "HeldOutCollator",
+    "IncompatibleCheckpointError",
+    "PretrainingArguments",
+    "PretrainingData",
+    "PretrainingModelArguments",
+    "PretrainingTrainer",
+    "masking_noise",
+    "pretraining_data",
+    "pretraining_model",
+]
