@@ -12,7 +12,6 @@ import importlib.metadata
 import json
 import os
 from dataclasses import dataclass, field
-from enum import Enum
 from pathlib import Path
 from typing import Any, Literal
 
@@ -74,12 +73,6 @@ def load_encoder(args: ModelArguments, source: dict[str, Any]) -> PreTrainedMode
     return with_random_weights(encoder) if args.random_weights else encoder
 
 
-def own_settings(*arguments: Any) -> dict[str, Any]:
-    """What the arguments say that have a default or a meaning of their own here, as JSON writes it."""
-    values = {name: getattr(part, name) for part in arguments for name in sorted(type(part).__annotations__)}
-    return {name: value.value if isinstance(value, Enum) else value for name, value in values.items()}
-
-
 def main() -> None:
     parser = HfArgumentParser(
         (ModelArguments, DataArguments, HeldOutArguments, LabelArguments, FixMatchArguments, FineTuningArguments)
@@ -138,7 +131,7 @@ def main() -> None:
     found = {name: trainer.predict(part, metric_key_prefix=name) for name, part in held_out.items()}
     if not trainer.is_world_process_zero():
         return
-    settings = own_settings(label_args, held_out_args, fixmatch, trainer.args) | {
+    settings = {**vars(label_args), **vars(held_out_args), **vars(fixmatch), **trainer.args.own_settings()} | {
         "pooling": model.config.pooling,
         "test_where": model_args.test_where,
         "max_steps": training_args.max_steps,

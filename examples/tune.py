@@ -7,7 +7,6 @@ To compare it with: `--objective pseudo_labels`, which learns the clusters of th
 of the encoder's blocks. Of the encoder, that trains what follows the blocks alone: weight and bias of its last norm.
 """
 
-import dataclasses
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -98,8 +97,7 @@ def tune(
 def settings(config: UaMixConfig, model_args: ModelArguments, args: UaMixTrainingArguments) -> dict[str, Any]:
     """Of the method, and the arguments with a default or a meaning of their own here; those that were used."""
     method = {name: getattr(config, name) for name in sorted(uamix_arguments().__dataclass_fields__)}
-    own = {entry.name for entry in dataclasses.fields(args)} & set(UaMixTrainingArguments.__annotations__)
-    values = method | {name: getattr(args, name) for name in sorted(own)}
+    values = method | args.own_settings()
     if model_args.objective == "pseudo_labels":
         values = {name: value for name, value in values.items() if name not in PSEUDO_LABELS_IGNORE}
         values |= {"clusters": model_args.clusters, "rounds": model_args.rounds}

@@ -14,6 +14,7 @@ from uamix_hf import AudioEmbedder, AudioMAEModel
 
 ROOT = Path(__file__).parents[1]
 FOLDERS = [ROOT / "model_cards" / name for name in ("audio-mae-tiny", "uamix-mae-tiny")]
+MODEL = ROOT / "uamix_hf" / "models" / "audio_mae"
 CODE = ("configuration_audio_mae.py", "modeling_audio_mae.py", "feature_extraction_audio_mae.py")
 
 
@@ -32,7 +33,9 @@ def test_a_checkpoint_is_an_encoder_alone_of_12_megabytes_at_most(folder: Path) 
 def test_its_code_is_the_packages_and_its_card_complete(folder: Path) -> None:
     for name in CODE:
         assert not (folder / name).is_symlink(), f"{name} would point to nowhere in a copy of the folder"
-        assert filecmp.cmp(folder / name, ROOT / "uamix_hf" / name, shallow=False), f"{name} is out of date: make code"
+        assert filecmp.cmp(folder / name, ROOT / "uamix_hf" / "models" / "audio_mae" / name, shallow=False), (
+            f"{name} is out of date: make code"
+        )
     card = ModelCard.load(folder / "README.md")
     assert card.data.license == "cc-by-sa-4.0" and card.data.library_name == "transformers"
     assert len(card.data.eval_results) == 8 and all(0 < one.metric_value < 100 for one in card.data.eval_results)

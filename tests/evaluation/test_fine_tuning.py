@@ -10,7 +10,7 @@ from toy_sounds import CONFIG, EXTRACTOR, PLAIN, log_mels, tones
 from transformers import set_seed
 
 from uamix_hf import AudioMAEModel
-from uamix_hf.data import load_recordings
+from uamix_hf.data import DataError, load_recordings
 from uamix_hf.data.labels import draw_labelled
 from uamix_hf.evaluation import SplitError, low_shot_accuracy, make_splits
 from uamix_hf.evaluation.fine_tuning import fine_tune_low_shot
@@ -94,7 +94,7 @@ def test_the_default_run_leaves_nothing_on_the_disk_or_on_the_screen(
 def test_what_cannot_be_measured_is_refused(measure):
     with pytest.raises(EvaluationError, match="one class a clip"):
         measure(labels=np.eye(3, dtype=bool)[LABELS])
-    with pytest.raises(SplitError, match="Class 0 has 8 clips among the training rows, k=9"):
+    with pytest.raises(DataError, match="Class 0 has 8 clips among the training rows, k=9"):
         measure(k=9)
     with pytest.raises(SplitError, match="0 seeds"):
         measure(seeds=())

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from uamix_hf.data import DataError
 from uamix_hf.data.labels import draw_labelled
 from uamix_hf.evaluation import CLASSIFIERS, SplitError, low_shot_accuracy, make_splits
 from uamix_hf.metrics.checks import EvaluationError
@@ -73,11 +74,11 @@ def test_two_models_meet_the_same_clips() -> None:
 def test_what_cannot_be_measured_says_why() -> None:
     vectors, labels, groups = corpus()
     splits = make_splits(labels, groups, n_splits=3)
-    with pytest.raises(SplitError, match=r"Class 2 has \d+ clips among the training rows, k=28 are needed: lower k"):
+    with pytest.raises(DataError, match=r"Class 2 has \d+ clips among the training rows, k=28 are needed: lower k"):
         low_shot_accuracy(vectors, labels, splits, 28, [0])
-    with pytest.raises(SplitError, match="Class 9 has 0 clips"):
+    with pytest.raises(DataError, match="Class 9 has 0 clips"):
         draw_labelled(labels, np.flatnonzero(labels < 9), 1, 0)
-    with pytest.raises(SplitError, match="k=0"):
+    with pytest.raises(DataError, match="k=0"):
         low_shot_accuracy(vectors, labels, splits, 0, [0])
     with pytest.raises(SplitError, match="0 seeds"):
         low_shot_accuracy(vectors, labels, splits, 1, [])

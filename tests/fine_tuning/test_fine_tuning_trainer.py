@@ -128,7 +128,7 @@ def test_frozen_blocks_are_bit_identical_and_run_without_drop_path(trainer):
 @pytest.mark.parametrize(
     "wrong, message",
     [
-        ({"freeze_blocks": 3}, "freeze_blocks=3: the encoder has 2 blocks"),
+        ({"freeze_blocks": 3}, "freeze_blocks=3: the encoder has 2 layers"),
         ({"freeze_blocks": -1}, "freeze_blocks=-1"),
         ({"freeze_blocks": 1, "linear_probe": True}, "linear_probe"),
         ({"layer_decay": 0.0}, "layer_decay"),

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 SCRIPT = """
-from uamix_hf.evaluation.modules import load_metric
+from uamix_hf.metrics.modules import load_metric
 metric = load_metric("classification_accuracy")
 print(metric.compute(predictions=[0, 1, 1], references=[0, 1, 0], num_classes=2)["accuracy"])
 """

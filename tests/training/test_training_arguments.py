@@ -14,7 +14,7 @@ from uamix_hf.pretraining import PretrainingArguments
 
 TESTS = Path(__file__).parents[1]
 JOBS = {"tune": UaMixTrainingArguments, "finetune": FineTuningArguments, "pretrain": PretrainingArguments}
-EFFECTS = "test_training_arguments_work.py"
+EFFECTS = "training/test_training_arguments_work.py"
 STOPPED, OTHER_RUNS = "faults/test_stopped_runs.py", "faults/test_other_runs.py"
 # Read by transformers and accelerate in code that nothing here replaces, with hardware, packages or services that a
 # test has not, or of several machines.
@@ -29,8 +29,8 @@ PASSED_ON = (
 WORKS: dict[str, str] = {
     **dict.fromkeys(PASSED_ON, "passed on"),
     "output_dir": "examples/test_tune.py::test_resuming_equals_never_having_stopped",
-    "per_device_train_batch_size": "test_training_arguments.py::test_batches_of_no_clip_are_refused",
-    "per_device_eval_batch_size": "test_training_arguments.py::test_batches_of_no_clip_are_refused",
+    "per_device_train_batch_size": "training/test_training_arguments.py::test_batches_of_no_clip_are_refused",
+    "per_device_eval_batch_size": "training/test_training_arguments.py::test_batches_of_no_clip_are_refused",
     "num_train_epochs": "tuning/test_pseudo_labels.py::test_nothing_is_saved_and_every_clip_is_seen_in_an_epoch",
     "max_steps": f"{EFFECTS}::test_the_optimiser_is_what_was_asked_for",
     "learning_rate": f"{EFFECTS}::test_the_optimiser_is_what_was_asked_for",
@@ -66,7 +66,7 @@ WORKS: dict[str, str] = {
     "eval_steps": f"{EFFECTS}::test_evaluation_comes_when_it_is_asked_for",
     "eval_delay": f"{EFFECTS}::test_evaluation_comes_when_it_is_asked_for",
     "eval_on_start": f"{EFFECTS}::test_evaluation_comes_when_it_is_asked_for",
-    "do_eval": "test_training_arguments.py::test_what_goes_with_another_argument_is_refused_without_it",
+    "do_eval": "training/test_training_arguments.py::test_what_goes_with_another_argument_is_refused_without_it",
     "save_strategy": f"{EFFECTS}::test_checkpoints_are_saved_as_asked_for",
     "save_steps": f"{EFFECTS}::test_checkpoints_are_saved_as_asked_for",
     "save_only_model": f"{EFFECTS}::test_checkpoints_are_saved_as_asked_for",
@@ -78,7 +78,7 @@ WORKS: dict[str, str] = {
     "hub_model_id": "examples/test_tune.py::test_pushed_repository_is_exactly_encoder_preprocessor_code_and_card",
     "load_best_model_at_end": "fine_tuning/test_fine_tuning_trainer.py::test_the_best_checkpoint_is_what_is_kept",
     "metric_for_best_model": f"{EFFECTS}::test_the_best_model_is_the_best_by_each_metric",
-    "greater_is_better": "test_training_arguments.py::test_the_direction_follows_from_the_metric",
+    "greater_is_better": "training/test_training_arguments.py::test_the_direction_follows_from_the_metric",
     "restore_callback_states_from_checkpoint": f"{EFFECTS}::test_callbacks_go_on_with_their_state",
     "resume_from_checkpoint": "examples/test_tune.py::test_resuming_equals_never_having_stopped",
     "seed": "tuning/test_trainer.py::test_the_same_seed_gives_the_same_losses_and_another_seed_others",

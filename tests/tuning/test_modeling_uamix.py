@@ -568,7 +568,7 @@ def test_unusable_settings_are_refused_by_name(wrong):
 
 @pytest.mark.parametrize("blocks", [-1, 4])
 def test_more_frozen_blocks_than_there_are_are_refused(make_model, blocks):
-    with pytest.raises(ValueError, match="3 blocks"):
+    with pytest.raises(ValueError, match="3 layers"):
         make_model().set_stage("tune", blocks)
 
 

@@ -296,7 +296,7 @@ def test_every_field_of_uamix_is_either_refused_or_read():
 
 @pytest.mark.parametrize("blocks", [3, 7])
 def test_more_frozen_blocks_than_there_are_and_no_round_are_refused(run, blocks):
-    with pytest.raises(ValueError, match=f"freeze_blocks={blocks}: the encoder has 2 blocks"):
+    with pytest.raises(ValueError, match=f"freeze_blocks={blocks}: the encoder has 2 layers"):
         run(freeze_blocks=blocks)
     with pytest.raises(ValueError, match="rounds=0"):
         run(rounds=0)

@@ -28,8 +28,8 @@ def low_shot_accuracy(
         classifier: A key of `CLASSIFIERS`.
 
     Raises:
-        EvaluationError: labels of several classes a clip, or no such classifier. SplitError: no splits or seeds, or too
-            few clips of a class.
+        EvaluationError: labels of several classes a clip, or no such classifier. SplitError: no splits or seeds.
+        DataError: too few clips of a class.
     """
     check_single_label(labels, "low_shot_accuracy")
     check_clips(vectors, labels)

@@ -3,7 +3,8 @@
 import math
 import os
 from collections.abc import Iterable
-from dataclasses import MISSING, dataclass, field, replace
+from dataclasses import MISSING, dataclass, field, fields, replace
+from enum import Enum
 from typing import Any, ClassVar
 
 from transformers import TrainingArguments
@@ -151,6 +152,15 @@ class RunArguments(TrainingArguments):
     @property
     def checkpoints_activations(self) -> bool:
         return bool(self.activation_checkpointing or self.gradient_checkpointing)
+
+    def own_settings(self) -> dict[str, Any]:
+        """Values of the fields that this package added, or gave another default, for one kind of training."""
+        kinds = [kind for kind in type(self).__mro__ if issubclass(kind, RunArguments) and kind is not RunArguments]
+        names = sorted(
+            {entry.name for entry in fields(self)} & {name for kind in kinds for name in kind.__annotations__}
+        )
+        values = {name: getattr(self, name) for name in names}
+        return {name: value.value if isinstance(value, Enum) else value for name, value in values.items()}
 
     def without_hub(self) -> "RunArguments":
         """For a run whose folder is not uploaded: what is finished is, by [`push_folder`]."""
