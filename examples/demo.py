@@ -87,7 +87,7 @@ def main() -> None:
     print("\n2/2 Few-shot accuracy before and after, on clips that neither has seen", flush=True)
     test = ["--data_dir", data, "--label_column", args.label_column, *(["--where", *test_where] if test_where else [])]
     group = ["--group_column", args.group_column] if args.group_column else []
-    run("evaluate.py", "--model_name_or_path", base, tuned, "--model_labels", "pretrained", "uaMix-tuned", *test,
+    run("few_shot.py", "--model_name_or_path", base, tuned, "--model_labels", "pretrained", "uaMix-tuned", *test,
         *group, "--episodes", args.episodes, "--seed", args.seed, "--output_dir", folder, launcher=False)  # fmt: skip
     if remark:
         print(remark)

@@ -21,7 +21,7 @@ uamix-hf export "$out/tuned" "$out/uamix-mae-tiny"
 odd=$(python "$here/model_cards/speakers.py" "$data/speech_commands_sub/metadata.csv" test)
 evaluate() {
     name=$1; shift
-    python "$here/examples/evaluate.py" --model_name_or_path "$out/audio-mae-tiny" "$out/uamix-mae-tiny" \
+    python "$here/examples/few_shot.py" --model_name_or_path "$out/audio-mae-tiny" "$out/uamix-mae-tiny" \
         --model_labels audio-mae-tiny uamix-mae-tiny --data_dir "$data/$name" --label_column label \
         --protocol few_shot knn linear --n_splits 2 --output_dir "$out/results/$name" "$@"
 }

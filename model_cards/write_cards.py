@@ -1,4 +1,4 @@
-"""Fills template.md for both checkpoints from what examples/evaluate.py measured: write_cards.py RESULTS OUTPUT
+"""Fills template.md for both checkpoints from what examples/few_shot.py measured: write_cards.py RESULTS OUTPUT
 
 RESULTS holds a folder for each set of recordings with its results.json, and training.json with the commands and hours.
 """

@@ -163,7 +163,7 @@ def test_page_holds_everything_and_needs_nothing(tmp_path: Path) -> None:
     pictures = draw_pictures(tmp_path, tree, vectors(EVIL, "after"), np.repeat(np.arange(3), 10))
     names = ["accuracy_by_labels.png", "class_gains.png", "confusion.png", "embeddings.png"]
     assert [picture.path.name for picture in pictures] == names
-    write_report(tmp_path / "report.html", tree, pictures, "python evaluate.py --where '<i>'")
+    write_report(tmp_path / "report.html", tree, pictures, "python few_shot.py --where '<i>'")
     html = (tmp_path / "report.html").read_text(encoding="utf-8")
     assert html.startswith("<!DOCTYPE html>")
     page = Page(html)
@@ -172,7 +172,7 @@ def test_page_holds_everything_and_needs_nothing(tmp_path: Path) -> None:
     assert ("meta", {"name": "viewport", "content": "width=device-width, initial-scale=1"}) in page.tags
     assert not {"b", "i"} & {tag for tag, _ in page.tags}
     for part in (EVIL, *NAMES, "folder/<b>bold</b>", "fold=4,5", "30 clips of 3 classes", "15 groups (speaker)",
-                 "40 episodes", "4 draws", "Seed 11", "python evaluate.py --where '<i>'",
+                 "40 episodes", "4 draws", "Seed 11", "python few_shot.py --where '<i>'",
                  "does not cover a new pool of clips",
                  *(f"{name} {version}" for name, version in tree["versions"].items())):  # fmt: skip
         assert " ".join(part.split()) in page.words, part

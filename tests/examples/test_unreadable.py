@@ -71,9 +71,9 @@ def test_embeddings_are_those_of_the_files_they_are_named_after(run, model, clip
 def test_labels_and_groups_stay_with_their_clips(run, model, clips, tmp_path: Path, capsys) -> None:
     common = ["--model_name_or_path", model, "--group_column", "speaker", "--protocol", "knn", "--neighbours", 1]
     with pytest.raises(AudioInputError, match=r"2\.wav"):
-        run("evaluate.py", *common, "--data_dir", clips, "--output_dir", tmp_path / "none")
+        run("few_shot.py", *common, "--data_dir", clips, "--output_dir", tmp_path / "none")
     skipping = [*common, "--data_dir", clips, "--output_dir", tmp_path / "skipped", "--on_error", "skip"]
-    run("evaluate.py", *skipping)
+    run("few_shot.py", *skipping)
     results = json.loads((tmp_path / "skipped" / "results.json").read_text())
     assert results["data"]["clips"] == 10 and sorted(results["data"]["skipped"]) == [
         str(clips / "11.wav"),
@@ -83,9 +83,9 @@ def test_labels_and_groups_stay_with_their_clips(run, model, clips, tmp_path: Pa
 
     rows = (clips / "metadata.csv").read_text().split("\n")
     (clips / "metadata.csv").write_text("\n".join([rows[0], *(rows[number + 1] for number in READABLE)]))
-    run("evaluate.py", *common, "--data_dir", clips, "--output_dir", tmp_path / "without")
+    run("few_shot.py", *common, "--data_dir", clips, "--output_dir", tmp_path / "without")
     peer = json.loads((tmp_path / "without" / "results.json").read_text())
     assert results["models"][0]["scores"] == peer["models"][0]["scores"]
     assert results["models"][0]["confusion"] == peer["models"][0]["confusion"]
-    run("evaluate.py", *skipping)  # from the cache
+    run("few_shot.py", *skipping)  # from the cache
     assert json.loads((tmp_path / "skipped" / "results.json").read_text())["models"] == results["models"]

@@ -1,7 +1,5 @@
-"""The package's modules of `evaluate`; they load from its folder, without a connection."""
+"""The package's metrics for the `evaluate` library; they load from its folder, without a connection."""
 
-import importlib
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +7,10 @@ METRICS = Path(__file__).parent
 
 
 def metric_folder(name: str) -> Path:
-    """Folder of a module, which has its name.
+    """Folder of a metric, which has its name.
 
     Raises:
-        ValueError: there is no such module.
+        ValueError: there is no such metric.
     """
     names = sorted(path.parent.name for path in METRICS.glob("*/app.py"))
     if name not in names:
@@ -20,27 +18,15 @@ def metric_folder(name: str) -> Path:
     return METRICS / name
 
 
-def evaluate_library() -> Any:
-    """The library `evaluate`, even where the folder of the script that runs has an `evaluate.py` of its own, which
-    Python would import in its place: `examples/` has one."""
-    if not hasattr(sys.modules.get("evaluate"), "load"):
-        sys.modules.pop("evaluate", None)
-        path = list(sys.path)
-        sys.path[:] = [folder for folder in path if not (Path(folder) / "evaluate.py").is_file()]
-        try:
-            importlib.import_module("evaluate")
-        finally:
-            sys.path[:] = path
-    return sys.modules["evaluate"]
-
-
 def load_metric(name: str) -> Any:
-    """An `evaluate.Metric` by its name; it keeps what it is given in memory instead of on disk.
+    """Load a metric of this package as an `evaluate.Metric`, which keeps its inputs in memory instead of on disk.
 
     Raises:
-        ValueError: there is no such module.
+        ValueError: there is no such metric.
     """
-    return evaluate_library().load(str(metric_folder(name)), keep_in_memory=True)
+    import evaluate  # here: whoever only asks for a folder need not wait for it
+
+    return evaluate.load(str(metric_folder(name)), keep_in_memory=True)
 
 
 __all__ = ["load_metric", "metric_folder"]

@@ -1,4 +1,4 @@
-"""examples/evaluate.py as its users run it, its figures recomputed from the embeddings with scikit-learn."""
+"""examples/few_shot.py as its users run it, its figures recomputed from the embeddings with scikit-learn."""
 
 import csv
 import json
@@ -25,7 +25,7 @@ from uamix_hf.data.labels import draw_labelled
 from uamix_hf.evaluation import SplitError, draw_episodes
 
 ROOT = Path(__file__).parents[2]
-sys.path.append(str(ROOT / "examples"))  # not in front: evaluate.py there has the name of a package
+sys.path.append(str(ROOT / "examples"))
 
 from sound_events import write_corpus  # noqa: E402
 
@@ -37,8 +37,8 @@ def evaluate(monkeypatch: pytest.MonkeyPatch) -> Callable:
     """Runs the example in this process: another takes seconds to start."""
 
     def run(*arguments: object) -> None:
-        monkeypatch.setattr(sys, "argv", ["examples/evaluate.py", *map(str, arguments)])
-        runpy.run_path(str(ROOT / "examples" / "evaluate.py"), run_name="__main__")
+        monkeypatch.setattr(sys, "argv", ["examples/few_shot.py", *map(str, arguments)])
+        runpy.run_path(str(ROOT / "examples" / "few_shot.py"), run_name="__main__")
 
     return run
 
@@ -85,7 +85,7 @@ def finished(corpus: Path, models: list[Path], tmp_path_factory: pytest.TempPath
         "--episodes", "30", "--low_shot_k", "1", "3", "--low_shot_seeds", "2", "--neighbours", "1", "--seed", "5",
         "--output_dir", folder,
     ]  # fmt: skip
-    return folder, run_example("evaluate.py", *flags).well()
+    return folder, run_example("few_shot.py", *flags).well()
 
 
 class Truth:

@@ -1,6 +1,6 @@
 """How far few labels go with one or more frozen encoders, on labelled sound and on the same draws:
 
-python examples/evaluate.py --model_name_or_path audio-mae tuned --data_dir recordings --label_column label \
+python examples/few_shot.py --model_name_or_path audio-mae tuned --data_dir recordings --label_column label \
     --group_column speaker --protocol few_shot low_shot knn linear --output_dir results
 """
 
