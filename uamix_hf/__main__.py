@@ -1,7 +1,6 @@
 """The console command `uamix-hf`, also `python -m uamix_hf`."""
 
 import argparse
-import importlib.metadata
 import platform
 import sys
 from collections.abc import Sequence
@@ -9,11 +8,7 @@ from collections.abc import Sequence
 from .hub.export import export_encoder
 from .models.checkpoint import CheckpointError
 from .models.conversion import SYSTEMS, convert
-
-PACKAGES = (
-    "uamix_hf", "torch", "transformers", "datasets", "accelerate", "evaluate", "huggingface-hub", "safetensors",
-    "numpy", "soundfile", "soxr", "scikit-learn", "torchaudio", "torchcodec",
-)  # fmt: skip
+from .version import PACKAGES, package_versions
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -37,11 +32,8 @@ def build_parser() -> argparse.ArgumentParser:
 def environment() -> str:
     """Versions of Python and of every package that matters, one a line."""
     lines = [f"python {platform.python_version()} on {platform.platform()}"]
-    for package in PACKAGES:
-        try:
-            lines.append(f"{package} {importlib.metadata.version(package)}")
-        except importlib.metadata.PackageNotFoundError:
-            lines.append(f"{package} not installed")
+    versions = package_versions()
+    lines += [f"{name} {versions.get(name, 'not installed')}" for name in ("uamix_hf", *PACKAGES)]
     return "\n".join(lines)
 
 

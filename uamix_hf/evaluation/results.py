@@ -1,6 +1,5 @@
 """The protocols for several encoders on the same draws, and what results.json says of them."""
 
-import importlib.metadata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,7 +13,7 @@ from ..data import LabelledClips
 from ..data.checks import refuse_idle
 from ..metrics.checks import EvaluationError, check_single_label, is_multi_label
 from ..metrics.knn import resolve_neighbours
-from ..version import __version__
+from ..version import package_versions
 from .classifiers import CLASSIFIERS
 from .few_shot import draw_episodes, few_shot_accuracy
 from .fine_tuning import fine_tune_low_shot
@@ -24,7 +23,6 @@ from .scores import Scores, paired_difference
 from .splits import Split, SplitError, make_splits
 
 PROTOCOLS = ("few_shot", "low_shot", "fine_tune", "knn", "linear")
-PACKAGES = ("torch", "transformers", "scikit-learn", "numpy")
 # Arguments, and the protocols that read them.
 USED_BY = {
     ("classifiers",): ("few_shot", "low_shot"),
@@ -203,7 +201,7 @@ def result_tree(
     first, *others = measurements
     return {
         "arguments": dict(arguments),
-        "versions": {"uamix_hf": __version__} | {name: importlib.metadata.version(name) for name in PACKAGES},
+        "versions": package_versions(),
         "data": {
             "clips": len(clips.labels),
             "classes": clips.names,

@@ -1,6 +1,5 @@
 """Model cards, generated from what was really run."""
 
-import importlib.metadata
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,11 +9,10 @@ import yaml
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from ..models.conversion import AUDIOMAE_LICENCE
-from ..version import __version__
+from ..version import package_versions
 
 TEMPLATES = Path(__file__).parent / "templates"
 OBJECTIVE_TAGS = {"uamix": ["uamix", "contrastive-learning"], "pseudo_labels": ["pseudo-labels"]}
-PACKAGES = ("torch", "transformers", "datasets", "accelerate")
 # What the Hub shows beside a model, by the name of the figure: its kind there, and how it reads.
 FIGURES = {
     "accuracy": ("accuracy", "accuracy"),
@@ -163,7 +161,7 @@ def trained_card(
         licence=describe_licence(card_data.license),
         settings=table_cells(settings),
         results=table_cells(results),
-        versions={"uamix_hf": __version__} | {package: importlib.metadata.version(package) for package in PACKAGES},
+        versions=package_versions(),
         **more,
     )
 
