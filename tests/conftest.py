@@ -2,15 +2,18 @@
 
 import os
 import sys
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from pathlib import Path
+from typing import Any
 
 # Before torch is imported: two threads on tensors this small are many times slower than one.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest  # noqa: E402
+from transformers import ASTConfig, ASTModel, set_seed  # noqa: E402
 
 from uamix_hf import AudioMAEConfig  # noqa: E402
+from uamix_hf.tuning import UaMixTrainingArguments  # noqa: E402
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "tests"))
@@ -80,3 +83,39 @@ def tiny_config() -> AudioMAEConfig:
         decoder_num_attention_heads=4,
         decoder_intermediate_size=64,
     )
+
+
+@pytest.fixture
+def encoder_config() -> AudioMAEConfig:
+    """Three blocks, at most 6 x 2 tokens."""
+    return AudioMAEConfig(
+        hidden_size=32,
+        num_hidden_layers=3,
+        num_attention_heads=2,
+        intermediate_size=48,
+        num_mel_bins=32,
+        max_length=96,
+    )
+
+
+@pytest.fixture
+def make_ast() -> Callable[[int], ASTModel]:
+    """`make_ast(seed)`: transformers' own encoder of spectrograms, of fixed length and with two prefix tokens."""
+
+    def make(seed: int = 0) -> ASTModel:
+        set_seed(seed)
+        sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 48}
+        return ASTModel(ASTConfig(**sizes, max_length=128, num_mel_bins=128))
+
+    return make
+
+
+@pytest.fixture
+def make_args(tmp_path: Path) -> Callable[..., UaMixTrainingArguments]:
+    """`make_args(**fields)`: arguments of a tuning run on the CPU that writes under `tmp_path` and draws no bars."""
+
+    def make(**fields: Any) -> UaMixTrainingArguments:
+        quiet = {"output_dir": str(tmp_path / "run"), "use_cpu": True, "disable_tqdm": True, "save_strategy": "no"}
+        return UaMixTrainingArguments(**{**quiet, "per_device_train_batch_size": 4, **fields})
+
+    return make

@@ -9,9 +9,11 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 
 import torch
+import torch.distributed as dist
 import torch.multiprocessing as mp
 
 ROOT = Path(__file__).parents[1]
@@ -101,9 +103,9 @@ def run_script(command: list[str], fault: Fault | None, rank: int, world: int, p
     runpy.run_path(command[0], run_name="__main__")
 
 
-def run_processes(work: Callable, folder: Path, world: int, seconds: float = 300) -> list[dict]:
-    """What each of `world` processes left in `folder/RANK.pt`, after `work(rank, folder)`; none waits for ever."""
-    context = mp.start_processes(work, (str(folder),), world, join=False, start_method="forkserver")
+def run_processes(work: Callable[[int, str], dict], folder: Path, world: int, seconds: float = 300) -> list[dict]:
+    """What `work(rank, folder)` gives in each of `world` processes that form a group; none waits for ever."""
+    context = mp.start_processes(in_a_group, (work, str(folder), world), world, join=False, start_method="forkserver")
     until = time.monotonic() + seconds
     try:
         while not context.join(timeout=1):
@@ -115,4 +117,23 @@ def run_processes(work: Callable, folder: Path, world: int, seconds: float = 300
     return [torch.load(folder / f"{rank}.pt", weights_only=False) for rank in range(world)]
 
 
-__all__ = ["Ended", "Fault", "launch", "run_code", "run_example", "run_processes"]
+def in_a_group(rank: int, work: Callable[[int, str], dict], folder: str, world: int) -> None:
+    os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(world), LOCAL_WORLD_SIZE=str(world))
+    dist.init_process_group(
+        "gloo", f"file://{folder}/meeting", rank=rank, world_size=world, timeout=timedelta(seconds=60)
+    )
+    torch.save(work(rank, folder), f"{folder}/{rank}.pt")
+    dist.destroy_process_group()
+
+
+def assert_all_close(found: dict, expected: dict) -> None:
+    """Equal but for rounding. Values reach 10, so what may differ is counted from the largest of each."""
+    assert found.keys() == expected.keys()
+    for name, value in expected.items():
+        tolerance = 1e-5 * max(1.0, float(value.abs().max()))
+        torch.testing.assert_close(
+            found[name], value, atol=tolerance, rtol=0, msg=lambda text, name=name: f"{name}: {text}"
+        )
+
+
+__all__ = ["Ended", "Fault", "assert_all_close", "launch", "run_code", "run_example", "run_processes"]

@@ -1,33 +1,19 @@
-"""Encoders, batches and data sets small enough that the whole method runs in milliseconds."""
+"""Models, batches and data sets small enough that the whole method runs in milliseconds."""
 
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from datasets import Array2D, Dataset, Features, Value
-from transformers import ASTConfig, ASTModel, set_seed
+from transformers import set_seed
 
 from uamix_hf import AudioMAEConfig, AudioMAEFeatureExtractor, AudioMAEModel
-from uamix_hf.tuning import UaMixForContrastiveTuning, UaMixTrainingArguments
+from uamix_hf.tuning import UaMixForContrastiveTuning
 
 MEL = 32
 SMALL = {"projector_hidden_size": 24, "projection_size": 16, "predictor_hidden_size": 32, "queue_size": 12, "topk": 1}
-
-
-@pytest.fixture
-def encoder_config() -> AudioMAEConfig:
-    """Three blocks, at most 6 x 2 tokens."""
-    return AudioMAEConfig(
-        hidden_size=32,
-        num_hidden_layers=3,
-        num_attention_heads=2,
-        intermediate_size=48,
-        num_mel_bins=MEL,
-        max_length=96,
-    )
 
 
 @pytest.fixture
@@ -43,18 +29,6 @@ def make_model(encoder_config: AudioMAEConfig) -> Callable[..., UaMixForContrast
         set_seed(seed)
         encoder = AudioMAEModel(encoder_config) if encoder is None else encoder
         return UaMixForContrastiveTuning.from_encoder(encoder, **{**SMALL, **config})
-
-    return make
-
-
-@pytest.fixture
-def make_ast() -> Callable[[int], ASTModel]:
-    """`make_ast(seed)`: transformers' own encoder of spectrograms, of fixed length and with two prefix tokens."""
-
-    def make(seed: int = 0) -> ASTModel:
-        set_seed(seed)
-        sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 48}
-        return ASTModel(ASTConfig(**sizes, max_length=128, num_mel_bins=128))
 
     return make
 
@@ -100,16 +74,5 @@ def make_dataset() -> Callable[..., Dataset]:
         if labels is not None:
             columns["labels"], features["labels"] = list(labels), Value("int64")
         return Dataset.from_dict(columns, features=Features(features)).with_format("torch")
-
-    return make
-
-
-@pytest.fixture
-def make_args(tmp_path: Path) -> Callable[..., UaMixTrainingArguments]:
-    """`make_args(**fields)`: arguments of a run on the CPU that writes under `tmp_path` and draws no bars."""
-
-    def make(**fields: Any) -> UaMixTrainingArguments:
-        quiet = {"output_dir": str(tmp_path / "run"), "use_cpu": True, "disable_tqdm": True, "save_strategy": "no"}
-        return UaMixTrainingArguments(**{**quiet, "per_device_train_batch_size": 4, **fields})
 
     return make

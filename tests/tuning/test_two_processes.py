@@ -1,49 +1,21 @@
-"""Two real processes against one that holds all the clips."""
+"""Tuning in two real processes against one that holds all the clips."""
 
-import os
-from datetime import timedelta
 from pathlib import Path
 
 import pytest
 import torch
 import torch.distributed as dist
-from accelerate.commands.config.config_args import load_config_from_file
 from datasets import Dataset
-from processes import run_processes
-from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import fully_shard
-from torch.distributed.tensor import DTensor
-from toy_sounds import CONFIG
+from processes import assert_all_close, run_processes
 from transformers import set_seed
 
-from uamix_hf import AudioMAEConfig, AudioMAEFeatureExtractor, AudioMAEForPreTraining, AudioMAEModel
+from uamix_hf import AudioMAEConfig, AudioMAEFeatureExtractor, AudioMAEModel
 from uamix_hf.data import LogMelCollator
-from uamix_hf.training.distributed import SyncBatchNorm, gather, world
+from uamix_hf.training.distributed import world
 from uamix_hf.tuning import KNNCallback, UaMixForContrastiveTuning, UaMixTrainingArguments, train_stages
 from uamix_hf.tuning.mixing import draw_share
 
 WORLD, BATCH, MEL = 2, 4, 32
-ROWS = {0: slice(0, 3), 1: slice(3, 8)}  # processes need not have equally many
-CLOSE = {"atol": 1e-5, "rtol": 1e-5}
-
-
-def norm_case() -> tuple[SyncBatchNorm, torch.Tensor, torch.Tensor]:
-    torch.manual_seed(0)
-    norm = SyncBatchNorm(7)
-    torch.nn.init.normal_(norm.weight)
-    torch.nn.init.normal_(norm.bias)
-    return norm, 2 * torch.randn(8, 7) + 3, torch.randn(8, 7)
-
-
-def run_norm(rows: slice) -> dict[str, torch.Tensor]:
-    """Two steps of training and the second's gradients."""
-    norm, inputs, weights = norm_case()
-    norm(inputs[rows].square())
-    mine = inputs[rows].clone().requires_grad_()
-    output = norm(mine)
-    (output.sin() * weights[rows]).sum().backward()
-    found = {"output": output.detach(), "input": mine.grad, "buffers": dict(norm.named_buffers())}
-    return {**found, "gradients": torch.stack([norm.weight.grad, norm.bias.grad])}
 
 
 def make_model(symmetric: bool = False, **config) -> UaMixForContrastiveTuning:
@@ -129,91 +101,20 @@ def run_trainer(folder: Path) -> dict:
     return found
 
 
-def run_sharded(rank: int, size: int) -> dict[str, torch.Tensor]:
-    """Mean losses and whole weights after three steps of pretraining, on rows of a batch of eight; with two processes
-    sharded by PyTorch, at the layers that examples/accelerate/fsdp.yaml names."""
-    torch.manual_seed(0)
-    model = AudioMAEForPreTraining(CONFIG).train()
-    if size == BATCH:
-        config = load_config_from_file(str(Path(__file__).parents[2] / "examples" / "accelerate" / "fsdp.yaml"))
-        layer = config.fsdp_config["fsdp_transformer_layer_cls_to_wrap"]
-        parts = [module for module in model.modules() if type(module).__name__ == layer]
-        assert len(parts) == CONFIG.num_hidden_layers + CONFIG.decoder_num_hidden_layers
-        for module in [*parts, model]:
-            fully_shard(module, mesh=init_device_mesh("cpu", (WORLD,)))
-        assert all(isinstance(value, DTensor) for value in model.parameters())
-    # Not Adam: softmax leaves the biases of keys no gradient but rounding, which Adam would scale up.
-    optimizer = torch.optim.SGD([value for value in model.parameters() if value.requires_grad], 0.1)
-    generator, losses = torch.Generator().manual_seed(1), []
-    for _ in range(3):
-        inputs, noise = (torch.randn(8, *shape, generator=generator) for shape in ((64, MEL), (8,)))
-        rows = slice(rank * size, (rank + 1) * size)
-        optimizer.zero_grad()
-        loss = model(inputs[rows], noise=noise[rows]).loss
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        losses.append(gather(loss.detach()[None]).mean())
-    weights = {name: getattr(value, "full_tensor", value.clone)() for name, value in model.state_dict().items()}
-    return {"losses": torch.stack(losses), **weights}
-
-
-def work(rank: int, folder: str) -> None:
-    os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(WORLD), LOCAL_WORLD_SIZE=str(WORLD))
-    dist.init_process_group(
-        "gloo", f"file://{folder}/meeting", rank=rank, world_size=WORLD, timeout=timedelta(seconds=60)
-    )
-    found = {
-        "world": world(),
-        "gather": gather(torch.full((2, 3), float(rank))),
-        "norm": run_norm(ROWS[rank]),
+def work(rank: int, folder: str) -> dict:
+    return {
         "contrast": run_contrast(rank, BATCH, False),
         "symmetric": run_contrast(rank, BATCH, True),
         "turns": run_contrast(rank, BATCH, False, 5),
         "steps": run_steps(rank),
-        "sharded": run_sharded(rank, BATCH),
         "trainer": run_trainer(Path(folder) / "run"),
     }
-    torch.save(found, f"{folder}/{rank}.pt")
-    dist.destroy_process_group()
 
 
 @pytest.fixture(scope="module")
 def ranks(tmp_path_factory) -> list[dict]:
     """What each of two processes found."""
     return run_processes(work, tmp_path_factory.mktemp("ranks"), WORLD)
-
-
-def assert_all_close(found: dict, expected: dict) -> None:
-    assert found.keys() == expected.keys()
-    for name, value in expected.items():
-        # Gradients reach 10 here, so what may differ is counted from the largest value.
-        tolerance = 1e-5 * max(1.0, float(value.abs().max()))
-        torch.testing.assert_close(
-            found[name], value, atol=tolerance, rtol=0, msg=lambda text, name=name: f"{name}: {text}"
-        )
-
-
-def test_rows_are_gathered_in_order_of_rank(ranks):
-    assert [found["world"] for found in ranks] == [(0, 2), (1, 2)]
-    for found in ranks:
-        assert found["gather"][:, 0].tolist() == [0, 0, 1, 1]
-
-
-def test_batch_norm_over_processes_equals_torchs_over_all_rows(ranks):
-    norm, inputs, weights = norm_case()
-    plain = torch.nn.BatchNorm1d(7)
-    plain.load_state_dict(norm.state_dict())
-    plain(inputs.square())
-    inputs = inputs.requires_grad_()
-    output = plain(inputs)
-    (output.sin() * weights).sum().backward()
-    for found, rows in zip((found["norm"] for found in ranks), ROWS.values(), strict=True):
-        torch.testing.assert_close(found["output"], output[rows].detach(), **CLOSE)
-        torch.testing.assert_close(found["input"], inputs.grad[rows], **CLOSE)
-        assert_all_close(found["buffers"], dict(plain.named_buffers()))
-    gradients = sum(found["norm"]["gradients"] for found in ranks)
-    torch.testing.assert_close(gradients, torch.stack([plain.weight.grad, plain.bias.grad]), **CLOSE)
 
 
 @pytest.mark.parametrize("kind", ["contrast", "symmetric", "turns"])
@@ -225,14 +126,7 @@ def test_two_processes_equal_one_with_twice_the_batch(ranks, kind):
         assert_all_close(found[kind], expected)
 
 
-def test_a_model_sharded_over_two_processes_takes_the_steps_of_a_whole_one(ranks):
-    expected = run_sharded(0, WORLD * BATCH)
-    assert expected["losses"][-1] < expected["losses"][0]
-    for found in ranks:
-        assert_all_close(found["sharded"], expected)
-
-
-def test_the_support_set_is_the_same_everywhere_after_it_wrapped(ranks):
+def test_the_neighbour_queue_is_the_same_everywhere_after_it_wrapped(ranks):
     one, two = (found["steps"] for found in ranks)
     assert all(torch.equal(one[name], two[name]) for name in ("keys", "ids", "labels", "pointer"))
     assert one["pointer"].item() == 40 % 12

@@ -3,7 +3,7 @@
 `trajectory.json` holds the losses and gradient norms of that run, so that another version of the package, or of what it
 stands on, takes them too. It is made by
 
-python tests/test_invariants.py
+python tests/examples/test_invariants.py
 
 and made again only where a run is meant to become another one (the method's defaults, its order of random draws), in
 the same commit, which says so. Where only a dependency has changed, a difference is to be explained first.
@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parent))
+sys.path.insert(0, str(Path(__file__).parents[1]))
 from processes import run_example  # noqa: E402
 from toy_sounds import CONFIG, EXTRACTOR, write_tones  # noqa: E402
 

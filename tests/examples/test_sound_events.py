@@ -12,7 +12,7 @@ import soundfile
 from scipy import signal
 from sklearn.neighbors import NearestCentroid
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))
+sys.path.insert(0, str(Path(__file__).parents[2] / "examples"))
 
 import sound_events  # noqa: E402
 from sound_events import CLASSES, render_event, write_corpus  # noqa: E402

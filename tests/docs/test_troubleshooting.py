@@ -27,7 +27,7 @@ from uamix_hf.evaluation.results import ProtocolArguments, check_draws
 from uamix_hf.evaluation.splits import make_splits
 from uamix_hf.models.conversion import convert
 
-PAGE = (Path(__file__).parents[1] / "docs" / "troubleshooting.md").read_text(encoding="utf-8")
+PAGE = (Path(__file__).parents[2] / "docs" / "troubleshooting.md").read_text(encoding="utf-8")
 VARIABLE = "…"
 # The title of each part, the message under it.
 ENTRIES = dict(re.findall(r"^## \d+\. (.+?)\n\n```text\n(.+?)\n```\n", PAGE, flags=re.MULTILINE | re.DOTALL))
