@@ -32,11 +32,11 @@ from uamix_hf.fine_tuning import (
     read_targets,
     unlabelled_clips,
     with_labels,
-    with_random_weights,
 )
 from uamix_hf.fine_tuning.metrics import confusion_picture
 from uamix_hf.hub.cards import fine_tuned_card
 from uamix_hf.hub.push import push_folder
+from uamix_hf.training import with_random_weights
 
 SPEED = ("_runtime", "_per_second")  # in results.json alone
 PACKAGES = ("uamix_hf", "torch", "transformers", "datasets", "accelerate", "evaluate", "scikit-learn", "numpy")

@@ -18,11 +18,11 @@ from uamix_hf import AudioMAEModel, UaMixConfig, UaMixForContrastiveTuning, UaMi
 from uamix_hf.data import DataArguments, LogMelCollator, PreparedData, prepare
 from uamix_hf.data.checks import refuse_idle
 from uamix_hf.embedding.log_mels import embed_log_mels
-from uamix_hf.fine_tuning import with_random_weights
 from uamix_hf.fine_tuning.pseudo_labels import PSEUDO_LABELS_IGNORE, tune_on_pseudo_labels
 from uamix_hf.hub.cards import tuned_card
 from uamix_hf.hub.push import push_folder
 from uamix_hf.metrics.knn import leave_one_out_knn, resolve_neighbours
+from uamix_hf.training import with_random_weights
 from uamix_hf.tuning import KNNCallback, train_stages, uamix_arguments
 
 SHOWN = ("train_loss", "loss_clean", "loss_mixed", "embedding_std", "neighbour_purity", "knn_accuracy",

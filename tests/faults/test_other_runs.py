@@ -29,10 +29,9 @@ from uamix_hf.fine_tuning import (
     FixMatchTrainer,
     make_classifier,
     with_labels,
-    with_random_weights,
 )
 from uamix_hf.pretraining import PretrainingArguments, PretrainingTrainer
-from uamix_hf.training.trainer import LengthBucketTrainer
+from uamix_hf.training import LengthBucketTrainer, with_random_weights
 from uamix_hf.tuning import UaMixForContrastiveTuning, train_stages
 
 WAVES, LABELS = tones(14)

@@ -1,7 +1,7 @@
 from .arguments import FineTuningArguments
 from .fixmatch import FixMatchArguments, FixMatchCollator, FixMatchTrainer, unlabelled_clips
 from .labels import LabelArguments, Targets, check_training_labels, draw_shots, read_targets, with_labels
-from .models import freeze, make_classifier, with_random_weights
+from .models import freeze, make_classifier
 from .predictions import predict, predict_logits
 from .pseudo_labels import PSEUDO_LABELS_IGNORE, PseudoLabelTrainer, tune_on_pseudo_labels
 from .trainer import FineTuningTrainer, fine_tune
@@ -27,5 +27,4 @@ __all__ = [
     "tune_on_pseudo_labels",
     "unlabelled_clips",
     "with_labels",
-    "with_random_weights",
 ]

@@ -4,7 +4,6 @@ import copy
 from typing import Any
 
 from torch import nn
-from transformers import PreTrainedModel
 
 from ..models.audio_mae.modeling_audio_mae import AudioMAEForAudioClassification, AudioMAEModel
 from ..training.encoders import EncoderAdapter
@@ -33,13 +32,6 @@ def make_classifier(encoder: AudioMAEModel, num_labels: int, **settings: Any) ->
     return model
 
 
-def with_random_weights(encoder: PreTrainedModel) -> PreTrainedModel:
-    """An encoder of the same configuration that was loaded from nowhere."""
-    config = copy.deepcopy(encoder.config)
-    config.name_or_path = ""
-    return type(encoder)(config)
-
-
 def freeze(encoder: AudioMAEModel, blocks: int) -> list[nn.Module]:
     """Freezes this many lower blocks and all before them, as uaMix does; returns the frozen modules.
 
@@ -52,4 +44,4 @@ def freeze(encoder: AudioMAEModel, blocks: int) -> list[nn.Module]:
     return [part for part in parts if isinstance(part, nn.Module)]
 
 
-__all__ = ["freeze", "make_classifier", "with_random_weights"]
+__all__ = ["freeze", "make_classifier"]
