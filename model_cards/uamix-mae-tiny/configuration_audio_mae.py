@@ -8,15 +8,15 @@ from transformers.utils import logging
 
 logger = logging.get_logger(__name__)
 
-# width, blocks, heads of the encoder; width, blocks, heads of the decoder. Head width 64 and 32 as in Audio-MAE.
+# Hidden size, layers and heads of the encoder, then of the decoder. Heads of 64 and 32 dimensions as in Audio-MAE.
 PRESETS: dict[str, tuple[int, int, int, int, int, int]] = {
     "tiny": (192, 12, 3, 128, 2, 4),
     "small": (384, 12, 6, 256, 4, 8),
     "base": (768, 12, 12, 512, 8, 16),
     "large": (1024, 24, 16, 512, 8, 16),
 }
-# What transformers gives every configuration beside its fields.
-OF_TRANSFORMERS = {
+# Keywords that transformers passes to every configuration besides its fields.
+INHERITED_FIELDS = {
     "attn_implementation", "auto_map", "experts_implementation", "model_type", "name_or_path", "num_labels",
     "output_attentions", "quantization_config", "torch_dtype", "use_cache", "_name_or_path",
 }  # fmt: skip
@@ -24,48 +24,61 @@ OF_TRANSFORMERS = {
 
 @strict
 class AudioMAEConfig(PreTrainedConfig):
-    r"""
-    Configuration of [`AudioMAEModel`], [`AudioMAEForPreTraining`] and [`AudioMAEForAudioClassification`]. The defaults
-    are the released Audio-MAE ViT-B with a decoder of global attention (method.md 1.2-1.6); field names are those of
-    transformers' AST and ViTMAE configurations.
+    r"""Configuration of [`AudioMAEModel`], [`AudioMAEForPreTraining`] and [`AudioMAEForAudioClassification`].
+
+    The defaults are the released Audio-MAE ViT-B (arXiv 2207.06405) with a decoder of global attention. Field names are
+    those of transformers' AST and ViTMAE configurations.
 
     Args:
-        hidden_size, num_hidden_layers, num_attention_heads, intermediate_size, hidden_act, layer_norm_eps, qkv_bias:
-            The transformer encoder. `layer_norm_eps` is 1e-6: the library's usual 1e-12 changes the features.
-        hidden_dropout_prob, attention_probs_dropout_prob: Dropout, 0 in Audio-MAE.
-        drop_path_rate: Probability that a clip skips a residual branch of the encoder's last block while training, and
-            linearly less down to 0 of the first (stochastic depth); Audio-MAE fine-tunes with 0.1.
+        hidden_size: Hidden size of the encoder.
+        num_hidden_layers: Layers of the encoder.
+        num_attention_heads: Attention heads of each encoder layer.
+        intermediate_size: Hidden size of the MLP of each encoder layer.
+        hidden_act: Activation of the MLPs.
+        hidden_dropout_prob: Dropout after the embeddings and in each residual branch; 0 in Audio-MAE.
+        attention_probs_dropout_prob: Dropout of the attention weights; 0 in Audio-MAE.
+        drop_path_rate: Probability that a clip skips a residual branch of the last encoder layer during training; it
+            falls linearly to 0 at the first layer (stochastic depth). Audio-MAE fine-tunes with 0.1.
         initializer_range: Standard deviation of the class and mask tokens; linear layers are Xavier-uniform.
-        classifier_initializer_range: Standard deviation of a fresh classification head (truncated normal).
+        classifier_initializer_range: Standard deviation of a new classification head (truncated normal).
+        layer_norm_eps: Epsilon of every LayerNorm. 1e-6 in Audio-MAE; the library's usual 1e-12 changes the features.
+        qkv_bias: Whether the query, key and value projections have a bias.
         num_mel_bins: Mel bins of the input.
         max_length: Longest input in frames (10 ms each), which is the length of the position table.
         patch_size: Side of a square patch in frames and mel bins; patches do not overlap.
-        pooling: What `pooler_output` is: `"mean"` of the normed patch tokens, the normed class token `"cls"`, or
-            `"mean_fc_norm"`, a LayerNorm of the mean of un-normed tokens (layout of fine-tuned Audio-MAE), or
-            `"mean_time"`, the mean over time of each mel row of normed tokens, rows side by side, as M2D and MATPAC do:
-            which pitches sound is kept, and the embedding is as many times wider as there are rows.
-        whitening_size: Width of the fixed affine map that follows the pooling and that `uamix_hf.fit_whitening` fits to
-            unlabelled sound; 0 is none.
-        position_layout: Grid the sin-cos table is laid out on. `"audiomae"` is the released code's (mel, time) grid
-            although tokens run time-major, so it must be kept for its weights (method.md 1.2); `"time_freq"` is the
-            geometric one, for new pretraining only.
-        decoder_type: `"global"`, plain transformer blocks, or `"local"`, Swin-V2 window blocks as in the released
-            pretrained checkpoint (which has 16 of them).
-        decoder_window_size: Side of the local decoder's windows in tokens; every odd block shifts them by half of it
+        pooling: How `pooler_output` is made. `"mean"`: mean of the normalised patch tokens. `"cls"`: the normalised
+            class token. `"mean_fc_norm"`: LayerNorm of the mean of un-normalised patch tokens (fine-tuned Audio-MAE).
+            `"mean_time"`: mean over time of each frequency band's normalised tokens, bands concatenated, as M2D and
+            MATPAC do; the embedding keeps the frequency and has as many times the dimensions as there are bands.
+        whitening_size: Output dimensions of the fixed affine map after the pooling, which `uamix_hf.fit_whitening` fits
+            to unlabelled audio; 0 for no such map.
+        position_layout: Grid on which the sin-cos table is laid out. `"audiomae"`: (mel, time), as in the released
+            code, although tokens are time-major; released weights need it. `"time_freq"`: the geometric one, for new
+            pretraining only.
+        decoder_type: `"global"`: plain transformer layers. `"local"`: Swin-V2 window layers, as in the released
+            pretrained checkpoint, which has 16 of them.
+        decoder_hidden_size: Hidden size of the decoder.
+        decoder_num_hidden_layers: Layers of the decoder.
+        decoder_num_attention_heads: Attention heads of each decoder layer.
+        decoder_intermediate_size: Hidden size of the MLP of each decoder layer.
+        decoder_window_size: Side of the local decoder's windows in tokens; every second layer shifts them by half of it
             along time.
-        decoder_bias_hidden_size, decoder_bias_dropout_prob: The local decoder's network of relative positions.
-        mask_type: Which tokens [`AudioMAEForPreTraining`] removes; the other classes never read it. `"unstructured"` is
-            any, `mask_ratio` of them; `"time_frequency"` is whole columns of time and whole mel rows (method.md 1.4).
-        mask_ratio: Share of the tokens that unstructured masking removes.
-        mask_time_ratio, mask_mel_ratio: Shares of the time columns and of the mel rows that 2-D masking removes. What
-            is in neither stays: by default a fifth of the tokens, as many as with `mask_ratio` of 0.8.
+        decoder_bias_hidden_size: Hidden size of the local decoder's relative position bias network.
+        decoder_bias_dropout_prob: Dropout of that network.
+        mask_type: How [`AudioMAEForPreTraining`] masks; the other classes never read it. `"unstructured"`: any tokens,
+            a fraction of `mask_ratio`. `"time_frequency"`: whole time columns and whole frequency bands.
+        mask_ratio: Fraction of the tokens that unstructured masking removes.
+        mask_time_ratio: Fraction of the time columns that time-frequency masking removes.
+        mask_mel_ratio: Fraction of the frequency bands that time-frequency masking removes. With both defaults a fifth
+            of the tokens stays visible, as with `mask_ratio` of 0.8.
         norm_pix_loss: Whether each target patch is standardised before the squared error.
-        contrastive_weight: Weight, beside the squared error's of 1, of telling each removed patch from the other
-            removed ones of its clip by the dot product with a second prediction (InfoNCE). 0 leaves it out; 0.1 is the
-            joint objective of MAE-AST (Baade et al. 2022), whose weights are 10 and 1.
-        patchout_ratio, patchout_time_ratio, patchout_mel_ratio: Shares of the tokens, time columns and mel rows that
-            [`AudioMAEForAudioClassification`] leaves out while it is trained, columns and rows first: PaSST's
-            unstructured and structured patchout. Audio-MAE fine-tunes with columns and rows of 0.2 each.
+        contrastive_weight: Weight of the InfoNCE loss that is added to the squared error: a second prediction
+            identifies each removed patch among the removed patches of its clip by the dot product. 0 leaves it out; 0.1
+            is the joint objective of MAE-AST (Baade et al. 2022), whose weights are 10 and 1.
+        patchout_ratio: Fraction of the tokens that [`AudioMAEForAudioClassification`] drops during training, after
+            columns and bands: PaSST's unstructured patchout.
+        patchout_time_ratio: Fraction of the time columns that it drops (structured patchout); 0.2 in Audio-MAE.
+        patchout_mel_ratio: Fraction of the frequency bands that it drops; 0.2 in Audio-MAE.
 
     ```python
     >>> from uamix_hf import AudioMAEConfig, AudioMAEModel
@@ -113,28 +126,32 @@ class AudioMAEConfig(PreTrainedConfig):
     patchout_mel_ratio: float | int = 0.0
 
     def __post_init__(self, **kwargs: Any) -> None:
-        # transformers keeps them as attributes: a misspelt field would leave its default in place without a word.
-        if unknown := kwargs.keys() - OF_TRANSFORMERS:
+        # transformers keeps unknown keywords as attributes: a misspelt field would silently leave its default in place.
+        if unknown := kwargs.keys() - INHERITED_FIELDS:
             logger.warning(f"{type(self).__name__} has no field {', '.join(sorted(unknown))}: kept, without effect.")
         super().__post_init__(**kwargs)
 
     @classmethod
     def preset(cls, name: str, **overrides: Any) -> "AudioMAEConfig":
-        """The configuration of a named size: `"tiny"`, `"small"`, `"base"` or `"large"`; keywords override fields.
+        """Configuration of a named size.
+
+        Args:
+            name: `"tiny"`, `"small"`, `"base"` or `"large"`.
+            **overrides: Fields to override.
 
         Raises:
-            ValueError: if there is no preset of that name.
+            ValueError: No preset of that name.
         """
         if name not in PRESETS:
             raise ValueError(f"No preset {name!r}; there are {', '.join(PRESETS)}.")
-        width, blocks, heads, decoder_width, decoder_blocks, decoder_heads = PRESETS[name]
+        width, layers, heads, decoder_width, decoder_layers, decoder_heads = PRESETS[name]
         fields = {
             "hidden_size": width,
-            "num_hidden_layers": blocks,
+            "num_hidden_layers": layers,
             "num_attention_heads": heads,
             "intermediate_size": 4 * width,
             "decoder_hidden_size": decoder_width,
-            "decoder_num_hidden_layers": decoder_blocks,
+            "decoder_num_hidden_layers": decoder_layers,
             "decoder_num_attention_heads": decoder_heads,
             "decoder_intermediate_size": 4 * decoder_width,
         }
@@ -147,16 +164,20 @@ class AudioMAEConfig(PreTrainedConfig):
 
     @property
     def pooled_size(self) -> int:
-        """Width of what is pooled from the tokens."""
+        """Dimensions of the pooled tokens, before whitening."""
         return self.hidden_size * (self.grid_size[1] if self.pooling == "mean_time" else 1)
 
     @property
     def embedding_size(self) -> int:
-        """Width of `pooler_output`."""
+        """Dimensions of `pooler_output`."""
         return self.whitening_size or self.pooled_size
 
     def validate_geometry(self) -> None:
-        """Sizes that do not divide would drop frames, mel bins or channels in silence."""
+        """Checks sizes and ratios. Sizes that do not divide would silently drop frames, mel bins or channels.
+
+        Raises:
+            ValueError: A size that does not divide, or a value out of range.
+        """
         for name, size, by, divisor in (
             ("max_length", self.max_length, "patch_size", self.patch_size),
             ("num_mel_bins", self.num_mel_bins, "patch_size", self.patch_size),
@@ -174,13 +195,15 @@ class AudioMAEConfig(PreTrainedConfig):
                 raise ValueError(f"{name}={size} is not a multiple of {by}={divisor}.")
         if self.decoder_type == "local" and self.grid_size[1] % self.decoder_window_size:
             raise ValueError(
-                f"decoder_window_size={self.decoder_window_size} does not divide the {self.grid_size[1]} mel rows of "
-                'tokens; use another window or decoder_type="global".'
+                f"decoder_window_size={self.decoder_window_size} does not divide the {self.grid_size[1]} "
+                'frequency bands of tokens; use another window or decoder_type="global".'
             )
         if not 0 <= self.whitening_size <= self.pooled_size:
-            raise ValueError(f"whitening_size={self.whitening_size} is not within 0 and {self.pooled_size}, as pooled.")
-        shares = ("mask_ratio", "mask_time_ratio", "mask_mel_ratio", "drop_path_rate")
-        for name in (*shares, "patchout_ratio", "patchout_time_ratio", "patchout_mel_ratio"):
+            raise ValueError(
+                f"whitening_size={self.whitening_size} is not between 0 and the pooled size, {self.pooled_size}."
+            )
+        ratios = ("mask_ratio", "mask_time_ratio", "mask_mel_ratio", "drop_path_rate")
+        for name in (*ratios, "patchout_ratio", "patchout_time_ratio", "patchout_mel_ratio"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)} is outside [0, 1).")
         if self.contrastive_weight < 0:

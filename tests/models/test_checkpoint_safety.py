@@ -38,7 +38,7 @@ class Malice:
 
 
 def timm_layout(model: AudioMAEModel) -> dict[str, torch.Tensor]:
-    """Tensors of an encoder under timm's names (method.md 1.10), queries, keys and values in one."""
+    """Tensors of an encoder under timm's names, queries, keys and values in one."""
     state = model.state_dict()
     tensors = {}
     for key, value in state.items():

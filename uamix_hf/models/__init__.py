@@ -1,1 +1,1 @@
-"""A folder per model, as in transformers; and the conversion of other projects' checkpoints."""
+"""Models, one folder each as in transformers, and the conversion of other projects' checkpoints."""

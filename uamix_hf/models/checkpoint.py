@@ -1,4 +1,4 @@
-"""Reading other people's checkpoint files without running anything that is in them."""
+"""Reads untrusted checkpoint files without executing anything in them."""
 
 import argparse
 import pickle
@@ -17,7 +17,7 @@ SUFFIXES = (".safetensors", ".pth", ".pt", ".ckpt", ".bin")
 
 
 class CheckpointError(ValueError):
-    """A checkpoint that cannot be converted; the message names the file or key and says what to do."""
+    """A checkpoint that cannot be converted; the message names the file or key and what to do."""
 
 
 class UnsafeCheckpointError(CheckpointError):
@@ -26,10 +26,16 @@ class UnsafeCheckpointError(CheckpointError):
 
 @dataclass
 class KeyReport:
-    """What became of each key of a checkpoint."""
+    """Report on every key of a checkpoint.
+
+    Args:
+        used: Keys that were converted.
+        ignored: The reason for each key that was not.
+        missing: Keys that the model needs and the checkpoint lacks.
+    """
 
     used: list[str] = field(default_factory=list)
-    ignored: dict[str, str] = field(default_factory=dict)  # key -> why
+    ignored: dict[str, str] = field(default_factory=dict)
     missing: list[str] = field(default_factory=list)
 
     def __str__(self) -> str:
@@ -40,10 +46,13 @@ class KeyReport:
 
 
 def find_checkpoint(source: str) -> Path:
-    """The checkpoint that SOURCE names: a file, a folder that holds one, or a repository on the Hugging Face Hub.
+    """Finds the checkpoint of a source, and downloads it if need be.
+
+    Args:
+        source: A file, a folder with one checkpoint, or a repository on the Hugging Face Hub.
 
     Raises:
-        CheckpointError: no such file, folder or repository, or none or several checkpoints in it.
+        CheckpointError: No such file, folder or repository, or no checkpoint or several in it.
     """
     path = Path(source)
     if path.is_file():
@@ -58,7 +67,11 @@ def find_checkpoint(source: str) -> Path:
 
 
 def choose(names: list[str], source: str) -> str:
-    """The one checkpoint among file names; `model.safetensors` wins where there are several."""
+    """Chooses the checkpoint among file names; `model.safetensors` if there are several.
+
+    Raises:
+        CheckpointError: No checkpoint, or several.
+    """
     found = sorted(name for name in names if name.endswith(SUFFIXES))
     if "model.safetensors" in found:
         return "model.safetensors"
@@ -69,19 +82,20 @@ def choose(names: list[str], source: str) -> str:
 
 
 def read_checkpoint(path: Path) -> tuple[dict[str, torch.Tensor], Any]:
-    """Tensors by key, and the training arguments the file carries, if any.
+    """Reads the tensors by key, and the training arguments, if the file has them.
 
-    A pickle is read with `weights_only=True`, which builds tensors and plain containers alone;
-    `argparse.Namespace`, which Audio-MAE's training script stores, is allowed besides.
+    A pickle is read with `weights_only=True`, which builds only tensors and plain containers, and
+    `argparse.Namespace`, which Audio-MAE's training script stores.
 
     Raises:
-        UnsafeCheckpointError: the pickle asks for anything else. CheckpointError: it is no checkpoint of tensors.
+        UnsafeCheckpointError: The pickle needs anything else.
+        CheckpointError: The file is not a checkpoint of tensors.
     """
     if path.suffix == ".safetensors":
         try:
             return load_file(path), None
         except SafetensorError as error:
-            raise CheckpointError(f"{path} is not a safetensors file, or a damaged one: {error}") from error
+            raise CheckpointError(f"{path} is not a safetensors file, or is damaged: {error}") from error
     try:
         with torch.serialization.safe_globals([argparse.Namespace]):
             content = torch.load(path, map_location="cpu", weights_only=True)

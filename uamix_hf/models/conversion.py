@@ -1,4 +1,4 @@
-"""Other projects' checkpoints to ours: one module per system, each a table of its keys."""
+"""Converts other projects' checkpoints: one module per project, each with a table of its keys."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ from .checkpoint import CheckpointError, KeyReport, UnsafeCheckpointError, find_
 
 SYSTEMS = {"audiomae": convert_audiomae}
 TEMPLATE = Path(__file__).parent / "templates" / "converted.md"
-# Audio-MAE's LICENSE file says CC BY-NC 4.0, its README CC BY 4.0: the stricter one binds whoever wants to be safe.
+# Audio-MAE's LICENSE file says CC BY-NC 4.0, its README CC BY 4.0: the stricter one is the safe choice.
 AUDIOMAE_LICENCE = "cc-by-nc-4.0"
 
 
@@ -20,14 +20,22 @@ def convert(
     num_attention_heads: int | None = None,
     decoder_num_attention_heads: int | None = None,
 ) -> KeyReport:
-    """Writes TARGET: safetensors, configuration, preprocessor, code and card of another project's checkpoint SOURCE.
+    """Converts another project's checkpoint to a folder with safetensors, configuration, preprocessor, code and card.
 
     Args:
-        system: One of `SYSTEMS`. source: A file, a folder that holds one checkpoint, or a repository on the Hub.
+        system: Project, one of `SYSTEMS`.
+        source: A file, a folder with one checkpoint, or a repository on the Hub.
+        target: Folder to write.
+        num_attention_heads: Heads of the encoder; hidden size / 64 by default.
+        decoder_num_attention_heads: Heads of the decoder; its hidden size / 32 by default.
+
+    Returns:
+        The report of keys.
 
     Raises:
-        CheckpointError: nothing is written; the message names the file or the keys, and says what to do.
-        UnsafeCheckpointError: the file is a pickle that holds more than tensors; nothing of it was executed.
+        CheckpointError: The checkpoint cannot be converted; the message names the file or the keys, and what to do.
+            Nothing is written.
+        UnsafeCheckpointError: The file is a pickle that holds more than tensors; nothing of it was executed.
     """
     path = find_checkpoint(source)
     tensors, arguments = read_checkpoint(path)
@@ -44,7 +52,7 @@ def convert(
 
 
 def converted_card(system: str, source: str, architecture: str) -> ModelCard:
-    """Card of weights converted from another project."""
+    """Makes the card of weights that were converted from another project."""
     data = ModelCardData(
         license=AUDIOMAE_LICENCE, library_name="transformers", pipeline_tag="feature-extraction",
         base_model=None if Path(source).exists() else source,

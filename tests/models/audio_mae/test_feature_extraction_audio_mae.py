@@ -26,7 +26,7 @@ COMPUTE = """
 import sys
 from safetensors.torch import load_file, save_file
 from uamix_hf import AudioMAEFeatureExtractor
-from uamix_hf.feature_extraction_audio_mae import kaldi_fbank
+from uamix_hf.models.audio_mae.feature_extraction_audio_mae import kaldi_fbank
 
 extractor, out = AudioMAEFeatureExtractor(), {}
 for name, wave in load_file(sys.argv[1]).items():

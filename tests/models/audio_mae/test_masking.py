@@ -1,4 +1,4 @@
-"""What is left out of a clip's tokens, and what is asked of the model about it: against loops written here."""
+"""Dropped tokens and drop path, against loops written here."""
 
 import numpy as np
 import pytest
@@ -8,7 +8,7 @@ from torch.nn import functional as F
 from uamix_hf import AudioMAEConfig, AudioMAEForAudioClassification, AudioMAEForPreTraining, AudioMAEModel
 from uamix_hf.models.audio_mae.modeling_audio_mae import AudioMAEDropPath, drop_tokens
 
-GRIDS = [(64, 8), (63, 8), (101, 12), (8, 8), (5, 3), (2, 8), (1, 8), (1, 1)]  # time columns, mel rows
+GRIDS = [(64, 8), (63, 8), (101, 12), (8, 8), (5, 3), (2, 8), (1, 8), (1, 1)]  # time columns, frequency bands
 
 
 def log_mels(batch: int, frames: int) -> torch.Tensor:
@@ -19,56 +19,56 @@ def frames_mask(lengths: list[int], frames: int) -> torch.Tensor:
     return (torch.arange(frames) < torch.tensor(lengths)[:, None]).long()
 
 
-def intersection(noise: np.ndarray, columns: int, rows: int, time_ratio: float, mel_ratio: float) -> set[int]:
-    """Tokens of one clip in a kept column and a kept row; `noise` is of `columns` time columns, then of the rows."""
+def intersection(noise: np.ndarray, columns: int, bands: int, time_ratio: float, mel_ratio: float) -> set[int]:
+    """Tokens of one clip in a kept column and a kept band; `noise` has `columns` time columns, then the bands."""
     in_time = np.argsort(noise[:columns])[: max(1, int(columns * (1 - time_ratio)))]
-    in_mel = np.argsort(noise[-rows:])[: max(1, int(rows * (1 - mel_ratio)))]
-    return {int(time) * rows + int(mel) for time in in_time for mel in in_mel}
+    in_mel = np.argsort(noise[-bands:])[: max(1, int(bands * (1 - mel_ratio)))]
+    return {int(time) * bands + int(mel) for time in in_time for mel in in_mel}
 
 
-@pytest.mark.parametrize("shares", [(0.6, 0.5), (0.2, 0.2), (0.9, 0.0), (0.0, 0.75), (0.99, 0.99)])
+@pytest.mark.parametrize("ratios", [(0.6, 0.5), (0.2, 0.2), (0.9, 0.0), (0.0, 0.75), (0.99, 0.99)])
 @pytest.mark.parametrize("grid", GRIDS, ids=lambda grid: f"{grid[0]}x{grid[1]}")
-def test_2d_masking_keeps_exactly_the_intersection_on_any_grid(grid, shares) -> None:
-    columns, rows = grid
-    noise = torch.rand(3, columns + rows, generator=torch.Generator().manual_seed(columns))
-    tokens = torch.arange(3 * columns * rows).view(3, -1, 1).float()
-    visible, counts, mask, ids_restore = drop_tokens(tokens, None, rows, None, *shares, noise)
+def test_2d_masking_keeps_exactly_the_intersection_on_any_grid(grid, ratios) -> None:
+    columns, bands = grid
+    noise = torch.rand(3, columns + bands, generator=torch.Generator().manual_seed(columns))
+    tokens = torch.arange(3 * columns * bands).view(3, -1, 1).float()
+    visible, counts, mask, ids_restore = drop_tokens(tokens, None, bands, None, *ratios, noise)
     assert counts is None
     for clip in range(3):
-        kept = intersection(noise[clip].numpy(), columns, rows, *shares)
-        first = clip * columns * rows
+        kept = intersection(noise[clip].numpy(), columns, bands, *ratios)
+        first = clip * columns * bands
         assert [int(value) - first for value in visible[clip, :, 0]] == sorted(kept)
         assert set((mask[clip] == 0).nonzero()[:, 0].tolist()) == kept
-        # Back in its place is each visible token where ids_restore says.
-        places = ids_restore[clip, sorted(kept)]
-        assert torch.equal(visible[clip, places, 0], tokens[clip, sorted(kept), 0])
-        assert sorted(ids_restore[clip].tolist()) == list(range(columns * rows))
+        # ids_restore is the position of each visible token.
+        positions = ids_restore[clip, sorted(kept)]
+        assert torch.equal(visible[clip, positions, 0], tokens[clip, sorted(kept), 0])
+        assert sorted(ids_restore[clip].tolist()) == list(range(columns * bands))
 
 
 def test_2d_masking_of_padded_clips_counts_their_own_columns() -> None:
-    columns, rows, lengths = 9, 4, [9, 5, 1]
-    valid = (torch.arange(columns * rows) // rows)[None] < torch.tensor(lengths)[:, None]
-    noise = torch.rand(3, columns + rows, generator=torch.Generator().manual_seed(2))
-    tokens = torch.arange(columns * rows).view(1, -1, 1).expand(3, -1, -1).float()
-    visible, counts, mask, _ = drop_tokens(tokens, valid, rows, None, 0.5, 0.5, noise)
+    columns, bands, lengths = 9, 4, [9, 5, 1]
+    valid = (torch.arange(columns * bands) // bands)[None] < torch.tensor(lengths)[:, None]
+    noise = torch.rand(3, columns + bands, generator=torch.Generator().manual_seed(2))
+    tokens = torch.arange(columns * bands).view(1, -1, 1).expand(3, -1, -1).float()
+    visible, counts, mask, _ = drop_tokens(tokens, valid, bands, None, 0.5, 0.5, noise)
     assert counts is not None
     for clip, length in enumerate(lengths):
         own = np.concatenate([noise[clip, :length].numpy(), noise[clip, columns:].numpy()])
-        kept = intersection(own, length, rows, 0.5, 0.5)
+        kept = intersection(own, length, bands, 0.5, 0.5)
         assert set(visible[clip, counts[clip], 0].int().tolist()) == kept
         removed = set(mask[clip].nonzero()[:, 0].tolist())
-        assert removed == set(range(length * rows)) - kept  # padding is neither visible nor removed
+        assert removed == set(range(length * bands)) - kept  # padding is neither visible nor removed
 
 
-def test_a_share_of_what_the_grid_leaves_can_go_as_well() -> None:
-    columns, rows = 10, 8
-    noise = torch.rand(2, columns + rows + columns * rows, generator=torch.Generator().manual_seed(3))
-    tokens = torch.arange(columns * rows).view(1, -1, 1).expand(2, -1, -1).float()
-    visible, _, mask, _ = drop_tokens(tokens, None, rows, 0.3, 0.2, 0.25, noise)
+def test_a_fraction_of_the_tokens_that_the_grid_leaves_is_dropped_as_well() -> None:
+    columns, bands = 10, 8
+    noise = torch.rand(2, columns + bands + columns * bands, generator=torch.Generator().manual_seed(3))
+    tokens = torch.arange(columns * bands).view(1, -1, 1).expand(2, -1, -1).float()
+    visible, _, mask, _ = drop_tokens(tokens, None, bands, 0.3, 0.2, 0.25, noise)
     for clip in range(2):
         values = noise[clip].numpy()
-        grid = sorted(intersection(values[: columns + rows], columns, rows, 0.2, 0.25))
-        by_noise = sorted(grid, key=lambda token: values[columns + rows + token])
+        grid = sorted(intersection(values[: columns + bands], columns, bands, 0.2, 0.25))
+        by_noise = sorted(grid, key=lambda token: values[columns + bands + token])
         kept = set(by_noise[: int(len(grid) * 0.7)])
         assert set(visible[clip, :, 0].int().tolist()) == kept == set((mask[clip] == 0).nonzero()[:, 0].tolist())
 
@@ -98,9 +98,9 @@ def test_pretraining_with_2d_masks_predicts_what_they_remove(tiny_config: AudioM
     torch.testing.assert_close(padded.loss, alone.loss, rtol=1e-5, atol=1e-6)
 
 
-def test_noise_of_another_size_and_shares_out_of_range_are_refused(tiny_config: AudioMAEConfig) -> None:
+def test_noise_of_another_size_and_ratios_out_of_range_are_refused(tiny_config: AudioMAEConfig) -> None:
     model = AudioMAEModel(tiny_config)
-    with pytest.raises(ValueError, match="one value per token, or per time column and mel row"):
+    with pytest.raises(ValueError, match="one value per token, or per time column and frequency band"):
         model(log_mels(1, 64), mask_time_ratio=0.5, noise=torch.rand(1, 32))
     for name in ("mask_time_ratio", "mask_mel_ratio", "drop_path_rate", "patchout_ratio", "patchout_time_ratio"):
         with pytest.raises(Exception, match=name):
@@ -170,9 +170,9 @@ def test_patchout_drops_tokens_while_training_alone(tiny_config: AudioMAEConfig)
     model.train()(clips)
     model.eval()(clips)
     model.audio_mae.train()(clips)
-    assert seen == [int(51 * 6 * 0.5), 512, 512]  # method.md 1.7: 51 of 64 columns and 6 of 8 rows are kept
+    assert seen == [int(51 * 6 * 0.5), 512, 512]  # 51 of 64 columns and 6 of 8 bands are kept
     model.train()(log_mels(2, 16))
-    assert seen[-1] == 3  # of the one column, 6 rows stay, and half of these
+    assert seen[-1] == 3  # of the one column, 6 bands stay, and half of these
 
 
 def test_drop_path_leaves_branches_out_by_clip_and_keeps_the_mean() -> None:

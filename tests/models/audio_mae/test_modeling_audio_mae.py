@@ -242,7 +242,7 @@ def test_reconstruction_loss_is_the_closed_form(tiny_config: AudioMAEConfig) -> 
 
 
 def test_position_table_has_audiomaes_quirk(tiny_config: AudioMAEConfig) -> None:
-    """Token (t, f) of a (64, 8) grid: the first half encodes (t mod 8) * 8 + f, the second t // 8 (method.md 1.2)."""
+    """Token (t, f) of a (64, 8) grid: the first half encodes (t mod 8) * 8 + f, the second t // 8."""
     width = 32
     table = sincos_position_table(AudioMAEConfig(), width)[0].double().numpy()
     assert table.shape == (513, width) and not table[0].any()
@@ -316,7 +316,7 @@ def test_missing_weights_are_initialised_and_none_is_garbage(tiny_config: AudioM
 
 
 def test_initialisation_is_audiomaes(tiny_config: AudioMAEConfig) -> None:
-    """Xavier for the patch as one flat vector and for linear layers, near zero for a new head (method.md 1.3, 1.7)."""
+    """Xavier for the patch as one flat vector and for linear layers, near zero for a new head."""
     tiny_config.num_labels = 50
     model = AudioMAEForAudioClassification(tiny_config)
     patch = model.audio_mae.embeddings.patch_embeddings.projection
@@ -471,7 +471,7 @@ def test_presets_have_the_sizes_of_the_table() -> None:
         assert config.num_labels == 3
     with torch.device("meta"):
         encoder = AudioMAEModel(AudioMAEConfig.preset("base"))
-    # method.md 1.9: a fine-tuned ViT-B with 527 classes trains 85,659,407 parameters.
+    # A fine-tuned ViT-B with 527 classes trains 85,659,407 parameters.
     head = 768 * 527 + 527
     assert sum(p.numel() for p in encoder.parameters()) + head == 85_659_407
     with pytest.raises(ValueError, match="tiny, small, base, large"):

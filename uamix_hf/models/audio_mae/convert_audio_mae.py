@@ -1,4 +1,4 @@
-"""Audio-MAE's released layouts, and the timm port's, to ours (method.md 1.9 and 1.10)."""
+"""Converts Audio-MAE's released checkpoints, and those of its timm port (docs/concepts/method.md, Checkpoints)."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -16,7 +16,7 @@ from .modeling_audio_mae import (
     AudioMAEPreTrainedModel,
 )
 
-# Their names -> ours. `attn.qkv` is cut into three; the last two rows of a block exist in the local decoder alone.
+# Their names -> ours. `attn.qkv` is split into three; WINDOW_BIAS exists in the layers of the local decoder only.
 STEM = {
     "cls_token": "embeddings.cls_token",
     "pos_embed": "embeddings.position_embeddings",
@@ -46,7 +46,7 @@ QKV = "{q,k,v}"
 
 
 def layout(config: AudioMAEConfig, kind: type[AudioMAEPreTrainedModel]) -> Iterator[tuple[str, str]]:
-    """Every key of the layout that belongs to `kind`, and our name for it."""
+    """Every key of a checkpoint that belongs to the model class `kind`, and our name for it."""
 
     def block(theirs: str, ours: str, table: Mapping[str, str]) -> Iterator[tuple[str, str]]:
         for name, our_name in table.items():
@@ -77,7 +77,11 @@ def read_config(
     num_attention_heads: int | None,
     decoder_num_attention_heads: int | None,
 ) -> tuple[AudioMAEConfig, type[AudioMAEPreTrainedModel]]:
-    """Sizes from the tensors' shapes, and the class that the layout fills."""
+    """Reads the sizes from the tensors' shapes, and the model class from the keys.
+
+    Raises:
+        CheckpointError: Keys or shapes that are not Audio-MAE's.
+    """
 
     def shape(key: str) -> torch.Size:
         if key not in tensors:
@@ -91,7 +95,7 @@ def read_config(
         count = given or width // per_head
         if count < 1 or width % count:
             raise CheckpointError(
-                f"{count} heads do not divide a width of {width}. Checkpoints do not record them: give {flag}."
+                f"{count} heads do not divide a hidden size of {width}. Checkpoints do not record them: give {flag}."
             )
         return count
 
@@ -115,7 +119,7 @@ def read_config(
         kind: type[AudioMAEPreTrainedModel] = AudioMAEForPreTraining
         decoder_width = shape("decoder_embed.weight")[0]
         tau = tensors.get("decoder_blocks.0.attn.tau")
-        given = decoder_num_attention_heads if tau is None else len(tau)  # one temperature per head: the file tells
+        given = decoder_num_attention_heads if tau is None else len(tau)  # one temperature per head
         fields |= {
             "decoder_type": "global" if tau is None else "local",
             "decoder_hidden_size": decoder_width,
@@ -137,14 +141,15 @@ def read_config(
     try:
         return AudioMAEConfig(**fields), kind
     except StrictDataclassError as error:
-        raise CheckpointError(f"The checkpoint's sizes or arguments make no model: {error}") from error
+        raise CheckpointError(f"The checkpoint's sizes or arguments are not valid: {error}") from error
 
 
 def why_ignored(key: str) -> str:
+    """Reason for the report why a key is not used."""
     if key.startswith(("decoder", "mask_token")):
-        return "belongs to a decoder, which this layout has no other part of"
+        return "belongs to a decoder of which other parts are missing"
     if key.startswith(("norm.", "fc_norm.")):
-        return "the other of norm and fc_norm is the one that the pooled output passes"
+        return "the pooled output passes the other one of norm and fc_norm"
     return "not a key of Audio-MAE"
 
 
@@ -154,16 +159,23 @@ def convert_audiomae(
     num_attention_heads: int | None = None,
     decoder_num_attention_heads: int | None = None,
 ) -> tuple[AudioMAEPreTrainedModel, AudioMAEFeatureExtractor, KeyReport]:
-    """Audio-MAE's tensors to a model of ours: [`AudioMAEForPreTraining`] where there is a decoder,
-    [`AudioMAEForAudioClassification`] where there is a head, else [`AudioMAEModel`].
+    """Converts Audio-MAE's tensors to a model of this package.
+
+    With a decoder it is an [`AudioMAEForPreTraining`], with a head an [`AudioMAEForAudioClassification`], else an
+    [`AudioMAEModel`].
 
     Args:
-        tensors: By key, without the wrapper. arguments: Training arguments of the file, if it carries them.
-        num_attention_heads, decoder_num_attention_heads: Widths / 64 and / 32 by default; files do not record them.
+        tensors: Tensors by key, without the wrapper.
+        arguments: Training arguments from the file, if it has them.
+        num_attention_heads: Heads of the encoder, which files do not record; hidden size / 64 by default.
+        decoder_num_attention_heads: Heads of the decoder; its hidden size / 32 by default.
 
     Returns:
-        The model (float32), its feature extractor and the report of keys. `report.missing` is not empty where the
-        layout lacks keys; the model is then not to be used, and the command refuses to write it.
+        The model (float32), its feature extractor and the report of keys. If `report.missing` is not empty, the model
+        is incomplete and must not be used; the command does not write it.
+
+    Raises:
+        CheckpointError: Keys or shapes that are not Audio-MAE's, or that contradict each other.
     """
     config, kind = read_config(tensors, arguments, num_attention_heads, decoder_num_attention_heads)
     pairs = dict(layout(config, kind))
@@ -193,6 +205,6 @@ def convert_audiomae(
         num_mel_bins=config.num_mel_bins,
         max_length=config.max_length,
         patch_size=config.patch_size,
-        truncation=kind is AudioMAEForAudioClassification,  # as transformers' own classifiers hear long recordings
+        truncation=kind is AudioMAEForAudioClassification,  # as transformers' own classifiers treat long recordings
     )
     return model.eval(), extractor, report

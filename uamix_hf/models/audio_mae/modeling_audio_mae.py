@@ -21,25 +21,28 @@ from transformers.utils.output_capturing import capture_outputs
 
 from .configuration_audio_mae import AudioMAEConfig
 
-# Added to the attention logits of window tokens that are no neighbours in the clip but wrapped around by the shift.
+# Added to the attention logits between window tokens that are adjacent only because of the circular shift.
 WRAPPED = -100.0
-# Added to the logits of padded keys: the softmax is exactly 0 there, and finite where a whole window is padding.
+# Added to the logits of padded keys: their weights are exactly 0, and finite if a whole window is padding.
 PADDED = -1e4
 
 
 class InputTooLongError(ValueError):
-    """The input has more frames than the position table has places for."""
+    """The input has more frames than the position table."""
 
 
 @dataclass
 class AudioMAEModelOutput(BaseModelOutputWithPooling):
-    """
+    """Output of [`AudioMAEModel`].
+
     Args:
         last_hidden_state (`(batch, 1 + tokens, hidden_size)`): Class token, then patch tokens in time-major order
-            (token `t * mel_rows + f`), or, where tokens were dropped, the visible ones only, shuffled.
+            (token `t * bands + f`). If tokens were dropped, only the visible ones, shuffled.
         pooler_output (`(batch, embedding_size)`): See `AudioMAEConfig.pooling`.
-        mask (`(batch, tokens)`, only where tokens were dropped): 1 = removed, 0 = visible or padding.
-        ids_restore (`(batch, tokens)`, only where tokens were dropped): Place of each token in the shuffled order.
+        hidden_states (`tuple`, *optional*): As in transformers, with `output_hidden_states=True`.
+        attentions (`tuple`, *optional*): As in transformers, with `output_attentions=True`.
+        mask (`(batch, tokens)`, only if tokens were dropped): 1 = removed, 0 = visible or padding.
+        ids_restore (`(batch, tokens)`, only if tokens were dropped): Position of each token in the shuffled order.
     """
 
     mask: torch.Tensor | None = None
@@ -48,13 +51,18 @@ class AudioMAEModelOutput(BaseModelOutputWithPooling):
 
 @dataclass
 class AudioMAEForPreTrainingOutput(ModelOutput):
-    """
+    """Output of [`AudioMAEForPreTraining`].
+
     Args:
         loss (`()`): Mean squared error over the removed tokens of the batch, float32; with `contrastive_weight`, the
-            weighted sum of the next two.
-        loss_reconstruction, loss_contrastive (`()`, only with `contrastive_weight`): Parts of the joint objective.
+            weighted sum of `loss_reconstruction` and `loss_contrastive`.
         logits (`(batch, tokens, patch_size ** 2)`): Predicted patches, values in order (frame, mel bin).
-        mask, ids_restore: As in [`AudioMAEModelOutput`].
+        mask (`(batch, tokens)`): As in [`AudioMAEModelOutput`].
+        ids_restore (`(batch, tokens)`): As in [`AudioMAEModelOutput`].
+        loss_reconstruction (`()`, only with `contrastive_weight`): Squared error of the joint objective.
+        loss_contrastive (`()`, only with `contrastive_weight`): InfoNCE loss of the joint objective.
+        hidden_states (`tuple`, *optional*): Of the encoder, with `output_hidden_states=True`.
+        attentions (`tuple`, *optional*): Of the encoder, with `output_attentions=True`.
     """
 
     loss: torch.Tensor | None = None
@@ -68,31 +76,34 @@ class AudioMAEForPreTrainingOutput(ModelOutput):
 
 
 def sincos_position_table(config: AudioMAEConfig, width: int) -> torch.Tensor:
-    """Fixed 2-D sin-cos table (1, 1 + tokens, width), float32, with a class row of zeros (method.md 1.2)."""
+    """Fixed 2-D sin-cos position table (1, 1 + tokens, width), float32; the class token's row is zero."""
     time, mel = config.grid_size
     index = torch.arange(time * mel, device="cpu")
-    # Audio-MAE lays the table out on a (mel, time) grid although token k is (k // mel, k % mel): kept for its weights.
+    # Audio-MAE's code lays the table out on a (mel, time) grid although token k is (k // mel, k % mel). Released
+    # weights depend on it.
     columns = time if config.position_layout == "audiomae" else mel
     omega = 10000.0 ** -(torch.arange(width // 4, dtype=torch.float64, device="cpu") / (width // 4))
-    halves = [torch.outer(place.double(), omega) for place in (index % columns, index // columns)]
+    halves = [torch.outer(position.double(), omega) for position in (index % columns, index // columns)]
     table = torch.cat([wave for half in halves for wave in (half.sin(), half.cos())], dim=1)
     return F.pad(table, (0, 0, 1, 0)).float()[None]
 
 
 def frames_to_tokens(attention_mask: torch.Tensor, config: AudioMAEConfig) -> torch.Tensor:
-    """Frame mask (batch, frames) to token mask (batch, tokens), bool: a token is valid if any of its frames is."""
+    """Converts a frame mask (batch, frames) to a token mask (batch, tokens), bool: any valid frame is enough."""
     columns = attention_mask.bool().unflatten(1, (-1, config.patch_size)).any(-1)
     return columns.repeat_interleave(config.grid_size[1], dim=1)
 
 
-def least(noise: torch.Tensor, allowed: torch.Tensor | None, ratio: float) -> tuple[torch.Tensor, torch.Tensor]:
-    """Of the n allowed places of each row, the `int(n * (1 - ratio))` of least noise, at least 1.
+def keep_least(noise: torch.Tensor, allowed: torch.Tensor | None, ratio: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """Keeps the `int(n * (1 - ratio))` of each row's n allowed entries that have the least noise, at least 1.
 
     Args:
-        noise: (batch, places). allowed: (batch, places) bool, None for all.
+        noise: (batch, entries).
+        allowed: (batch, entries) bool, None for all.
+        ratio: Fraction to drop.
 
     Returns:
-        Which are kept (batch, places) bool, and the rank of each in the order of noise (batch, places).
+        Which entries are kept (batch, entries) bool, and the rank of each by its noise (batch, entries).
     """
     if allowed is None:
         keep = torch.full((len(noise), 1), max(1, int(noise.shape[1] * (1 - ratio))), device=noise.device)
@@ -103,74 +114,94 @@ def least(noise: torch.Tensor, allowed: torch.Tensor | None, ratio: float) -> tu
     return rank < keep, rank
 
 
-def kept_grid(
-    noise: torch.Tensor, valid: torch.Tensor | None, rows: int, time_ratio: float, mel_ratio: float
+def keep_grid(
+    noise: torch.Tensor, valid: torch.Tensor | None, bands: int, time_ratio: float, mel_ratio: float
 ) -> torch.Tensor:
-    """Tokens (batch, tokens) bool that are in a kept time column and in a kept mel row (method.md 1.4).
+    """Keeps the tokens that are in a kept time column and in a kept frequency band.
 
     Args:
-        noise: (batch, columns + rows). valid: (batch, tokens) bool or None; columns of padding are not kept.
+        noise: (batch, columns + bands).
+        valid: (batch, tokens) bool or None; columns of padding are not kept.
+        bands: Frequency bands of the token grid.
+        time_ratio: Fraction of the time columns to drop.
+        mel_ratio: Fraction of the frequency bands to drop.
+
+    Returns:
+        (batch, tokens) bool.
     """
-    columns = noise.shape[1] - rows
-    sound = None if valid is None else valid.unflatten(1, (columns, rows)).any(dim=2)
-    in_time, _ = least(noise[:, :columns], sound, time_ratio)
-    in_mel, _ = least(noise[:, columns:], None, mel_ratio)
+    columns = noise.shape[1] - bands
+    valid_columns = None if valid is None else valid.unflatten(1, (columns, bands)).any(dim=2)
+    in_time, _ = keep_least(noise[:, :columns], valid_columns, time_ratio)
+    in_mel, _ = keep_least(noise[:, columns:], None, mel_ratio)
     return (in_time[:, :, None] & in_mel[:, None]).flatten(1)
 
 
 def drop_tokens(
     tokens: torch.Tensor,
     valid: torch.Tensor | None,
-    rows: int,
+    bands: int,
     mask_ratio: float | None,
     time_ratio: float | None,
     mel_ratio: float | None,
     noise: torch.Tensor | None,
 ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor, torch.Tensor]:
-    """Drops whole time columns and mel rows of each clip's grid, then a share of what is left.
+    """Drops whole time columns and frequency bands of each clip's grid, then a fraction of the remaining tokens.
+
+    This is the masking of MAE (arXiv 2111.06377) and Audio-MAE (arXiv 2207.06405); of padded clips, only tokens of
+    audio are kept.
 
     Args:
-        tokens: (batch, tokens, width), time-major with `rows` mel rows. valid: (batch, tokens) bool or None.
-        mask_ratio, time_ratio, mel_ratio: Shares to drop, see [`least`]; None is none.
-        noise: Uniform if None. (batch, columns + rows) for the grid, if that is dropped from, followed by
-            (batch, tokens), if `mask_ratio` is given.
+        tokens: (batch, tokens, width), time-major with `bands` frequency bands.
+        valid: (batch, tokens) bool or None.
+        bands: Frequency bands of the token grid.
+        mask_ratio: Fraction of the tokens to drop, None for none.
+        time_ratio: Fraction of the time columns to drop, None for none.
+        mel_ratio: Fraction of the frequency bands to drop, None for none.
+        noise: (batch, columns + bands) if columns or bands are dropped, followed by (batch, tokens) if `mask_ratio` is
+            given; uniform if None.
 
     Returns:
-        Visible tokens (batch, most kept, width); which of them count (batch, most kept) or None if all do; mask
-        (batch, tokens), 1 = removed; ids_restore (batch, tokens). Source: method.md 1.4.
+        Visible tokens (batch, most kept, width), which of them count (batch, most kept) or None if all do, the mask
+        (batch, tokens) with 1 = removed, and ids_restore (batch, tokens).
+
+    Raises:
+        ValueError: Noise of another shape.
     """
     batch, length, _ = tokens.shape
-    grid = length // rows + rows if time_ratio is not None or mel_ratio is not None else 0
-    places = grid + (length if mask_ratio is not None else 0)
+    grid = length // bands + bands if time_ratio is not None or mel_ratio is not None else 0
+    size = grid + (length if mask_ratio is not None else 0)
     if noise is None:
-        noise = torch.rand(batch, places, dtype=torch.float32, device=tokens.device)
-    elif noise.shape != (batch, places):
-        raise ValueError(f"noise has shape {tuple(noise.shape)}, expected {(batch, places)}: one value per token, or "
-                         "per time column and mel row.")  # fmt: skip
+        noise = torch.rand(batch, size, dtype=torch.float32, device=tokens.device)
+    elif noise.shape != (batch, size):
+        raise ValueError(f"noise has shape {tuple(noise.shape)}, expected {(batch, size)}: one value per token, or "
+                         "per time column and frequency band.")  # fmt: skip
     allowed, kept_of_grid = valid, length
     if grid:
         time_ratio, mel_ratio = time_ratio or 0.0, mel_ratio or 0.0
-        allowed = kept_grid(noise[:, :grid], valid, rows, time_ratio, mel_ratio)
-        kept_of_grid = max(1, int(length // rows * (1 - time_ratio))) * max(1, int(rows * (1 - mel_ratio)))
+        allowed = keep_grid(noise[:, :grid], valid, bands, time_ratio, mel_ratio)
+        kept_of_grid = max(1, int(length // bands * (1 - time_ratio))) * max(1, int(bands * (1 - mel_ratio)))
         allowed = allowed if valid is None else allowed & valid
-    # Without a share of its own, what the grid leaves stays in its order.
+    # Without a mask_ratio, the tokens that the grid leaves keep their order.
     in_order = torch.arange(length, dtype=torch.float32, device=tokens.device).expand(batch, -1)
-    kept, ids_restore = least(in_order if mask_ratio is None else noise[:, grid:], allowed, mask_ratio or 0.0)
-    # A clip without padding keeps this many, and all others fewer. How many these are only the device knows, and a
-    # compiled graph, whose shapes must not depend on values, does not ask it.
+    kept, ids_restore = keep_least(in_order if mask_ratio is None else noise[:, grid:], allowed, mask_ratio or 0.0)
+    # A clip without padding keeps this many, all others fewer. The exact number has to be read from the device, which a
+    # compiled graph, whose shapes must not depend on values, cannot do.
     most = max(1, int(kept_of_grid * (1 - (mask_ratio or 0.0))))
     if valid is not None and not is_tracing(tokens):
         most = int(kept.sum(1).max())
-    places_of = ids_restore.argsort(dim=1)[:, :most]
-    visible = tokens.gather(1, places_of[..., None].expand(-1, -1, tokens.shape[-1]))
+    ids_keep = ids_restore.argsort(dim=1)[:, :most]
+    visible = tokens.gather(1, ids_keep[..., None].expand(-1, -1, tokens.shape[-1]))
     if valid is None:
         return visible, None, (~kept).to(tokens.dtype), ids_restore
-    return visible, kept.gather(1, places_of), (~kept & valid).to(tokens.dtype), ids_restore
+    return visible, kept.gather(1, ids_keep), (~kept & valid).to(tokens.dtype), ids_restore
 
 
 class AudioMAEFixedBuffers(nn.Module):
-    """Buffers that are computed and not learnt. They have their values when `__init__` ends, because transformers skips
-    initialisation at times, and get them again when it initialises what was made on the meta device."""
+    """Buffers that are computed, not learnt.
+
+    They have their values when `__init__` ends, because transformers sometimes skips initialisation, and are computed
+    again when it initialises modules that were made on the meta device.
+    """
 
     def fixed_buffers(self) -> dict[str, torch.Tensor]:
         raise NotImplementedError
@@ -186,7 +217,7 @@ class AudioMAEFixedBuffers(nn.Module):
 
 
 class AudioMAEPatchEmbeddings(nn.Module):
-    """Log-mel (batch, frames, mel bins) to patches (batch, tokens, hidden_size), time-major."""
+    """Projects patches of a log-mel (batch, frames, mel bins) to tokens (batch, tokens, hidden_size), time-major."""
 
     def __init__(self, config: AudioMAEConfig):
         super().__init__()
@@ -223,8 +254,8 @@ class AudioMAEEmbeddings(AudioMAEFixedBuffers):
         self.config = config
         self.patch_embeddings = AudioMAEPatchEmbeddings(config)
         self.cls_token = nn.Parameter(torch.zeros(1, 1, config.hidden_size))
-        # Fixed, yet saved: released checkpoints carry their table, which must win over a computed one. A frozen
-        # parameter would not do, because from_pretrained makes every parameter trainable.
+        # Fixed, yet saved: released checkpoints contain their table, which must replace the computed one. It is no
+        # frozen parameter, because from_pretrained makes every parameter trainable.
         self.register_fixed_buffers()
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
 
@@ -232,9 +263,9 @@ class AudioMAEEmbeddings(AudioMAEFixedBuffers):
         return {"position_embeddings": sincos_position_table(self.config, self.config.hidden_size)}
 
     def forward(self, input_values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Class token (batch, 1, hidden_size) and patch tokens (batch, tokens, hidden_size), positions added.
+        """Returns the class token (batch, 1, hidden_size) and patch tokens (batch, tokens, hidden_size) with positions.
 
-        A shorter input takes the head of the table, which in time-major order gives every token the position it had
+        A shorter input uses the beginning of the table, which in time-major order gives every token the position it had
         in pretraining.
         """
         patches = self.patch_embeddings(input_values.to(self.cls_token.dtype))
@@ -297,7 +328,7 @@ class AudioMAEMLP(nn.Module):
 
 
 class AudioMAEDropPath(nn.Module):
-    """Leaves a residual branch out for a clip with probability `rate` while training (Huang et al. 2016)."""
+    """Skips a residual branch for a clip with probability `rate` during training (Huang et al. 2016)."""
 
     def __init__(self, rate: float):
         super().__init__()
@@ -306,12 +337,12 @@ class AudioMAEDropPath(nn.Module):
     def forward(self, branch: torch.Tensor) -> torch.Tensor:
         if not self.training or self.rate == 0:
             return branch
-        stays = torch.rand(branch.shape[0], 1, 1, dtype=torch.float32, device=branch.device) >= self.rate
-        return branch * stays.to(branch.dtype) / (1 - self.rate)
+        kept = torch.rand(branch.shape[0], 1, 1, dtype=torch.float32, device=branch.device) >= self.rate
+        return branch * kept.to(branch.dtype) / (1 - self.rate)
 
 
 class AudioMAELayer(GradientCheckpointingLayer):
-    """Pre-norm transformer block, of the encoder and of the global decoder."""
+    """Pre-norm transformer layer of the encoder and of the global decoder."""
 
     def __init__(self, config: AudioMAEConfig, width: int, heads: int, intermediate_size: int, drop_path: float = 0.0):
         super().__init__()
@@ -329,7 +360,7 @@ class AudioMAELayer(GradientCheckpointingLayer):
 
 
 class AudioMAEWindowAttention(AudioMAEFixedBuffers):
-    """Swin-V2 attention inside windows: cosine similarity and a continuous relative position bias (method.md 1.5)."""
+    """Swin-V2 attention within windows: cosine similarity and a continuous relative position bias."""
 
     log_offsets: torch.Tensor
 
@@ -348,14 +379,22 @@ class AudioMAEWindowAttention(AudioMAEFixedBuffers):
         self.register_fixed_buffers(persistent=False)
 
     def fixed_buffers(self) -> dict[str, torch.Tensor]:
-        """Signed log-spaced (time, mel) offsets between all pairs of a window's tokens, (window**2, window**2, 2)."""
+        """Signed logarithmic (time, mel) offsets between all pairs of a window's tokens, (window**2, window**2, 2)."""
         axis = torch.arange(self.window, device="cpu")
-        places = torch.cartesian_prod(axis, axis).float()
-        offsets = places[:, None] - places[None]
+        positions = torch.cartesian_prod(axis, axis).float()
+        offsets = positions[:, None] - positions[None]
         return {"log_offsets": offsets.sign() * offsets.abs().log1p()}
 
     def forward(self, hidden_states: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
-        """(windows, window**2, width) and an additive mask that broadcasts to (windows, heads, query, key)."""
+        """Computes attention within windows.
+
+        Args:
+            hidden_states: (windows, window**2, width).
+            mask: Additive, broadcasts to (windows, heads, query, key).
+
+        Returns:
+            (windows, window**2, width).
+        """
         query, key, value = (
             projection(hidden_states).unflatten(-1, (self.heads, -1)).transpose(1, 2)
             for projection in (self.q_proj, self.k_proj, self.v_proj)
@@ -370,7 +409,7 @@ class AudioMAEWindowAttention(AudioMAEFixedBuffers):
 
 
 class AudioMAEWindowLayer(GradientCheckpointingLayer):
-    """Swin-V2 block on a token grid: residual post-norm, windows shifted along time only."""
+    """Swin-V2 layer on a token grid: residual post-norm, windows shifted along time only."""
 
     def __init__(self, config: AudioMAEConfig, shift: int):
         super().__init__()
@@ -382,23 +421,32 @@ class AudioMAEWindowLayer(GradientCheckpointingLayer):
         self.layernorm_after = nn.LayerNorm(width, eps=config.layer_norm_eps)
 
     def split(self, grid: torch.Tensor) -> torch.Tensor:
-        """(batch, time, mel, width) to (batch * windows, window**2, width)."""
+        """Splits (batch, time, mel, width) into windows (batch * windows, window**2, width)."""
         side = self.window
         return grid.unflatten(2, (-1, side)).unflatten(1, (-1, side)).transpose(2, 3).flatten(3, 4).flatten(0, 2)
 
     def join(self, windows: torch.Tensor, batch: int, time: int) -> torch.Tensor:
+        """Inverse of [`split`]."""
         side = self.window
         windows = windows.unflatten(0, (batch, time // side, -1)).unflatten(3, (side, side))
         return windows.transpose(2, 3).flatten(3, 4).flatten(1, 2)
 
     def forward(self, grid: torch.Tensor, valid: torch.Tensor | None) -> torch.Tensor:
-        """grid: (batch, time, mel, width), time a multiple of the window; valid: (batch, time, mel) bool or None."""
+        """Computes the layer.
+
+        Args:
+            grid: (batch, time, mel, width), time a multiple of the window.
+            valid: (batch, time, mel) bool or None.
+
+        Returns:
+            (batch, time, mel, width).
+        """
         batch, time = grid.shape[:2]
-        # Shifted even where one window would see all there is: a clip is decoded alike alone and in a longer batch.
+        # Shifted even if one window covers the clip, so that a clip is decoded equally alone and in a longer batch.
         shift = self.shift
         rolled, mask = grid.roll(-shift, dims=1), None
         if shift:
-            # Tokens wrapped from the head of the clip to its end form a region of their own there.
+            # Tokens shifted circularly from the beginning of the clip to its end form a separate region there.
             region = (torch.arange(time, device=grid.device) >= time - shift).float()
             region = self.split(region[None, :, None, None].expand(1, -1, grid.shape[2], 1))
             mask = (region != region.transpose(1, 2)).float().mul(WRAPPED).repeat(batch, 1, 1)[:, None]
@@ -412,23 +460,23 @@ class AudioMAEWindowLayer(GradientCheckpointingLayer):
 
 
 class AudioMAEDecoder(AudioMAEFixedBuffers):
-    """Visible tokens back to the patches of the whole clip (method.md 1.5)."""
+    """Predicts the patches of the whole clip from the visible tokens."""
 
     position_embeddings: torch.Tensor
 
     def __init__(self, config: AudioMAEConfig):
         super().__init__()
         self.config = config
-        width, blocks = config.decoder_hidden_size, range(config.decoder_num_hidden_layers)
+        width, layers = config.decoder_hidden_size, range(config.decoder_num_hidden_layers)
         self.embed = nn.Linear(config.hidden_size, width)
         self.mask_token = nn.Parameter(torch.zeros(1, 1, width))
         self.register_fixed_buffers()
         if config.decoder_type == "local":
             shift = config.decoder_window_size // 2
-            self.layers = nn.ModuleList(AudioMAEWindowLayer(config, shift * (i % 2)) for i in blocks)
+            self.layers = nn.ModuleList(AudioMAEWindowLayer(config, shift * (i % 2)) for i in layers)
         else:
             heads, inner = config.decoder_num_attention_heads, config.decoder_intermediate_size
-            self.layers = nn.ModuleList(AudioMAELayer(config, width, heads, inner) for _ in blocks)
+            self.layers = nn.ModuleList(AudioMAELayer(config, width, heads, inner) for _ in layers)
         self.layernorm = nn.LayerNorm(width, eps=config.layer_norm_eps)
         self.predict = nn.Linear(width, config.patch_size**2)
         if config.contrastive_weight:
@@ -444,8 +492,18 @@ class AudioMAEDecoder(AudioMAEFixedBuffers):
         ids_restore: torch.Tensor,
         valid: torch.Tensor | None,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Encoder output (batch, 1 + visible, hidden_size) to predicted patches (batch, tokens, patch_size**2) and, of
-        the joint objective, the vectors that the right patch has the largest dot product with, of the same shape."""
+        """Predicts every patch.
+
+        Args:
+            last_hidden_state: Encoder output (batch, 1 + visible, hidden_size).
+            mask: (batch, tokens), 1 = removed.
+            ids_restore: (batch, tokens), as in [`AudioMAEModelOutput`].
+            valid: (batch, tokens) bool or None.
+
+        Returns:
+            Predicted patches (batch, tokens, patch_size**2) and, for the joint objective, the second prediction of the
+            same shape, whose dot product with the correct patch is trained to be the largest; else None.
+        """
         hidden = self.embed(last_hidden_state)
         cls, patches = hidden[:, :1], hidden[:, 1:]
         length, width = ids_restore.shape[1], hidden.shape[2]
@@ -466,24 +524,24 @@ class AudioMAEDecoder(AudioMAEFixedBuffers):
         return self.predict(patches), self.match(patches) if self.config.contrastive_weight else None
 
     def forward_local(self, patches: torch.Tensor, valid: torch.Tensor | None) -> torch.Tensor:
-        """Window blocks need whole windows: the grid is padded in time, masked there, and cut again."""
-        mel_rows = self.config.grid_size[1]
-        grid = patches.unflatten(1, (-1, mel_rows))
+        """Pads the grid in time to whole windows, masks the padding, and cuts it off again."""
+        bands = self.config.grid_size[1]
+        grid = patches.unflatten(1, (-1, bands))
         time = grid.shape[1]
         missing = -time % self.config.decoder_window_size
         if missing:
             valid = torch.ones_like(patches[..., 0], dtype=torch.bool) if valid is None else valid
             grid = F.pad(grid, (0, 0, 0, 0, 0, missing))
-        grid_valid = None if valid is None else F.pad(valid.unflatten(1, (-1, mel_rows)), (0, 0, 0, missing))
+        grid_valid = None if valid is None else F.pad(valid.unflatten(1, (-1, bands)), (0, 0, 0, missing))
         for layer in self.layers:
             grid = layer(grid, grid_valid)
         return grid[:, :time].flatten(1, 2)
 
 
 def encoder_attention_mask(config: AudioMAEConfig, hidden_states: torch.Tensor, valid: torch.Tensor | None) -> Any:
-    """Mask for the attention interface from the valid patch tokens (batch, tokens); the class token always counts.
+    """Makes the attention mask from the valid patch tokens (batch, tokens); the class token is always valid.
 
-    It is None where nothing is padded, so that the fast path without a mask is taken.
+    It is None without padding, so that attention takes its fast path.
     """
     if valid is not None:
         valid = F.pad(valid, (1, 0), value=True)
@@ -491,8 +549,10 @@ def encoder_attention_mask(config: AudioMAEConfig, hidden_states: torch.Tensor, 
 
 
 class AudioMAEWhitening(AudioMAEFixedBuffers):
-    """A fixed affine map (batch, width) to (batch, size); cuts off what is beyond `size` until it is fitted
-    (`uamix_hf.fit_whitening`)."""
+    """Fixed affine map (batch, width) to (batch, size), which `uamix_hf.fit_whitening` fits.
+
+    Until then it keeps the first `size` dimensions.
+    """
 
     mean: torch.Tensor
     matrix: torch.Tensor
@@ -509,7 +569,7 @@ class AudioMAEWhitening(AudioMAEFixedBuffers):
         }
 
     def forward(self, pooled: torch.Tensor) -> torch.Tensor:
-        # Directions of little spread are scaled up: rounding of the others would drown them in half precision.
+        # Directions of little variance are scaled up; in half precision, rounding of the others would exceed them.
         with torch.autocast(pooled.device.type, enabled=False):
             whitened = (pooled.float() - self.mean.float()) @ self.matrix.float()
         return whitened.to(self.matrix.dtype)
@@ -521,9 +581,9 @@ class AudioMAEPreTrainedModel(PreTrainedModel):
     main_input_name = "input_values"
     input_modalities = ["audio"]
     supports_gradient_checkpointing = True
-    # Our losses are means over the batch; the Trainer must divide them by its accumulation steps (method.md 4.14).
+    # The losses are means over the batch, so the Trainer must divide them by its accumulation steps.
     accepts_loss_kwargs = False
-    # Any number of frames up to max_length, with a frame-level attention_mask: read by uamix_hf's encoder contract.
+    # Any number of frames up to max_length with a frame-level attention_mask; read by uamix_hf.training.encoders.
     variable_length = True
     _no_split_modules = ["AudioMAEEmbeddings", "AudioMAELayer", "AudioMAEWindowLayer"]
     _supports_sdpa = True
@@ -534,7 +594,7 @@ class AudioMAEPreTrainedModel(PreTrainedModel):
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
-        """Audio-MAE's initialisation (method.md 1.3), and every tensor that a checkpoint may lack."""
+        """Initialises as Audio-MAE does (arXiv 2207.06405), including every tensor that a checkpoint may lack."""
         super()._init_weights(module)
         std = self.config.initializer_range
         if isinstance(module, AudioMAEClassifier):
@@ -556,8 +616,10 @@ class AudioMAEPreTrainedModel(PreTrainedModel):
             module.reset_fixed_buffers()
 
     def save_pretrained(self, save_directory: str | os.PathLike, *args, **kwargs) -> None:
-        """As in transformers; `auto_map` names every class, whichever of them is saved, so that a folder loads through
-        any Auto class with `trust_remote_code=True` where this package is absent."""
+        """Saves as in transformers, with an `auto_map` of every class, whichever of them is saved.
+
+        So a folder loads through any Auto class with `trust_remote_code=True` without this package.
+        """
         self.config.auto_map = {
             "AutoConfig": "configuration_audio_mae.AudioMAEConfig",
             "AutoModel": "modeling_audio_mae.AudioMAEModel",
@@ -569,7 +631,7 @@ class AudioMAEPreTrainedModel(PreTrainedModel):
 
 
 class AudioMAEModel(AudioMAEPreTrainedModel):
-    """The encoder. It never drops a token unless `mask_ratio` is given to `forward`."""
+    """The encoder. It drops tokens only if `forward` is given a ratio."""
 
     _keys_to_ignore_on_load_unexpected = [r"^decoder\.", r"^classifier\."]
 
@@ -588,13 +650,17 @@ class AudioMAEModel(AudioMAEPreTrainedModel):
         self.post_init()
 
     def token_mask(self, attention_mask: torch.Tensor | None, input_values: torch.Tensor) -> torch.Tensor | None:
-        """Valid tokens (batch, tokens) bool of a frame-level mask, or None where nothing is padded."""
+        """Converts a frame-level mask to valid tokens (batch, tokens) bool, or None without padding.
+
+        Raises:
+            ValueError: A mask of another shape, or all 0 for a clip.
+        """
         if attention_mask is None:
             return None
         if attention_mask.shape != input_values.shape[:2]:
             raise ValueError(
                 f"attention_mask has shape {tuple(attention_mask.shape)}, expected {tuple(input_values.shape[:2])}: "
-                "one value per frame (1 = sound, 0 = padding)."
+                "one value per frame (1 = audio, 0 = padding)."
             )
         valid = frames_to_tokens(attention_mask, self.config)
         if is_tracing(valid):
@@ -618,39 +684,41 @@ class AudioMAEModel(AudioMAEPreTrainedModel):
         noise: torch.Tensor | None = None,
         **kwargs,
     ) -> AudioMAEModelOutput:
-        """
+        """Encodes log-mel spectrograms.
+
         Args:
             input_values (`(batch, frames, num_mel_bins)`): Normalised log-mel, float; frames a multiple of
                 `patch_size`, at most `max_length`.
-            attention_mask (`(batch, frames)`, *optional*): 1 = sound, 0 = padding. Tokens of padding neither attend,
+            attention_mask (`(batch, frames)`, *optional*): 1 = audio, 0 = padding. Tokens of padding neither attend,
                 nor are attended to, nor count in the pooled mean.
-            mask_ratio (`float`, *optional*): Share of each clip's tokens to drop before the blocks.
-            mask_time_ratio, mask_mel_ratio (`float`, *optional*): Shares of each clip's time columns and mel rows to
-                drop first, whole.
-            noise (*optional*): What has least noise is kept; makes dropping reproducible. `(batch, tokens)` with
-                `mask_ratio`; one value per time column and mel row, `(batch, columns + rows)`, with the other two; both
-                side by side where all are given.
+            mask_ratio (`float`, *optional*): Fraction of each clip's tokens to drop before the layers.
+            mask_time_ratio (`float`, *optional*): Fraction of each clip's time columns to drop first.
+            mask_mel_ratio (`float`, *optional*): Fraction of each clip's frequency bands to drop first.
+            noise (*optional*): The entries of least noise are kept; makes dropping reproducible. `(batch, tokens)` with
+                `mask_ratio`; `(batch, columns + bands)` with one or both of the others; concatenated in the order
+                columns, bands, tokens with all.
+            **kwargs: `output_hidden_states` and `output_attentions`, as in transformers.
 
         Raises:
-            InputTooLongError: more than `max_length` frames.
-            ValueError: wrong shapes, a clip that is padding throughout, or `noise` without a share to drop.
-            TypeError: an argument that is none of these, nor of the outputs that transformers collects.
+            InputTooLongError: More than `max_length` frames.
+            ValueError: Wrong shapes, a clip that is all padding, or `noise` without a ratio.
+            TypeError: An unknown argument.
         """
         collected = {f"output_{name}" for name in self._can_record_outputs}
-        # What is switched off asks for nothing: exporters and PEFT pass such arguments to every model.
-        asked = [name for name, value in kwargs.items() if value is not None and value is not False]
-        if unknown := [name for name in asked if name not in collected]:
+        # None and False request nothing: exporters and PEFT pass such arguments to every model.
+        requested = [name for name, value in kwargs.items() if value is not None and value is not False]
+        if unknown := [name for name in requested if name not in collected]:
             raise TypeError(f"{type(self).__name__} has no argument {', '.join(unknown)}.")
-        shares = (mask_ratio, mask_time_ratio, mask_mel_ratio)
-        drops = any(share is not None for share in shares)
+        ratios = (mask_ratio, mask_time_ratio, mask_mel_ratio)
+        drops = any(ratio is not None for ratio in ratios)
         if noise is not None and not drops:
             raise ValueError("noise orders the tokens to drop: it needs mask_ratio, mask_time_ratio or mask_mel_ratio.")
         cls, patches = self.embeddings(input_values)
         visible = self.token_mask(attention_mask, input_values)
         mask = ids_restore = None
         if drops:
-            rows = self.config.grid_size[1]
-            patches, visible, mask, ids_restore = drop_tokens(patches, visible, rows, *shares, noise)
+            bands = self.config.grid_size[1]
+            patches, visible, mask, ids_restore = drop_tokens(patches, visible, bands, *ratios, noise)
         hidden_states = torch.cat([cls, patches], dim=1)
         token_mask = encoder_attention_mask(self.config, hidden_states, visible)
         for layer in self.layers:
@@ -670,7 +738,10 @@ class AudioMAEModel(AudioMAEPreTrainedModel):
         attention_mask: torch.Tensor | None,
         ids_restore: torch.Tensor | None,
     ) -> torch.Tensor:
-        """(batch, pooled_size). Sums are at least float32, also under autocast: those of float16 end at 65504."""
+        """Pools the tokens to (batch, pooled_size).
+
+        Sums are at least float32, also under autocast, because float16 ends at 65504.
+        """
         if self.config.pooling == "cls":
             return hidden_states[:, 0]
         patches = hidden_states[:, 1:].to(torch.promote_types(hidden_states.dtype, torch.float32))
@@ -691,20 +762,20 @@ class AudioMAEModel(AudioMAEPreTrainedModel):
         attention_mask: torch.Tensor | None,
         ids_restore: torch.Tensor | None,
     ) -> torch.Tensor:
-        """Mean over time of each mel row, lowest row first, (batch, mel rows * hidden_size).
+        """Averages each frequency band over time, lowest band first: (batch, bands * hidden_size).
 
-        A token counts as much as it has frames of sound: of a short word, the last one may be padding for the most
-        part. A row of which every token was dropped gets the mean of all rows. `patches` are at least float32.
+        A token is weighted by its frames of audio, because the last one of a short clip may be mostly padding. A band
+        whose tokens were all dropped gets the mean of all bands. `patches` are at least float32.
         """
         batch, tokens, _ = patches.shape
-        rows, side = self.config.grid_size[1], self.config.patch_size
-        place = torch.arange(tokens, device=patches.device).expand(batch, -1)
+        bands, side = self.config.grid_size[1], self.config.patch_size
+        position = torch.arange(tokens, device=patches.device).expand(batch, -1)
         if ids_restore is not None:  # tokens are shuffled
-            place = ids_restore.argsort(dim=1)[:, :tokens]
-        weight = F.one_hot(place % rows, rows).to(patches.dtype)
+            position = ids_restore.argsort(dim=1)[:, :tokens]
+        weight = F.one_hot(position % bands, bands).to(patches.dtype)
         if attention_mask is not None:
-            sound = attention_mask.to(patches.dtype).unflatten(1, (-1, side)).mean(dim=2)
-            weight = weight * sound.gather(1, place // rows)[..., None]
+            audio = attention_mask.to(patches.dtype).unflatten(1, (-1, side)).mean(dim=2)
+            weight = weight * audio.gather(1, position // bands)[..., None]
         if visible is not None:
             weight = weight * visible[..., None]
         sums, counts = weight.transpose(1, 2) @ patches, weight.sum(dim=1)[..., None]
@@ -713,7 +784,7 @@ class AudioMAEModel(AudioMAEPreTrainedModel):
 
 
 class AudioMAEForPreTraining(AudioMAEPreTrainedModel):
-    """Encoder and decoder, trained to paint in the log-mel patches that were removed."""
+    """Encoder and decoder, trained to reconstruct the removed log-mel patches."""
 
     def __init__(self, config: AudioMAEConfig):
         super().__init__(config)
@@ -722,13 +793,16 @@ class AudioMAEForPreTraining(AudioMAEPreTrainedModel):
         self.post_init()
 
     def patchify(self, input_values: torch.Tensor) -> torch.Tensor:
-        """(batch, frames, mel bins) to (batch, tokens, patch_size**2), values in order (frame, mel bin), float32."""
+        """Splits (batch, frames, mel bins) into float32 patches (batch, tokens, patch_size**2).
+
+        The values of a patch are in order (frame, mel bin).
+        """
         side = self.config.patch_size
         patches = input_values.float().unflatten(2, (-1, side)).unflatten(1, (-1, side)).transpose(2, 3)
         return patches.flatten(3, 4).flatten(1, 2)
 
     def targets(self, input_values: torch.Tensor) -> torch.Tensor:
-        """What is to be predicted, (batch, tokens, patch_size**2): patches, standardised each with `norm_pix_loss`."""
+        """Target patches (batch, tokens, patch_size**2) float32, each standardised if `norm_pix_loss`."""
         target = self.patchify(input_values)
         if self.config.norm_pix_loss:
             variance, mean = torch.var_mean(target, dim=-1, keepdim=True)
@@ -736,18 +810,18 @@ class AudioMAEForPreTraining(AudioMAEPreTrainedModel):
         return target
 
     def reconstruction_loss(self, target: torch.Tensor, logits: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        """Squared error of each patch, averaged over the removed ones of the batch (method.md 1.6)."""
+        """Squared error of each patch, averaged over the removed ones of the batch."""
         error = (logits.float() - target).square().mean(dim=-1)
         return (error * mask).sum() / mask.float().sum().clamp_min(1)
 
     def contrastive_loss(self, target: torch.Tensor, matches: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        """Cross-entropy of finding each removed patch among the removed ones of its clip, averaged over the batch."""
+        """InfoNCE loss: identifies each removed patch among the removed ones of its clip, averaged over the batch."""
         with torch.autocast(matches.device.type, enabled=False):
             similarity = matches.float() @ target.transpose(1, 2)
-        # Finite, so that rows of visible patches, which do not count, have no NaN for a gradient.
+        # Finite, so that rows of visible patches, which do not count, have no NaN gradient.
         similarity = similarity.masked_fill(mask[:, None] == 0, torch.finfo(similarity.dtype).min)
-        surprise = similarity.logsumexp(dim=2) - similarity.diagonal(dim1=1, dim2=2)
-        return torch.where(mask > 0, surprise, 0).sum() / mask.float().sum().clamp_min(1)
+        loss = similarity.logsumexp(dim=2) - similarity.diagonal(dim1=1, dim2=2)
+        return torch.where(mask > 0, loss, 0).sum() / mask.float().sum().clamp_min(1)
 
     @can_return_tuple
     def forward(
@@ -758,18 +832,21 @@ class AudioMAEForPreTraining(AudioMAEPreTrainedModel):
         return_loss: bool = True,
         **kwargs,
     ) -> AudioMAEForPreTrainingOutput:
-        """
+        """Masks, encodes and reconstructs log-mel spectrograms.
+
         Args:
-            input_values, attention_mask: As in [`AudioMAEModel.forward`]; padding is never predicted.
+            input_values (`(batch, frames, num_mel_bins)`): As in [`AudioMAEModel.forward`].
+            attention_mask (`(batch, frames)`, *optional*): As there; padding is never predicted.
             noise (*optional*): As there, for `config.mask_type`.
             return_loss (`bool`): Whether to compute the loss.
+            **kwargs: As there.
         """
         config = self.config
         if config.mask_type == "unstructured":
-            shares = {"mask_ratio": config.mask_ratio}
+            ratios = {"mask_ratio": config.mask_ratio}
         else:
-            shares = {"mask_time_ratio": config.mask_time_ratio, "mask_mel_ratio": config.mask_mel_ratio}
-        encoded = self.audio_mae(input_values, attention_mask, noise=noise, **shares, **kwargs)
+            ratios = {"mask_time_ratio": config.mask_time_ratio, "mask_mel_ratio": config.mask_mel_ratio}
+        encoded = self.audio_mae(input_values, attention_mask, noise=noise, **ratios, **kwargs)
         valid = self.audio_mae.token_mask(attention_mask, input_values)
         logits, matches = self.decoder(encoded.last_hidden_state, encoded.mask, encoded.ids_restore, valid)
         loss = reconstruction = contrastive = None
@@ -792,11 +869,11 @@ class AudioMAEForPreTraining(AudioMAEPreTrainedModel):
 
 
 class AudioMAEClassifier(nn.Linear):
-    """A linear layer of a class of its own: transformers initialises leaf by leaf, and this one starts near zero."""
+    """Linear classification head. It has its own class because its initialisation, near zero, differs."""
 
 
 class AudioMAEForAudioClassification(AudioMAEPreTrainedModel):
-    """The encoder and a linear layer on its pooled output: single-label, multi-label or regression."""
+    """Encoder with a linear head on its pooled output: single-label, multi-label or regression."""
 
     _keys_to_ignore_on_load_unexpected = [r"^decoder\."]
 
@@ -808,14 +885,14 @@ class AudioMAEForAudioClassification(AudioMAEPreTrainedModel):
         self.post_init()
 
     def patchout(self) -> dict[str, float]:
-        """Shares of tokens to leave out while training, those above 0 (method.md 1.7)."""
+        """Ratios of [`AudioMAEModel.forward`] during training, those above 0."""
         config = self.config
-        shares = {
+        ratios = {
             "mask_ratio": config.patchout_ratio,
             "mask_time_ratio": config.patchout_time_ratio,
             "mask_mel_ratio": config.patchout_mel_ratio,
         }
-        return {name: share for name, share in shares.items() if share > 0}
+        return {name: ratio for name, ratio in ratios.items() if ratio > 0}
 
     @can_return_tuple
     def forward(
@@ -825,14 +902,17 @@ class AudioMAEForAudioClassification(AudioMAEPreTrainedModel):
         labels: torch.Tensor | None = None,
         **kwargs,
     ) -> SequenceClassifierOutput:
-        """
+        """Classifies log-mel spectrograms.
+
         Args:
-            input_values, attention_mask: As in [`AudioMAEModel.forward`].
-            labels (*optional*): `(batch,)` class numbers (cross-entropy), `(batch, num_labels)` float 0/1 (binary
-                cross-entropy), or float targets where `num_labels` is 1 (squared error); see `problem_type`.
+            input_values (`(batch, frames, num_mel_bins)`): As in [`AudioMAEModel.forward`].
+            attention_mask (`(batch, frames)`, *optional*): As there.
+            labels (*optional*): `(batch,)` class indices (cross-entropy), `(batch, num_labels)` float 0/1 (binary
+                cross-entropy), or float targets if `num_labels` is 1 (squared error); see `problem_type`.
+            **kwargs: As there.
         """
-        shares = self.patchout() if self.training else {}
-        encoded = self.audio_mae(input_values, attention_mask, **{**shares, **kwargs})
+        ratios = self.patchout() if self.training else {}
+        encoded = self.audio_mae(input_values, attention_mask, **{**ratios, **kwargs})
         logits = self.classifier(encoded.pooler_output)
         loss = None if labels is None else self.loss_function(labels, logits.float(), self.config)
         return SequenceClassifierOutput(
