@@ -2,15 +2,16 @@
 # make test          sets up, runs the tests but the slow ones (under 6 minutes on 2 cores), as many at once as there are cores
 # make test-all      all tests
 # make test-minimum  all tests, with the oldest versions of dependencies that setup.cfg allows, in .venv-minimum
-# make bench         sets up, measures speed and memory against others (15 minutes), writes the table into README.md
-# make check         sets up, runs ruff, mypy and import-linter, which holds the layers of pyproject.toml
+# make bench         sets up, measures speed and memory against others (15 minutes), writes the tables of docs/performance.md
+# make docs          sets up, builds the documentation's site in site/, and stops at broken links
+# make check         sets up, runs ruff, mypy and import-linter, which holds the layers of pyproject.toml, and make docs
 
 VENV ?= .venv
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 UAMIX_SHARED ?= ../shared
 export UAMIX_SHARED
-# test,torchcodec also tests m4a and aac; that takes FFmpeg's libraries.
-EXTRAS ?= test
+# test,docs,torchcodec also tests m4a and aac; that takes FFmpeg's libraries.
+EXTRAS ?= test,docs
 
 # make demo DATA=folder TRAIN="fold=1,2,3" TEST="fold=4,5" LABEL=label GROUP=src_file
 DATA ?=
@@ -22,7 +23,7 @@ OUTPUT ?= demo_output
 
 BENCHMARKS = encoder pretraining tuning features pipeline utilisation neighbour_queue scaling memory modes
 
-.PHONY: setup demo test test-all test-minimum bench check code clean
+.PHONY: setup demo test test-all test-minimum bench docs check code clean
 
 $(VENV)/.installed: setup.cfg pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -57,7 +58,10 @@ bench: setup
 	for name in $(BENCHMARKS); do $(VENV)/bin/python benchmarks/$$name.py || exit 1; done
 	$(VENV)/bin/python benchmarks/table.py
 
-check: setup
+docs: setup
+	$(VENV)/bin/zensical build --strict --clean
+
+check: setup docs
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
@@ -70,4 +74,4 @@ code:
 	for folder in model_cards/*/; do cp $(addprefix uamix_hf/models/audio_mae/,$(TRAVELLING)) $$folder; done
 
 clean:
-	rm -rf $(VENV) .venv-all .venv-minimum demo_output build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) .venv-all .venv-minimum demo_output build dist site .cache *.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -1,4 +1,4 @@
-"""Clips that the encoder reads in a second, against transformers' ASTModel of the same width, depth and heads.
+"""Clips that the encoder reads in a second, against transformers' ASTModel of the same hidden size, layers and heads.
 
 Both cut 16 x 16 patches without overlap, attend through SDPA, and keep no gradients. AST takes 1024 frames whatever a
 clip's length, so shorter clips are padded to it; ours pads to whole patches. Where both read 1024 frames, they have the
@@ -60,7 +60,7 @@ def main() -> None:
     size, batch = (SMALL, 2) if args.small else (BASE, 8)
     with torch.no_grad():
         seconds = interleaved(sides(size, batch), args.repeats)
-    shape = f"{size['num_hidden_layers']} blocks of width {size['hidden_size']}, batch of {batch}"
+    shape = f"{size['num_hidden_layers']} layers, hidden size {size['hidden_size']}, batch of {batch}"
     rows = [
         ratio_row(f"{name}, {shape}", {"ours": seconds[name], PEER: seconds[PEER]}, batch, "clips", BARS.get(name))
         for name in FRAMES

@@ -1,9 +1,9 @@
-"""Speed on a GPU, in one run: encoder, steps of pretraining and of tuning in bfloat16, compiled and not, as shares of
-the rate of a large matrix product measured in turns with them; log-mels computed on the device; waiting for data.
+"""Speed on a GPU, in one run: encoder, steps of pretraining and of tuning in bfloat16, compiled and not, as fractions
+of the rate of a large matrix product measured in turns with them; log-mels computed on the device; waiting for data.
 
 Base preset, batches of 64 clips of 10 s, weights in float32 under autocast. Operations are counted as in
 utilisation.py; tuning is our default recipe with views as long as the clip. Ends with a section for
-docs/performance.md. `--small` runs on a CPU as well, to test the script: those are no figures of a GPU.
+docs/performance.md. `--small` runs on a CPU as well, to test the script: those are not results of a GPU.
 
     python benchmarks/gpu.py
 """
@@ -146,7 +146,7 @@ def model_rows(args: BenchmarkArguments, sizes: Sizes, device: torch.device) -> 
     }
     rates = {name: [counts[name] / one for one in taken] for name, taken in seconds.items()}
     return [
-        share_row(f"{name}, share of the rate of a matrix product", name, sizes.clips, seconds, rates, bars[name])
+        share_row(f"{name}, fraction of the rate of a matrix product", name, sizes.clips, seconds, rates, bars[name])
         for name in sides
         if name != "product"
     ], failures
@@ -167,7 +167,7 @@ def share_row(
 
 
 def feature_rows(args: BenchmarkArguments, sizes: Sizes, device: torch.device) -> list[Row]:
-    """Seconds of sound that become log-mels in a second."""
+    """Seconds of audio that become log-mels in a second."""
     extractor = AudioMAEFeatureExtractor()
     rng = np.random.default_rng(0)
     waves = [0.1 * rng.standard_normal(sizes.seconds * RATE, np.float32) for _ in range(sizes.clips)]
@@ -183,7 +183,7 @@ def feature_rows(args: BenchmarkArguments, sizes: Sizes, device: torch.device) -
         times = [sizes.steps * sizes.clips * sizes.seconds / one for one in taken]
         middle = statistics.median(times)
         case = f"log-mels on the device, of {name}"
-        rows.append(Row(case, f"{middle:,.0f} s of sound/s", "real time", middle, min(times), max(times), REAL_TIME))
+        rows.append(Row(case, f"{middle:,.0f} s of audio/s", "real time", middle, min(times), max(times), REAL_TIME))
     return rows
 
 
@@ -215,7 +215,7 @@ def waiting_row(args: BenchmarkArguments, sizes: Sizes, device: torch.device, fo
         for name in ("waited", "seconds")
     )
     return Row(
-        f"share of time waiting for data, tuning from FLAC files, {sizes.workers} workers",
+        f"fraction of time waiting for data, tuning from FLAC files, {sizes.workers} workers",
         f"{1000 * waited:.3g} ms a batch",
         f"{1000 * step_seconds:.4g} ms a step",
         statistics.median(shares),
@@ -230,9 +230,9 @@ def section(name: str, small: bool, sizes: Sizes, rows: Sequence[Row], failures:
     """Markdown for docs/performance.md."""
     what = f"Base preset, {sizes.clips} clips of {sizes.seconds} s, bfloat16 autocast"
     if small:
-        what = "**These are no figures of a GPU**: tiny sizes, which show that the script runs"
-    lines = [f"### {name}", "", f"{what}, torch {torch.__version__}; median of all rounds [least, largest].", ""]
-    lines += [markdown_row(HEADS[1:]), "|" + "---|" * len(HEADS[1:])]
+        what = "**These are not results of a GPU**: tiny sizes, which show that the script runs"
+    lines = [f"### {name}", "", f"{what}, torch {torch.__version__}; median over the rounds [min, max].", ""]
+    lines += [markdown_row(HEADS), "|" + "---|" * len(HEADS)]
     lines += [markdown_row(row_cells(asdict(row) | {"reached": row.reached})) for row in rows]
     return "\n".join([*lines, *(f"\n{failure}." for failure in failures)])
 

@@ -2,11 +2,12 @@
 
 What is counted: by how much the resident memory of a process at its highest (`ru_maxrss`) exceeds what it held when the
 step began, over the number of clips: activations, gradients and whatever comes and goes. What is not: code, weights,
-the state of AdamW, the support set and the batch, which are there before. Every measurement has a process of its own,
-whose first step, on two clips of a fraction of a second, has set all that up; and memory that is freed goes back at
-once, so that the peak is what is alive. Our views are as long as the clip, the longest that cropping can leave, since
-the step that needs most decides. The plain step is given its views ready-made, padded to 1024 frames, whatever the
-clip. Clips of 10 s, width of the base preset with 2 blocks, the heads whole. At most 3 rounds: it hardly varies.
+the state of AdamW, the neighbour queue and the batch, which are there before. Every measurement has a process of its
+own, whose first step, on two clips of a fraction of a second, has set all that up; and memory that is freed goes back
+at once, so that the peak is what is alive. Our views are as long as the clip, the longest that cropping can leave,
+since the step that needs most decides. The plain step is given its views ready-made, padded to 1024 frames, whatever
+the clip. Clips of 10 s, hidden size of the base preset with 2 layers, the heads whole. At most 3 rounds: it hardly
+varies.
 
 python benchmarks/memory.py
 """

@@ -1,8 +1,8 @@
 """What a run may choose, against itself in plain float32: bfloat16 autocast, and torch.compile.
 
 The encoder's forward pass without gradient, and a step of tuning at our default recipe with views as long as the clip;
-heads and loss stay in float32 under autocast. Width of the base preset with 2 blocks, clips of 10 s. Compiling happens
-in the rounds that are not timed.
+heads and loss stay in float32 under autocast. Hidden size of the base preset with 2 layers, clips of 10 s. Compiling
+happens in the rounds that are not timed.
 
 python benchmarks/modes.py
 """

@@ -1,9 +1,9 @@
-"""What a support set of 65,536 keys of 256 numbers costs, against a step of tuning without one (queue_size=0).
+"""What a neighbour queue of 65,536 keys of 256 dimensions costs, against a step of tuning without one (queue_size=0).
 
-Two whole steps differ by chance by more than that, so the bar is on what the support set itself does in a step (two
-searches and one writing), as a share of the step without; the whole steps are there to show that nothing is left out.
-Default recipe, but views as long as the clip, so that every step does the same work. Width of the base preset with 3
-blocks: with all 12 the share would be smaller still.
+Two whole steps differ by chance by more than that, so the bar is on what the neighbour queue itself does in a step (two
+searches and one writing), as a fraction of the step without; the whole steps are there to show that nothing is omitted.
+Default recipe, but views as long as the clip, so that every step does the same work. Hidden size of the base preset, 3
+layers: with all 12 the fraction would be smaller still.
 
 python benchmarks/neighbour_queue.py
 """
@@ -23,7 +23,7 @@ LAYERS, CLIPS, SECONDS = 3, 8, 10
 
 
 def own_work(model: UaMixForContrastiveTuning, clips: int) -> Callable[[], None]:
-    """What a step does with the support set: look the two views up, store one."""
+    """What a step does with the neighbour queue: look the two views up, store one."""
     queue, topk = model.neighbour_queue, model.config.topk
     target_a, target_b = F.normalize(torch.randn(2, clips, queue.keys.shape[1]), dim=-1)
     ids = torch.arange(clips)
@@ -57,12 +57,12 @@ def main() -> None:
         args.repeats,
     )
     places, width = with_set.neighbour_queue.keys.shape
-    case = f"support set of {places:,} x {width}, {describe(with_set, CLIPS, SECONDS)}"
+    case = f"neighbour queue of {places:,} x {width}, {describe(with_set, CLIPS, SECONDS)}"
     rows = [
-        share_row(f"share of a step, {case}", seconds["alone"], seconds["without"], 0.02),
+        share_row(f"fraction of a step, {case}", seconds["alone"], seconds["without"], 0.02),
         share_row(f"whole step, {case}", seconds["with"], seconds["without"]),
     ]
-    report("neighbour_queue", "the same step without support set", rows, args)
+    report("neighbour_queue", "the same step without neighbour queue", rows, args)
 
 
 if __name__ == "__main__":

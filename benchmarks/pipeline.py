@@ -1,8 +1,9 @@
 """Tuning from files against tuning from memory: what reading, decoding and log-mels cost.
 
-The same steps, at the default recipe and the base preset's width with 2 blocks, on FLAC files in the package's own way
-(`prepare` with its cache, the trainer's loader) and on the same batches already in memory. A first epoch decodes files
-and computes log-mels, a second reads the cache; files of either kind are in the system's memory, not read from a disk.
+The same steps, at the default recipe and base preset's hidden size with 2 layers, on FLAC files in the package's own
+way (`prepare` with its cache, the trainer's loader) and on the same batches already in memory. A first epoch decodes
+files and computes log-mels, a second reads the cache; files of either kind are in the system's memory, not read from a
+disk.
 
     python benchmarks/pipeline.py
 """
@@ -122,17 +123,17 @@ def measure(args: BenchmarkArguments, folder: Path) -> list[Row]:
     )
     shares, waiting, steps = zip(*waits[1:], strict=True)  # the first round warms up
     (shortest, longest), width = sizes.seconds, model.encoder.config.hidden_size
-    what = f"{sizes.clips} clips of {shortest:g} to {longest:g} s, width {width}, {LAYERS} blocks"
+    what = f"{sizes.clips} clips of {shortest:g} to {longest:g} s, hidden size {width}, {LAYERS} layers"
     sound = sizes.clips * (shortest + longest) / 2
 
     def compared(name: str, case: str, bar: float | None = None) -> Row:
-        return ratio_row(case, {side: seconds[side] for side in (name, "memory")}, sound, "s of sound", bar)
+        return ratio_row(case, {side: seconds[side] for side in (name, "memory")}, sound, "s of audio", bar)
 
     return [
         compared("second", f"second epoch, {what}", 0.95),
         compared("first", f"first epoch, which decodes, {what}"),
         Row(
-            "share of time waiting for data, second epoch",
+            "fraction of time waiting for data, second epoch",
             f"{1000 * statistics.median(waiting):.3g} ms a batch",
             f"{1000 * statistics.median(steps):.4g} ms a step",
             statistics.median(shares),

@@ -16,7 +16,7 @@ from uamix_hf import AudioMAEModel, UaMixConfig
 class PlainStep(nn.Module):
     """
     Args:
-        encoder: Every block of it is trained. config: Widths of the heads, support set, temperature and momentum.
+        encoder: Every layer of it is trained. config: Widths of the heads, neighbour queue, temperature and momentum.
     """
 
     queue: torch.Tensor
@@ -49,7 +49,7 @@ class PlainStep(nn.Module):
         kept: torch.Tensor,
         sample_id: torch.Tensor,
     ) -> torch.Tensor:
-        """The loss, a scalar; the support set takes in view a.
+        """The loss, a scalar; the neighbour queue takes in view a.
 
         Args:
             view_a, view_b: Normalised (batch, frames, mel bins) float32, padded. partner, sample_id: (batch,) int64.

@@ -109,8 +109,8 @@ def main() -> None:
     per_token = {name: [duration / case.tokens[name] for duration in seconds[name]] for name in work}
     size = case.size
     shape = (
-        f"{size['num_hidden_layers']} + {size['decoder_num_hidden_layers']} blocks of width {size['hidden_size']} + "
-        f"{size['decoder_hidden_size']}, batch of {case.batch}"
+        f"{size['num_hidden_layers']} + {size['decoder_num_hidden_layers']} layers, "
+        f"hidden size {size['hidden_size']} + {size['decoder_hidden_size']}, batch of {case.batch}"
     )
     rows = [ratio_row(f"step, {shape}", per_token, 1, "tokens", bar=1.0)]
     report("pretraining", f"transformers' {PEER}", rows, args)

@@ -1,9 +1,9 @@
-"""How time grows with seconds of sound, clips, tokens and processes, and memory with the length of a recording.
+"""How time grows with seconds of audio, clips, tokens and processes, and memory with the length of a recording.
 
 Exponents are slopes of log time over log size: 1 is in proportion; of processes, -1 is without loss. Encoders have the
-base preset's width and 2 blocks, or 1 where a batch of tuning is shared by processes; a recording is embedded with the
-tiny preset, in batches of AudioEmbedder's default size, of which the short one fills a fifth. Peak memory is read from
-/proc (Linux).
+base preset's hidden size and 2 layers, or 1 where a batch of tuning is shared by processes; a recording is embedded
+with the tiny preset, in batches of AudioEmbedder's default size, of which the short one fills a fifth. Peak memory is
+read from /proc (Linux).
 
     python benchmarks/scaling.py
 """
@@ -112,9 +112,9 @@ def embedding_curves(args: BenchmarkArguments, sizes: Sizes) -> list[Curve]:
 
     by_seconds = {seconds: embed([longest[: round(seconds * RATE)]]) for seconds in sizes.seconds}
     by_clips: dict[float, Callable[[], object]] = {count: embed(clips[:count]) for count in sizes.clips}
-    size = f"width {encoder.config.hidden_size}, {LAYERS} blocks"
+    size = f"hidden size {encoder.config.hidden_size}, {LAYERS} layers"
     return [
-        timed(f"one clip embedded, {size}", "s of sound", by_seconds, args.repeats),
+        timed(f"one clip embedded, {size}", "s of audio", by_seconds, args.repeats),
         timed(f"clips of {CLIP_SECONDS} s embedded, {size}", "clips", by_clips, args.repeats),
     ]
 
@@ -129,7 +129,7 @@ def token_curve(args: BenchmarkArguments, sizes: Sizes) -> Curve:
     def encode(tokens: int) -> Callable[[], object]:
         return lambda: model(log_mel[:, : FRAMES_PER_TOKEN * tokens])
 
-    title = f"encoder without gradient, width {config.hidden_size}, {LAYERS} blocks"
+    title = f"encoder without gradient, hidden size {config.hidden_size}, {LAYERS} layers"
     with torch.inference_mode():
         return timed(title, "tokens", {count: encode(count) for count in sizes.tokens}, args.repeats)
 

@@ -1,4 +1,4 @@
-"""Writes the results of all benchmarks into README.md as a table.
+"""Writes the results of all benchmarks into docs/performance.md, a table for each.
 
 python benchmarks/table.py
 """
@@ -25,18 +25,19 @@ NAMES = (
     "modes",
 )
 MARKS = ("<!-- benchmarks -->", "<!-- /benchmarks -->")
-HEADS = ("benchmark", "case", "ours", "peer", "value [low, high]", "aim", "reached")
+HEADS = ("case", "ours", "baseline", "ratio or value [min, max]", "target", "met")
 
 
 class TableError(ValueError):
-    """Results or a README of which no table can be made; the message names the file and says what to do."""
+    """Results or a page of which no table can be made; the message names the file and says what to do."""
 
 
 @dataclass
 class TableArguments:
     results: str = field(default=str(RESULTS), metadata={"help": "Folder of the benchmarks' JSON."})
-    readme: str = field(
-        default=str(Path(__file__).parents[1] / "README.md"), metadata={"help": "File that holds the marks."}
+    page: str = field(
+        default=str(Path(__file__).parents[1] / "docs" / "performance.md"),
+        metadata={"help": "File that holds the marks."},
     )
 
 
@@ -56,7 +57,7 @@ def read(folder: Path) -> list[dict[str, Any]]:
         except ValueError as error:
             raise TableError(f"{path} is not JSON ({error}): run python benchmarks/{name}.py again.") from error
         if record["arguments"]["small"]:
-            raise TableError(f"{path} was made with --small, so that its figures mean nothing: run it without.")
+            raise TableError(f"{path} was made with --small, so that its numbers mean nothing: run it without.")
         if records and machine(record) != machine(records[0]):
             raise TableError(
                 f"{path} was measured elsewhere ({machine(record)}) than {NAMES[0]} ({machine(records[0])}): "
@@ -77,13 +78,13 @@ def markdown_row(cells: Iterable[str]) -> str:
 
 
 def row_cells(row: Mapping[str, Any]) -> list[str]:
-    """Cells of one row of a report, in the order of HEADS without the first."""
-    aim, reached = "", ""
+    """Cells of one row of a report, in the order of HEADS."""
+    target, met = "", ""
     if row["bar"] is not None:
-        aim = f"{'≥' if row['at_least'] else '≤'} {row['bar']:,g}"
-        reached = "yes" if row["reached"] else "no"
+        target = f"{'≥' if row['at_least'] else '≤'} {row['bar']:,g}"
+        met = "yes" if row["reached"] else "no"
     value, low, high = (number(row[name]) for name in ("value", "low", "high"))
-    return [row["case"], row["ours"], row["peer"], f"{value} [{low}, {high}]", aim, reached]
+    return [row["case"], row["ours"], row["peer"], f"{value} [{low}, {high}]", target, met]
 
 
 def number(value: float) -> str:
@@ -91,14 +92,15 @@ def number(value: float) -> str:
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
 
 
-def table(records: Iterable[Mapping[str, Any]]) -> str:
-    """The Markdown table and a line on the machine."""
+def tables(records: Iterable[Mapping[str, Any]]) -> str:
+    """A heading, the baseline and a Markdown table for each benchmark, and a line on the machine."""
     records = list(records)
-    lines = [markdown_row(HEADS), "|" + "---|" * len(HEADS)]
+    lines = [f"Measured on: {machine(records[0])}."]
     for record in records:
-        name = f"[{record['benchmark']}](benchmarks/{record['benchmark']}.py), against {record['against']}"
-        lines += [markdown_row([name, *row_cells(row)]) for row in record["rows"]]
-    return "\n".join([*lines, "", f"Measured on: {machine(records[0])}."])
+        lines += ["", f"### {record['benchmark']}", "", f"Baseline: {record['against']}.", ""]
+        lines += [markdown_row(HEADS), "|" + "---|" * len(HEADS)]
+        lines += [markdown_row(row_cells(row)) for row in record["rows"]]
+    return "\n".join(lines)
 
 
 def replace_between(text: str, content: str, path: Path) -> str:
@@ -111,16 +113,16 @@ def replace_between(text: str, content: str, path: Path) -> str:
     before, _, rest = text.partition(first)
     _, _, after = rest.partition(last)
     if [text.count(mark) for mark in MARKS] != [1, 1] or last in before:
-        raise TableError(f"{path} needs {first} and, below it, {last}, once each: the table goes between them.")
-    return f"{before}{first}\n{content}\n{last}{after}"
+        raise TableError(f"{path} needs {first} and, below it, {last}, once each: the tables go between them.")
+    return f"{before}{first}\n\n{content}\n\n{last}{after}"
 
 
 def main() -> None:
     (args,) = HfArgumentParser(TableArguments).parse_args_into_dataclasses()
-    readme = Path(args.readme)
-    text = replace_between(readme.read_text(encoding="utf-8"), table(read(Path(args.results))), readme)
-    readme.write_text(text, encoding="utf-8")
-    print(f"Wrote the table into {readme}")
+    page = Path(args.page)
+    text = replace_between(page.read_text(encoding="utf-8"), tables(read(Path(args.results))), page)
+    page.write_text(text, encoding="utf-8")
+    print(f"Wrote the tables into {page}")
 
 
 if __name__ == "__main__":

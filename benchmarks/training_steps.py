@@ -20,15 +20,15 @@ SMALL_QUEUE = 512
 
 
 def make_encoder(small: bool, layers: int) -> AudioMAEModel:
-    """The base preset with so many blocks, random weights; `small` makes it narrow."""
+    """The base preset with so many layers, random weights; `small` makes it narrow."""
     torch.manual_seed(0)
     narrow = SMALL_ENCODER if small else {}
     return AudioMAEModel(AudioMAEConfig.preset("base", num_hidden_layers=layers, **narrow))
 
 
 def make_model(small: bool, layers: int, **config: Any) -> UaMixForContrastiveTuning:
-    """Our model, its support set full of the clips 0, 1, 2, ...; what `config` leaves open is UaMixConfig's default for
-    an hour of sound or more."""
+    """Our model, its neighbour queue full of the clips 0, 1, 2, ...; what `config` leaves open is UaMixConfig's default
+    for an hour of audio or more."""
     sizes = {"token_drop": 0.5} | ({**SMALL_HEADS, "queue_size": SMALL_QUEUE} if small else {})
     model = UaMixForContrastiveTuning.from_encoder(make_encoder(small, layers), **(sizes | config)).train()
     queue = model.neighbour_queue
@@ -37,7 +37,7 @@ def make_model(small: bool, layers: int, **config: Any) -> UaMixForContrastiveTu
 
 
 def plain_copy(model: UaMixForContrastiveTuning) -> PlainStep:
-    """The plain step with the same weights and the same support set."""
+    """The plain step with the same weights and the same neighbour queue."""
     plain = PlainStep(copy.deepcopy(model.encoder), model.config).train()
     for name in ("projector", "predictor", "target_projector"):
         getattr(plain, name).load_state_dict(getattr(model.heads, name).state_dict())
@@ -84,7 +84,7 @@ def loss_of_given(
     kept: torch.Tensor,
     sample_id: torch.Tensor,
 ) -> torch.Tensor:
-    """Our loss of what `given_views` gives; padding counts as sound, as it does in the plain step."""
+    """Our loss of what `given_views` gives; padding counts as audio, as it does in the plain step."""
     lengths = torch.full_like(sample_id, view_a.shape[1])
     return model.contrast(view_a, view_b, lengths, sample_id, partner, [kept.float()[..., None]]).loss
 
@@ -112,4 +112,4 @@ def training_step(
 
 def describe(model: UaMixForContrastiveTuning, clips: int, seconds: int) -> str:
     config = model.encoder.config
-    return f"{clips} clips of {seconds} s, width {config.hidden_size}, {config.num_hidden_layers} blocks"
+    return f"{clips} clips of {seconds} s, hidden size {config.hidden_size}, {config.num_hidden_layers} layers"

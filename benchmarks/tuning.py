@@ -1,13 +1,13 @@
 """A step of tuning against the plain uaMix step of plain_step.py: forward, backward, AdamW, target.
 
 With our default recipe, for clips of 10, 5 and 1 s: views as long as their crop and one pass over all; half of the
-tokens dropped, as for an hour of sound or more, or none, as for less. And with identical settings: nothing dropped, the
+tokens dropped, as for an hour of audio or more, or none, as for less. And with identical settings: nothing dropped, the
 same views, partners, cuts and padding; there the losses must be the same. The plain step is given its views ready-made,
 while ours makes them within the time that is taken; and since it pads them to 1024 frames, its work is the same for any
 clip: it is timed with clips of 10 s. The crops of the rounds are spread evenly over those that training draws from, so
-that their median is that of training. Width of the base preset with 2 blocks, the heads whole. Training gives the
-support set no more places than there are clips: here those of an hour of clips of 1 s, and 65,536 for more than that;
-the plain step has the fewer.
+that their median is that of training. Hidden size of the base preset with 2 layers, the heads whole. Training gives the
+neighbour queue no more places than there are clips: here those of an hour of clips of 1 s, and 65,536 for more than
+that; the plain step has the fewer.
 
 python benchmarks/tuning.py
 """
@@ -42,7 +42,7 @@ def with_even_crops(step: Callable[[dict], float], model: UaMixForContrastiveTun
 
 
 def loss_row(model: UaMixForContrastiveTuning, plain: PlainStep, given: dict[str, torch.Tensor]) -> Row:
-    """By how much the losses of the same views differ; both support sets take the views in."""
+    """By how much the losses of the same views differ; both neighbour queues take the views in."""
     losses = []
     for loss in (partial(loss_of_given, model), plain):
         torch.manual_seed(0)  # which of the nearest neighbours is chosen
@@ -63,8 +63,8 @@ def main() -> None:
 
     halved = make_model(args.small, LAYERS, token_drop=0.5)
     recipes = {
-        "default recipe for an hour of sound": (halved, training_step(halved, lambda batch: halved(**batch).loss)),
-        "default recipe for less sound": (same, training_step(same, lambda batch: same(**batch).loss)),
+        "default recipe for an hour of audio": (halved, training_step(halved, lambda batch: halved(**batch).loss)),
+        "default recipe for less audio": (same, training_step(same, lambda batch: same(**batch).loss)),
     }
     sides = {"plain": partial(training_step(plain, plain), **given)}
     sides["identical settings, 10 s"] = partial(training_step(same, partial(loss_of_given, same)), **given)

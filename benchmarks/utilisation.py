@@ -1,8 +1,8 @@
-"""Operations per second of the base encoder's forward pass and of a step of tuning, as shares of those of a large
+"""Operations per second of the base encoder's forward pass and of a step of tuning, as fractions of those of a large
 float32 matrix product that is measured in turns with them.
 
 Floating-point operations are those of matrix products and convolutions, counted by PyTorch as they run, with attention
-as its two products. The pass is without gradient, of all 12 blocks. The step is our default recipe with 3 blocks, but
+as its two products. The pass is without gradient, of all 12 layers. The step is our default recipe with 3 layers, but
 with views as long as the clip, so that every step does the same work; what it does besides (views, normalisation,
 AdamW, target) takes time and counts nothing.
 
@@ -34,7 +34,7 @@ def operations(work: Callable[[], object]) -> int:
 def share_row(
     case: str, count: int, seconds: Sequence[float], peer_count: int, peer: Sequence[float], bar: float
 ) -> Row:
-    """Operations per second as a share of the peer's, round by round."""
+    """Operations per second as a fraction of the peer's, round by round."""
     shares = [count / own * theirs / peer_count for own, theirs in zip(seconds, peer, strict=True)]
     rates = [number / statistics.median(side) / 1e9 for number, side in ((count, seconds), (peer_count, peer))]
     words = [f"{rate:,.4g} GFLOP/s" for rate in rates]

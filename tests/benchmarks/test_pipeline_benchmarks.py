@@ -1,4 +1,4 @@
-"""The benchmarks of pipeline, scaling and GPU run and compare what they say; the table holds what they wrote."""
+"""The benchmarks of pipeline, scaling and GPU run and compare what they say; the tables hold what they wrote."""
 
 import json
 import math
@@ -33,10 +33,10 @@ ROWS = {
     "pipeline": {
         "second epoch": (0.95, True),
         "first epoch, which decodes": (None, True),
-        "share of time waiting for data": (0.05, False),
+        "fraction of time waiting for data": (0.05, False),
     },
     "scaling": {
-        "exponent of s of sound": (None, True),
+        "exponent of s of audio": (None, True),
         "exponent of clips": (None, True),
         "exponent of tokens": (None, True),
         "exponent of processes": (None, True),
@@ -51,7 +51,7 @@ ROWS = {
         "tuning step, compiled": (0.45, True),
         "log-mels on the device, of arrays": (50_000, True),
         "log-mels on the device, of tensors": (50_000, True),
-        "share of time waiting for data": (0.05, False),
+        "fraction of time waiting for data": (0.05, False),
     },
 }
 
@@ -100,7 +100,7 @@ def test_scaling_draws_a_picture(written: tuple[Path, dict[str, str]]) -> None:
 @pytest.mark.slow
 def test_without_a_gpu_figures_are_not_called_a_gpus(written: tuple[Path, dict[str, str]]) -> None:
     section = written[1]["gpu"].partition("### ")[2]
-    assert "**These are no figures of a GPU**" in section
+    assert "**These are not results of a GPU**" in section
     assert section.count("\n| ") == 1 + len(ROWS["gpu"])
 
 
@@ -231,29 +231,30 @@ def results(tmp_path: Path) -> Path:
     return folder
 
 
-def test_the_table_goes_between_the_marks_and_stays_the_same(
+def test_the_tables_go_between_the_marks_and_stay_the_same(
     results: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    readme = tmp_path / "README.md"
-    readme.write_text(
+    page = tmp_path / "page.md"
+    page.write_text(
         "# Title\n\n<!-- benchmarks -->\nof another day\n<!-- /benchmarks -->\n\n## Après\n", encoding="utf-8"
     )
-    monkeypatch.setattr(sys, "argv", ["table.py", "--results", str(results), "--readme", str(readme)])
+    monkeypatch.setattr(sys, "argv", ["table.py", "--results", str(results), "--page", str(page)])
     table.main()
-    text = readme.read_text(encoding="utf-8")
-    assert text.startswith("# Title\n\n<!-- benchmarks -->\n| benchmark | case | ours | peer | value [low, high] |")
-    assert text.endswith(
-        "\n\nMeasured on: Some Processor, 2 cores, torch 2.0, numpy 2.1.\n<!-- /benchmarks -->\n\n## Après\n"
-    )
+    text = page.read_text(encoding="utf-8")
+    measured = "Measured on: Some Processor, 2 cores, torch 2.0, numpy 2.1."
+    first = "### encoder\n\nBaseline: a peer.\n\n| case | ours | baseline | ratio or value [min, max] | target | met |"
+    assert text.startswith(f"# Title\n\n<!-- benchmarks -->\n\n{measured}\n\n{first}\n")
+    assert text.endswith("|\n\n<!-- /benchmarks -->\n\n## Après\n")
     assert "another day" not in text
+    assert re.findall(r"^### (\w+)$", text, flags=re.MULTILINE) == list(NAMES)
     cells = [
-        [cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]] for line in text.splitlines() if "](" in line
+        [cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]] for line in text.splitlines() if "| " in line
     ]
-    assert [line[0].partition("]")[0] for line in cells] == [f"[{name}" for name in NAMES for _ in range(3)]
-    assert cells[0][1:] == ["faster \\| better", "20 clips/s", "10 clips/s", "2 [1.5, 2.25]", "≥ 1.5", "yes"]
-    assert cells[1][4:] == ["1.5 [1.5, 1.5]", "≤ 0.6", "no"]
-    assert cells[2][4:] == ["12,346 [0.123, 20,000]", "", ""]
-    assert replace_between(text, table.table(read(results)), readme) == text
+    assert len(cells) == 4 * len(NAMES)
+    assert cells[1] == ["faster \\| better", "20 clips/s", "10 clips/s", "2 [1.5, 2.25]", "≥ 1.5", "yes"]
+    assert cells[2][3:] == ["1.5 [1.5, 1.5]", "≤ 0.6", "no"]
+    assert cells[3][3:] == ["12,346 [0.123, 20,000]", "", ""]
+    assert replace_between(text, table.tables(read(results)), page) == text
 
 
 @pytest.mark.parametrize(
@@ -291,12 +292,12 @@ def test_results_that_make_no_table_are_named(results: Path, content: str | None
 
 
 def test_every_place_knows_the_same_benchmarks() -> None:
-    """The table, `make bench`, the folder, and the page on performance."""
+    """The tables, `make bench`, the folder, and the page on performance, which has the results that are there."""
     made = re.search(r"^BENCHMARKS = (.*)$", (ROOT / "Makefile").read_text(), flags=re.MULTILINE)
     assert made and made.group(1).split() == list(NAMES)
-    page = (ROOT / "docs" / "performance.md").read_text(encoding="utf-8")
-    linked = re.findall(r"^\| \[(\w+)\.py\]\(\.\./benchmarks/\1\.py\)", page, flags=re.MULTILINE)
-    assert linked == [*NAMES, "gpu"]
-    assert all((BENCHMARKS / f"{name}.py").is_file() for name in linked)
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    assert replace_between(readme, "table", ROOT / "README.md") != readme
+    path = ROOT / "docs" / "performance.md"
+    page = path.read_text(encoding="utf-8")
+    listed = re.findall(r"^\| `benchmarks/(\w+)\.py` \|", page, flags=re.MULTILINE)
+    assert listed == [*NAMES, "gpu"]
+    assert all((BENCHMARKS / f"{name}.py").is_file() for name in listed)
+    assert replace_between(page, table.tables(read(BENCHMARKS / "results")), path) == page

@@ -1,4 +1,4 @@
-"""The benchmarks of tuning, support set, utilisation and memory: they run, and what they compare does what they say."""
+"""The benchmarks of tuning, neighbour queue, utilisation and memory run, and compare what they claim to."""
 
 import copy
 import json
@@ -32,14 +32,14 @@ ROWS = {
     "tuning": {
         "identical settings, difference of the losses": (1e-5, False),
         "identical settings, 6 clips of 10 s": (1.0, True),
-        "default recipe for an hour of sound, 6 clips of 10 s": (1.5, True),
-        "default recipe for an hour of sound, 6 clips of 5 s": (3.0, True),
-        "default recipe for an hour of sound, 6 clips of 1 s": (10.0, True),
-        "default recipe for less sound, 6 clips of 10 s": (1.5, True),
-        "default recipe for less sound, 6 clips of 5 s": (3.0, True),
-        "default recipe for less sound, 6 clips of 1 s": (10.0, True),
+        "default recipe for an hour of audio, 6 clips of 10 s": (1.5, True),
+        "default recipe for an hour of audio, 6 clips of 5 s": (3.0, True),
+        "default recipe for an hour of audio, 6 clips of 1 s": (10.0, True),
+        "default recipe for less audio, 6 clips of 10 s": (1.5, True),
+        "default recipe for less audio, 6 clips of 5 s": (3.0, True),
+        "default recipe for less audio, 6 clips of 1 s": (10.0, True),
     },
-    "neighbour_queue": {"share of a step": (0.02, False), "whole step": (None, False)},
+    "neighbour_queue": {"fraction of a step": (0.02, False), "whole step": (None, False)},
     "utilisation": {"encoder, forward": (0.6, True), "tuning step": (0.5, True)},
     "memory": {"8 clips of 10 s": (0.6, False)},
     "modes": {
@@ -91,7 +91,7 @@ def test_with_identical_settings_the_script_finds_the_same_loss(records: dict[st
 
 @pytest.mark.parametrize("seed", [0, 1])
 def test_our_step_and_the_plain_one_are_the_same_method(seed: int) -> None:
-    """Loss, gradients, support set and target, where the clips are in the support set and ten neighbours to choose."""
+    """Loss, gradients, neighbour queue and target, with the clips in the queue and ten neighbours to choose from."""
     ours = make_model(True, LAYERS, token_drop=0.0, topk=10)
     plain = plain_copy(ours)
     torch.manual_seed(seed)
