@@ -1,6 +1,6 @@
 """The runs of recipe.py as a Markdown table: gain over the untuned encoder, and over the variant without mixing.
 
-python benchmarks/recipe_table.py --output_dir recipe --rows test
+python reproduction/recipe_table.py --output_dir recipe --rows test
 """
 
 import json

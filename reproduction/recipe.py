@@ -1,6 +1,6 @@
 """Tunes one encoder in many ways and measures each on four sets of recordings: what docs/experiments.md is made of.
 
-python benchmarks/recipe.py --model_name_or_path model_cards/audio-mae-tiny --data ../shared/data --rows validation \
+python reproduction/recipe.py --model_name_or_path model_cards/audio-mae-tiny --data ../shared/data --rows validation \
     --output_dir recipe --variants t-cutmix no-mixing --seeds 0 1 2
 
 Variants are lists of flags for examples/tune.py, in recipe.json beside this file. A run that is already in the output
@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 from datasets import Dataset
+from speakers import speakers
 from transformers import AutoFeatureExtractor, AutoModel, HfArgumentParser, set_seed
 
 from uamix_hf import AudioMAEFeatureExtractor, fit_whitening
@@ -25,11 +26,7 @@ from uamix_hf.data import DataArguments, cached_log_mels, column_as_text, load_r
 from uamix_hf.evaluation import Scores, cached_embeddings, few_shot_accuracy, knn_probe, linear_probe, make_splits
 from uamix_hf.tuning.whitening import whitening_of
 
-HERE = Path(__file__).parent
-EXAMPLES = HERE.parent / "examples"
-sys.path.insert(0, str(HERE.parent / "model_cards"))
-from speakers import speakers  # noqa: E402
-
+EXAMPLES = Path(__file__).parents[1] / "examples"
 VARIANTS = Path(__file__).with_suffix(".json")
 TRAINING_ROWS = ("esc10:fold=1,2,3", "fsdd:speaker=george,jackson", "speech_commands_sub:split=train")
 GROUPS = {"esc10": "src_file", "fsdd": None, "speech_commands_sub": "speaker", "urbansound8k_sub": "fs_id"}

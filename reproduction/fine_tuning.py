@@ -1,6 +1,6 @@
 """Fine-tunes in several ways on official folds or over seeds, and compares them: the table of docs/fine_tuning.md.
 
-python benchmarks/fine_tuning.py --data ../shared/data --output_dir fine_tuning
+python reproduction/fine_tuning.py --data ../shared/data --output_dir fine_tuning
 
 Sets, draws and variants are flags for examples/finetune.py, in fine_tuning.json beside this file. A run that is
 already in the output folder is not repeated; the table is of those that are there.

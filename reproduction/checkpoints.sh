@@ -1,5 +1,5 @@
 #!/bin/sh
-# Makes audio-mae-tiny and uamix-mae-tiny and measures them: make.sh DATA OUTPUT, DATA being the folder of the four sets.
+# Makes audio-mae-tiny and uamix-mae-tiny and measures them: checkpoints.sh DATA OUTPUT. DATA is the folder of the four sets.
 set -eu
 data=$1 out=$2
 here=$(dirname "$0")/..
@@ -18,7 +18,7 @@ $launch "$here/examples/tune.py" --model_name_or_path "$out/audio-mae-tiny" --tr
     --projector_hidden_size 512 --projection_size 128 --predictor_hidden_size 512
 uamix-hf export "$out/tuned" "$out/uamix-mae-tiny"
 
-odd=$(python "$here/model_cards/speakers.py" "$data/speech_commands_sub/metadata.csv" test)
+odd=$(python "$here/reproduction/speakers.py" "$data/speech_commands_sub/metadata.csv" test)
 evaluate() {
     name=$1; shift
     python "$here/examples/few_shot.py" --model_name_or_path "$out/audio-mae-tiny" "$out/uamix-mae-tiny" \
@@ -29,4 +29,4 @@ evaluate esc10 --where fold=5 --group_column src_file
 evaluate fsdd --where speaker=theo
 evaluate speech_commands_sub --where split=test "$odd" --group_column speaker
 evaluate urbansound8k_sub --where fold=1,2 --group_column fs_id
-python "$here/model_cards/write_cards.py" "$out/results" "$out"
+python "$here/reproduction/write_cards.py" "$out/results" "$out"

@@ -1,6 +1,8 @@
-"""Fills template.md for both checkpoints from what examples/few_shot.py measured: write_cards.py RESULTS OUTPUT
+"""Fills model_cards/template.md for both checkpoints from what examples/few_shot.py measured.
 
-RESULTS holds a folder for each set of recordings with its results.json, and training.json with the commands and hours.
+python reproduction/write_cards.py RESULTS OUTPUT
+
+RESULTS holds a folder for each set of recordings with its results.json; OUTPUT holds the checkpoints' folders.
 """
 
 import json
@@ -14,6 +16,7 @@ from transformers import AutoModel
 import uamix_hf  # noqa: F401  (makes the Auto classes know Audio-MAE)
 
 HERE = Path(__file__).parent
+TEMPLATE = HERE.parent / "model_cards" / "template.md"
 SETS = {
     "esc10": "ESC-10, fold 5",
     "fsdd": "Free Spoken Digits, speaker theo",
@@ -77,7 +80,7 @@ def write(
         tags=["audio", "audio-mae", "masked-autoencoder", "few-shot"] + ["uamix"] * ("base_model" in words),
     )  # fmt: skip
     card = ModelCard.from_template(
-        data, str(HERE / "template.md"), name=model, summary=words["summary"], training=words["training"],
+        data, str(TEMPLATE), name=model, summary=words["summary"], training=words["training"],
         remarks=words["remarks"], results=table(results, models), width=loaded.config.hidden_size,
         embedding=loaded.config.embedding_size,
         blocks=loaded.config.num_hidden_layers, episodes=first["arguments"]["episodes"],
