@@ -138,7 +138,7 @@ def save(path: Path, scores: dict[str, Scores], **more: object) -> None:
     arrays = {
         f"{name}/{part}": getattr(score, part)
         for name, score in scores.items()
-        for part in ("values", "classes", "draws")
+        for part in ("values", "classes", "trials")
     }
     np.savez_compressed(path, **arrays)
     means = {name: round(100 * score.mean, 2) for name, score in scores.items()}

@@ -31,7 +31,7 @@ class Cells:
     values: np.ndarray
     sets: np.ndarray
     classes: np.ndarray
-    draws: np.ndarray
+    trials: np.ndarray
 
 
 def read(path: Path, protocol: str) -> Cells:
@@ -39,12 +39,12 @@ def read(path: Path, protocol: str) -> Cells:
     with np.load(path) as file:
         names = sorted({name.split("/")[0] for name in file.files})
         for number, name in enumerate(names):
-            values, classes, draws = (file[f"{name}/{protocol}/{part}"] for part in ("values", "classes", "draws"))
+            values, classes, trials = (file[f"{name}/{protocol}/{part}"] for part in ("values", "classes", "trials"))
             parts["values"].append(100 * values)
             parts["sets"].append(np.full(len(values), number))
-            # Classes and draws of different sets have nothing in common.
+            # Classes and trials of different sets have nothing in common.
             parts["classes"].append(classes + 1_000 * number)
-            parts["draws"].append(draws + 1_000_000 * number)
+            parts["trials"].append(trials + 1_000_000 * number)
     return Cells(**{name: np.concatenate(columns) for name, columns in parts.items()})
 
 
@@ -59,19 +59,19 @@ def peer(folder: Path, against: str, seed: str) -> Path:
 
 
 def difference(folder: Path, variant: str, against: str, protocol: str) -> tuple[str, dict[int, float]]:
-    """Mean gain with its 95 % interval over draws, classes and training seeds, and the mean gain of each set."""
+    """Mean gain with its 95 % interval over trials, classes and training seeds, and the mean gain of each set."""
     values, levels = [], defaultdict(list)
     for path in sorted(folder.glob(f"{variant}-[0-9]*.npz")):
         seed = path.stem.rpartition("-")[2]
         tuned = read(path, protocol)
         base = read(peer(folder, against, seed), protocol)
         values.append(tuned.values - base.values)
-        for name in ("sets", "classes", "draws"):
+        for name in ("sets", "classes", "trials"):
             levels[name].append(getattr(tuned, name))
         levels["seeds"].append(np.full(len(tuned.values), int(seed)))
     gains, sets = np.concatenate(values), np.concatenate(levels["sets"])
     counts = np.bincount(sets)
-    factors = [np.concatenate(levels[name]) for name in ("classes", "draws", "seeds")]
+    factors = [np.concatenate(levels[name]) for name in ("classes", "trials", "seeds")]
     # Every set weighs the same, however many cells it has.
     low, high = bootstrap_mean(gains, factors, weights=1 / counts[sets])
     by_set = {number: float(gains[sets == number].mean()) for number in range(len(counts))}

@@ -34,7 +34,7 @@ def entries(results: dict[str, Any], model: str) -> dict[str, dict[str, Any]]:
 
 
 def shown(entry: dict[str, Any]) -> str:
-    interval = entry["interval"] if entry["draws"] >= 30 else None  # of two halves, it would span everything
+    interval = entry["interval"] if entry["trials"] >= 30 else None  # of two halves, it would span everything
     return f"{100 * entry['mean']:.1f}" + ("" if interval is None else f" ± {100 * interval:.1f}")
 
 

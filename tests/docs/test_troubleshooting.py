@@ -23,8 +23,7 @@ from uamix_hf import (
     load_audio,
 )
 from uamix_hf.data import LabelledClips, load_recordings
-from uamix_hf.evaluation.results import ProtocolArguments, check_draws
-from uamix_hf.evaluation.splits import make_splits
+from uamix_hf.evaluation import ProtocolArguments, make_splits, protocol_splits
 from uamix_hf.models.conversion import convert
 
 PAGE = (Path(__file__).parents[2] / "docs" / "troubleshooting.md").read_text(encoding="utf-8")
@@ -100,8 +99,8 @@ def accumulation(folder: Path) -> None:
 def k_shot(folder: Path) -> None:
     labels = np.repeat(np.arange(6), 5)  # five clips a class: at k = 5, none is left to classify
     clips = LabelledClips(list("abcdef"), labels)
-    check_draws(clips, ProtocolArguments(protocol=["few_shot"], n_way=5, k_shot=[1]))
-    check_draws(clips, ProtocolArguments(protocol=["few_shot"], n_way=5, k_shot=[5]))
+    protocol_splits(clips, ProtocolArguments(protocol=["few_shot"], n_way=5, k_shot=[1]))
+    protocol_splits(clips, ProtocolArguments(protocol=["few_shot"], n_way=5, k_shot=[5]))
 
 
 def both_sides(folder: Path) -> None:

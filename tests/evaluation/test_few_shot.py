@@ -133,7 +133,7 @@ def test_two_encoders_meet_the_same_episodes() -> None:
     vectors = np.random.default_rng(2).standard_normal((60, 5))
     other = vectors.copy()
     other[3] += 10
-    scores = [few_shot_accuracy(space, labels, k_shot=1, queries=2, episodes=60).by_draw for space in (vectors, other)]
+    scores = [few_shot_accuracy(space, labels, k_shot=1, queries=2, episodes=60).by_trial for space in (vectors, other)]
     with_clip = [3 in [*e.support, *e.query] for e in draw_episodes(labels, k_shot=1, queries=2, episodes=60)]
     assert np.array_equal(scores[0][~np.array(with_clip)], scores[1][~np.array(with_clip)])
     assert 5 < sum(with_clip) < 55
@@ -151,7 +151,7 @@ def test_cells_equal_a_loop_over_episodes(classifier: str) -> None:
         for label in set(labels[episode.query].tolist()):
             asked = labels[episode.query] == label
             expected[number, label] = (predicted[asked] == label).mean()
-    found = zip(zip(scores.draws.tolist(), scores.classes.tolist(), strict=True), scores.values, strict=True)
+    found = zip(zip(scores.trials.tolist(), scores.classes.tolist(), strict=True), scores.values, strict=True)
     assert dict(found) == pytest.approx(expected)
     assert 0.4 < scores.mean < 0.9
 

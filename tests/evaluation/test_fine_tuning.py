@@ -71,7 +71,7 @@ def test_scores_are_those_of_each_draw_done_by_hand(measure, tmp_path):
             predicted = predict(fine_tune(encoder, EXTRACTOR, data, rows, LABELS, 3, args), EXTRACTOR, data, test)
             expected += [(draw, label, (predicted[LABELS[test] == label] == label).mean()) for label in range(3)]
             draw += 1
-    assert list(zip(scores.draws, scores.classes, scores.values, strict=True)) == expected
+    assert list(zip(scores.trials, scores.classes, scores.values, strict=True)) == expected
     assert len(np.unique(scores.values)) > 3  # the training is so short that draws differ
 
 
@@ -79,7 +79,7 @@ def test_cells_are_those_of_low_shot_accuracy(measure):
     rng = np.random.default_rng(0)
     frozen = low_shot_accuracy(rng.normal(size=(48, 5)), LABELS, SPLITS, 3, (0, 1))
     tuned = measure(k=3, seeds=(0, 1), max_steps=1)
-    assert np.array_equal(frozen.draws, tuned.draws) and np.array_equal(frozen.classes, tuned.classes)
+    assert np.array_equal(frozen.trials, tuned.trials) and np.array_equal(frozen.classes, tuned.classes)
 
 
 def test_the_default_run_leaves_nothing_on_the_disk_or_on_the_screen(

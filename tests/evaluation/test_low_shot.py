@@ -58,7 +58,7 @@ def test_cells_equal_a_loop(classifier: str) -> None:
             predicted = CLASSIFIERS[classifier](vectors[drawn], labels[drawn], vectors[test])
             expected += [(predicted[labels[test] == label] == label).mean() for label in (2, 3, 5, 9)]
     assert scores.values == pytest.approx(expected)
-    assert scores.draws.tolist() == np.repeat(np.arange(6), 4).tolist()
+    assert scores.trials.tolist() == np.repeat(np.arange(6), 4).tolist()
     assert scores.classes.tolist() == [2, 3, 5, 9] * 6
     assert 0.4 < scores.mean < 0.95
 

@@ -1,4 +1,4 @@
-"""What the pictures show against the numbers they were given, and whether their words can be read."""
+"""What the plots show against the numbers they were given, and whether their words can be read."""
 
 from dataclasses import dataclass
 from itertools import combinations
@@ -13,7 +13,7 @@ from matplotlib.text import Text
 from matplotlib.transforms import Bbox
 from PIL import Image
 
-from uamix_hf.evaluation.plots import LabelCurves, plot_class_gains, plot_embeddings, plot_label_curves
+from uamix_hf.evaluation import LabelCurves, plot_class_gains, plot_embeddings, plot_label_curves
 from uamix_hf.metrics.plots import DPI, plot_confusion
 
 LONG = "accelerating and revving of a very old motorcycle"
@@ -34,7 +34,7 @@ class Saved:
     words: dict[Text, Bbox]
 
     def check_words(self) -> list[str]:
-        """All words lie within the picture, do not cover each other and are at least 7 pixels high on a phone."""
+        """All words lie within the plot, do not cover each other and are at least 7 pixels high on a phone."""
         for text, box in self.words.items():
             assert text.get_fontsize() / 72 / self.figure.get_figwidth() * PHONE >= 7, text
             assert box.x0 >= 0 and box.y0 >= 0, text
@@ -67,10 +67,10 @@ def saved(monkeypatch: pytest.MonkeyPatch) -> list[Saved]:
     return kept
 
 
-def check_picture(path: Path) -> None:
-    with Image.open(path) as picture:
-        picture.load()
-        assert picture.format == "PNG" and picture.width >= 2 * PHONE and picture.height >= 600
+def check_plot(path: Path) -> None:
+    with Image.open(path) as plot:
+        plot.load()
+        assert plot.format == "PNG" and plot.width >= 2 * PHONE and plot.height >= 600
 
 
 @pytest.mark.parametrize("count", [2, 10, 25, 50])
@@ -79,7 +79,7 @@ def test_maps_show_every_clip_of_every_class(count: int, saved: list[Saved], tmp
     labels = np.arange(4 * count) % count
     vectors = {"before": rng.standard_normal((len(labels), 8)), "a" * 40: rng.standard_normal((len(labels), 8))}
     plot_embeddings(tmp_path / "map.png", vectors, labels, names)
-    check_picture(tmp_path / "map.png")
+    check_plot(tmp_path / "map.png")
     words = saved[0].check_words()
     assert "_hidden" in words and "before" in words and (count < 6 or "dog" in words)
     looks = set()
@@ -94,7 +94,7 @@ def test_maps_show_every_clip_of_every_class(count: int, saved: list[Saved], tmp
 def test_map_of_more_classes_than_a_legend_holds(saved: list[Saved], tmp_path: Path) -> None:
     rng, labels = np.random.default_rng(0), np.arange(200)
     plot_embeddings(tmp_path / "map.png", {"only": rng.standard_normal((200, 4))}, labels, [str(n) for n in labels])
-    check_picture(tmp_path / "map.png")
+    check_plot(tmp_path / "map.png")
     assert saved[0].check_words() == ["only"]
 
 
@@ -105,7 +105,7 @@ def test_curves_are_the_means_with_their_intervals(saved: list[Saved], tmp_path:
         LabelCurves("low-shot", 0.1, {name: [(k, k / 40, 0.1) for k in (1, 2, 5, 10, 20)] for name in "ab"}),
     ]
     plot_label_curves(tmp_path / "curves.png", panels)
-    check_picture(tmp_path / "curves.png")
+    check_plot(tmp_path / "curves.png")
     words = saved[0].check_words()
     assert {"a", "b", "chance", "few-shot", "low-shot", "accuracy (%)", "labelled clips per class", "20"} <= set(words)
     lines = saved[0].figure.axes[0].lines
@@ -123,7 +123,7 @@ def test_confusion_in_shares_of_the_true_class(count: int, saved: list[Saved], t
     matrices = {name: rng.integers(0, 9, (count, count)) for name in ("before, linear probe", "after, linear probe")}
     matrices["after, linear probe"][1] = 0  # a class of which nothing was classified
     plot_confusion(tmp_path / "confusion.png", matrices, names)
-    check_picture(tmp_path / "confusion.png")
+    check_plot(tmp_path / "confusion.png")
     words = saved[0].check_words()
     assert {"true class", *matrices} <= set(words)
     assert words.count("_hidden") == (0 if count == 200 else 3 if count <= 25 else 2)
@@ -142,8 +142,8 @@ def test_gains_are_sorted_bars(count: int, saved: list[Saved], tmp_path: Path) -
     rng = np.random.default_rng(1)
     gains = dict(zip(class_names(count), rng.normal(0, 0.2, count).tolist(), strict=True))
     plot_class_gains(tmp_path / "gains.png", gains, "after minus before\n(percentage points)")
-    with Image.open(tmp_path / "gains.png") as picture:
-        assert picture.width >= 2 * PHONE
+    with Image.open(tmp_path / "gains.png") as plot:
+        assert plot.width >= 2 * PHONE
     words = saved[0].check_words()
     assert "after minus before\n(percentage points)" in words and "_hidden" in words
     bars = saved[0].figure.axes[0].patches

@@ -51,7 +51,7 @@ def test_linear_probe_equals_sklearn() -> None:
         [test for _, test in splits]
     ))  # fmt: skip
     assert scores.values == pytest.approx(cells)
-    assert scores.classes.tolist() == [1, 4, 6] * 2 and scores.draws.tolist() == [0, 0, 0, 1, 1, 1]
+    assert scores.classes.tolist() == [1, 4, 6] * 2 and scores.trials.tolist() == [0, 0, 0, 1, 1, 1]
     assert 0.5 < scores.mean < 0.95
 
 
@@ -80,7 +80,7 @@ def test_classes_that_a_test_fold_lacks_are_left_out_of_it() -> None:
     folds = np.repeat(["1", "2", "3"], 30)
     labels[folds == "2", 1] = False
     scores, _ = linear_probe(vectors, labels, make_splits(labels, None, folds))
-    assert list(zip(scores.draws.tolist(), scores.classes.tolist(), strict=True)) == [
+    assert list(zip(scores.trials.tolist(), scores.classes.tolist(), strict=True)) == [
         (0, 0), (0, 1), (0, 2), (1, 0), (1, 2), (2, 0), (2, 1), (2, 2)
     ]  # fmt: skip
 
@@ -116,7 +116,7 @@ def test_knn_probe_of_several_labels_equals_sklearn() -> None:
         shares.append(labels[others[peer.kneighbors(centred[row : row + 1])[1][0]]].mean(axis=0))
     expected = average_precision_score(labels[:, :3], np.array(shares)[:, :3], average=None)
     assert scores.values == pytest.approx(expected)
-    assert scores.classes.tolist() == [0, 1, 2] and set(scores.draws.tolist()) == {0}
+    assert scores.classes.tolist() == [0, 1, 2] and set(scores.trials.tolist()) == {0}
     assert np.array_equal(predictions, np.array(shares) > 0.5)
 
 

@@ -10,16 +10,17 @@ import pytest
 from PIL import Image
 
 from uamix_hf.data import LabelledClips
-from uamix_hf.evaluation import Scores
-from uamix_hf.evaluation.report import (
+from uamix_hf.evaluation import (
+    Measurement,
+    Scores,
     class_table,
     confusion_table,
-    draw_pictures,
-    preferred_measurement,
+    result_tree,
     score_table,
+    write_plots,
     write_report,
 )
-from uamix_hf.evaluation.results import Measurement, result_tree
+from uamix_hf.evaluation.tables import preferred_measurement
 
 EVIL = "<script>alert('1')</script>"
 NAMES = [EVIL, 'rain & "wind"', "sea"]
@@ -65,8 +66,8 @@ class Page(HTMLParser):
         return " ".join(" ".join(self.text).split())
 
     def check_self_contained(self) -> list[Image.Image]:
-        """Nothing is loaded or run; returns the pictures."""
-        pictures = []
+        """Nothing is loaded or run; returns the plots."""
+        plots = []
         for tag, attributes in self.tags:
             assert tag not in ("script", "link", "iframe", "object", "base")
             assert not any(name.startswith("on") for name in attributes)
@@ -74,14 +75,14 @@ class Page(HTMLParser):
                 if name in attributes:
                     head, _, content = attributes[name].partition(",")
                     assert head == "data:image/png;base64"
-                    pictures.append(Image.open(io.BytesIO(base64.b64decode(content, validate=True))))
-                    pictures[-1].load()
-        return pictures
+                    plots.append(Image.open(io.BytesIO(base64.b64decode(content, validate=True))))
+                    plots[-1].load()
+        return plots
 
 
-def scores(seed: int, draws: int) -> Scores:
-    values = np.random.default_rng(seed).uniform(0.2, 0.8, 3 * draws)
-    return Scores(values, np.tile(np.arange(3), draws), np.repeat(np.arange(draws), 3))
+def scores(seed: int, trials: int) -> Scores:
+    values = np.random.default_rng(seed).uniform(0.2, 0.8, 3 * trials)
+    return Scores(values, np.tile(np.arange(3), trials), np.repeat(np.arange(trials), 3))
 
 
 def model(seed: int) -> list[Measurement]:
@@ -155,24 +156,24 @@ def test_most_frequent_confusions_come_first() -> None:
     tree["models"][1]["confusion"] = {"knn": [[9, 9, 9]] * 3, "linear": [[9, 1, 0], [0, 5, 5], [0, 0, 5]]}
     rows = [[NAMES[1], "sea", "1 of 10", "5 of 10"], [EVIL, NAMES[1], "3 of 10", "1 of 10"]]
     assert confusion_table(tree).rows == rows
-    assert confusion_table(tree).titles == ["class", "taken for", "a", "b"]
+    assert confusion_table(tree).titles == ["class", "predicted as", "a", "b"]
 
 
 def test_page_holds_everything_and_needs_nothing(tmp_path: Path) -> None:
     tree = results(EVIL, "after")
-    pictures = draw_pictures(tmp_path, tree, vectors(EVIL, "after"), np.repeat(np.arange(3), 10))
+    plots = write_plots(tmp_path, tree, vectors(EVIL, "after"), np.repeat(np.arange(3), 10))
     names = ["accuracy_by_labels.png", "class_gains.png", "confusion.png", "embeddings.png"]
-    assert [picture.path.name for picture in pictures] == names
-    write_report(tmp_path / "report.html", tree, pictures, "python few_shot.py --where '<i>'")
+    assert [plot.path.name for plot in plots] == names
+    write_report(tmp_path / "report.html", tree, plots, "python few_shot.py --where '<i>'")
     html = (tmp_path / "report.html").read_text(encoding="utf-8")
     assert html.startswith("<!DOCTYPE html>")
     page = Page(html)
-    sizes = [picture.size for picture in page.check_self_contained()]
+    sizes = [plot.size for plot in page.check_self_contained()]
     assert sizes == [Image.open(tmp_path / name).size for name in names]
     assert ("meta", {"name": "viewport", "content": "width=device-width, initial-scale=1"}) in page.tags
     assert not {"b", "i"} & {tag for tag, _ in page.tags}
     for part in (EVIL, *NAMES, "folder/<b>bold</b>", "fold=4,5", "30 clips of 3 classes", "15 groups (speaker)",
-                 "40 episodes", "4 draws", "Seed 11", "python few_shot.py --where '<i>'",
+                 "40 episodes", "4 trials", "Seed 11", "python few_shot.py --where '<i>'",
                  "does not cover a new pool of clips",
                  *(f"{name} {version}" for name, version in tree["versions"].items())):  # fmt: skip
         assert " ".join(part.split()) in page.words, part
@@ -191,7 +192,7 @@ def test_only_what_was_measured_is_shown(tmp_path: Path) -> None:
     clips = LabelledClips(NAMES, np.eye(3, dtype=bool)[np.repeat(np.arange(3), 10)])
     found = [Measurement("linear", scores(0, 5), metric="average_precision")]
     tree = result_tree({"label_column": "tags", "seed": 0}, clips, {"only": "path"}, {"only": found})
-    assert draw_pictures(tmp_path, tree, vectors("only"), clips.labels) == []
+    assert write_plots(tmp_path, tree, vectors("only"), clips.labels) == []
     write_report(tmp_path / "report.html", tree)
     page = Page((tmp_path / "report.html").read_text(encoding="utf-8"))
     assert page.check_self_contained() == []
@@ -203,5 +204,5 @@ def test_only_what_was_measured_is_shown(tmp_path: Path) -> None:
 
 def test_one_model_has_a_map_and_a_confusion_but_no_gain(tmp_path: Path) -> None:
     tree = results("only")
-    pictures = draw_pictures(tmp_path, tree, vectors("only"), np.repeat(np.arange(3), 10))
-    assert [picture.path.name for picture in pictures] == ["accuracy_by_labels.png", "confusion.png", "embeddings.png"]
+    plots = write_plots(tmp_path, tree, vectors("only"), np.repeat(np.arange(3), 10))
+    assert [plot.path.name for plot in plots] == ["accuracy_by_labels.png", "confusion.png", "embeddings.png"]

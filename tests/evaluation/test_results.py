@@ -9,17 +9,18 @@ import soundfile
 from sklearn.metrics import average_precision_score, recall_score
 
 from uamix_hf.data import DataError, LabelledClips, load_recordings, read_labels
-from uamix_hf.evaluation import EpisodeError, Scores, SplitError
-from uamix_hf.evaluation.report import score_table
-from uamix_hf.evaluation.results import (
+from uamix_hf.evaluation import (
+    EpisodeError,
     Measurement,
     ProtocolArguments,
-    check_draws,
-    comparison_entry,
-    measure,
+    Scores,
+    SplitError,
+    evaluate_embeddings,
+    protocol_splits,
     result_tree,
-    score_entry,
+    score_table,
 )
+from uamix_hf.evaluation.results import comparison_entry, score_entry
 from uamix_hf.metrics.checks import EvaluationError
 from uamix_hf.version import package_versions
 
@@ -81,19 +82,19 @@ def test_data_that_cannot_give_the_draws_is_refused_by_name() -> None:
     labels = np.repeat(np.arange(3), [10, 7, 10])
     clips = LabelledClips(NAMES, labels)
     with pytest.raises(EpisodeError, match="3 classes have more than 1 clips, 5 are needed"):
-        check_draws(clips, ProtocolArguments())
+        protocol_splits(clips, ProtocolArguments())
     with pytest.raises(SplitError, match="Class 'cat' has 5 clips .* low_shot_k=20 needs 20: lower low_shot_k"):
-        check_draws(clips, ProtocolArguments(["low_shot"]))
+        protocol_splits(clips, ProtocolArguments(["low_shot"]))
     with pytest.raises(SplitError, match="Class 'cat' has 7 clips, n_splits=8 needs 8: lower n_splits"):
-        check_draws(clips, ProtocolArguments(["linear"], n_splits=8))
+        protocol_splits(clips, ProtocolArguments(["linear"], n_splits=8))
     grouped = LabelledClips(NAMES, labels, groups=np.where(labels == 1, 0, np.arange(27)))
     with pytest.raises(SplitError, match="Class 'cat' has 1 groups"):
-        check_draws(grouped, ProtocolArguments(["linear"]))
+        protocol_splits(grouped, ProtocolArguments(["linear"]))
     several = LabelledClips(NAMES, np.eye(3, dtype=bool)[labels])
     with pytest.raises(EvaluationError, match="few_shot takes one class a clip"):
-        check_draws(several, ProtocolArguments())
-    assert len(check_draws(clips, ProtocolArguments(["low_shot"], low_shot_k=[1, 5], n_splits=5))) == 5
-    assert check_draws(clips, ProtocolArguments(["knn"])) == []
+        protocol_splits(several, ProtocolArguments())
+    assert len(protocol_splits(clips, ProtocolArguments(["low_shot"], low_shot_k=[1, 5], n_splits=5))) == 5
+    assert protocol_splits(clips, ProtocolArguments(["knn"])) == []
 
 
 def noisy(labels: np.ndarray, noise: float, seed: int) -> np.ndarray:
@@ -111,9 +112,9 @@ ALL = ProtocolArguments(
 def tree() -> dict:
     labels = np.repeat(np.arange(3), [10, 12, 14])
     clips = LabelledClips(NAMES, labels, folds=np.array(["a", "b"])[np.arange(36) % 2])
-    splits = check_draws(clips, ALL)
+    splits = protocol_splits(clips, ALL)
     found = {
-        name: measure(noisy(labels, noise, 1), clips, splits, ALL)
+        name: evaluate_embeddings(noisy(labels, noise, 1), clips, splits, ALL)
         for name, noise in (("weak", 1.0), ("strong", 0.3), ("weak again", 1.0))
     }
     return result_tree({"seed": 7}, clips, dict.fromkeys(found, "folder"), found)
@@ -134,7 +135,7 @@ def test_tree_has_all_measurements_of_all_models(tree: dict) -> None:
     for model in tree["models"]:
         assert [(one["protocol"], one["classifier"], one["k"]) for one in model["scores"]] == kinds
         for one in model["scores"]:
-            assert one["draws"] == draws[one["protocol"]] and one["seeds"] == seeds[one["protocol"]]
+            assert one["trials"] == draws[one["protocol"]] and one["seeds"] == seeds[one["protocol"]]
             assert one["metric"] == "accuracy" and set(one["by_class"]) == set(NAMES)
             assert (one["interval"] is None) == (one["protocol"] == "knn")
     pairs = [(one["first"], one["second"]) for one in tree["comparisons"]]
@@ -146,14 +147,14 @@ def test_the_neighbours_that_voted_are_told_and_degenerate_data_are_refused_befo
     clips = LabelledClips(NAMES, labels)
     for asked, voted in ((2, 2), (10, 3)):
         args = ProtocolArguments(["knn"], neighbours=asked)
-        found = measure(np.eye(3)[labels] + 0.01 * np.eye(30, 3), clips, check_draws(clips, args), args)
+        found = evaluate_embeddings(np.eye(3)[labels] + 0.01 * np.eye(30, 3), clips, protocol_splits(clips, args), args)
         tree = result_tree({"neighbours": asked}, clips, {"a": "a"}, {"a": found})
         (entry,) = tree["models"][0]["scores"]
         assert entry["neighbours"] == voted and entry["mean"] == 1.0
         assert f"{voted} nearest neighbours" in str(score_table(tree))
     alone = LabelledClips(NAMES, labels, groups=labels)
     with pytest.raises(EvaluationError, match="Each class has clips of a single group"):
-        check_draws(alone, ProtocolArguments(["knn"]))
+        protocol_splits(alone, ProtocolArguments(["knn"]))
 
 
 def test_models_meet_the_same_draws(tree: dict) -> None:
@@ -209,7 +210,7 @@ def test_several_labels_a_clip_are_scored_by_average_precision() -> None:
     labels = rng.random((60, 3)) < 0.4
     vectors = (labels + 0.5 * rng.standard_normal((60, 3))).astype(np.float32)
     clips, args = LabelledClips(NAMES, labels), ProtocolArguments(["knn", "linear"], neighbours=5)
-    found = measure(vectors, clips, check_draws(clips, args), args)
+    found = evaluate_embeddings(vectors, clips, protocol_splits(clips, args), args)
     tree = result_tree({}, clips, {"a": "a"}, {"a": found})
     assert tree["data"]["multi_label"] and tree["models"][0]["confusion"] == {}
     knn, linear = tree["models"][0]["scores"]
@@ -220,4 +221,4 @@ def test_several_labels_a_clip_are_scored_by_average_precision() -> None:
     np.fill_diagonal(similarity, -2)
     shares = labels[np.argsort(-similarity, axis=1)[:, :5]].mean(axis=1)
     assert knn["mean"] == pytest.approx(average_precision_score(labels, shares, average="macro"))
-    assert labels.mean() + 0.2 < linear["mean"] <= 1 and linear["draws"] == 5 and linear["interval"] > 0
+    assert labels.mean() + 0.2 < linear["mean"] <= 1 and linear["trials"] == 5 and linear["interval"] > 0

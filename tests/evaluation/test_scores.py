@@ -12,7 +12,7 @@ from uamix_hf.evaluation import Scores, bootstrap_mean, paired_difference
 def test_means_and_interval_by_hand() -> None:
     """Classes 3 and 7 in draws 0 and 5; draw 9 has class 3 alone, which counts as much as the others."""
     scores = Scores(np.array([0.2, 0.4, 0.6, 1.0, 0.9]), np.array([3, 7, 3, 7, 3]), np.array([0, 0, 5, 5, 9]))
-    assert scores.by_draw == pytest.approx([0.3, 0.8, 0.9])
+    assert scores.by_trial == pytest.approx([0.3, 0.8, 0.9])
     assert scores.mean == pytest.approx(2 / 3)
     spread = np.sqrt(((0.3 - 2 / 3) ** 2 + (0.8 - 2 / 3) ** 2 + (0.9 - 2 / 3) ** 2) / 2)
     assert scores.interval == pytest.approx(4.302653 * spread / np.sqrt(3))  # Student's t, two degrees of freedom
@@ -43,7 +43,7 @@ def test_cells_of_clips_equal_a_loop() -> None:
     for draw in sorted(set(draws.tolist())):
         for label in sorted(set(classes[draws == draw].tolist())):
             expected[draw, label] = hits[(draws == draw) & (classes == label)].mean()
-    assert list(zip(scores.draws.tolist(), scores.classes.tolist(), strict=True)) == list(expected)
+    assert list(zip(scores.trials.tolist(), scores.classes.tolist(), strict=True)) == list(expected)
     assert scores.values == pytest.approx(list(expected.values()))
 
 
@@ -121,12 +121,12 @@ def test_the_bootstrap_equals_loops(classes: int, draws: int, n_way: int) -> Non
     rng = np.random.default_rng(classes)
     values, draw, label = two_way(rng, classes, draws, n_way)
     expected = bootstrap_by_loops(values, draw, label, rng, 6000)
-    found = bootstrap_mean(values, (draw, label), draws=6000)
+    found = bootstrap_mean(values, (draw, label), resamples=6000)
     # Quantiles of 6000 resamples spread by about 0.01 of the interval's width.
     width = expected[1] - expected[0]
     assert found == pytest.approx(expected, abs=0.05 * width)
     for factors in ((draw,), (label,)):
-        low, high = bootstrap_mean(values, factors, draws=6000)
+        low, high = bootstrap_mean(values, factors, resamples=6000)
         assert high - low < 0.95 * width
     assert bootstrap_mean(values, (draw, label), seed=1) == bootstrap_mean(values, (draw, label), seed=1)
     assert bootstrap_mean(values, (draw, label), seed=1) != bootstrap_mean(values, (draw, label), seed=2)
@@ -136,11 +136,11 @@ def test_three_factors_and_names_of_levels() -> None:
     """A third factor that is constant changes nothing but the random numbers; levels may be of any type."""
     values, draw, label = two_way(np.random.default_rng(1), 8, 30, 4)
     names = np.array([f"class {number}" for number in label])
-    two = bootstrap_mean(values, (draw, label), draws=8000)
-    three = bootstrap_mean(values, (np.zeros(len(values)), draw, names), draws=8000)
+    two = bootstrap_mean(values, (draw, label), resamples=8000)
+    three = bootstrap_mean(values, (np.zeros(len(values)), draw, names), resamples=8000)
     assert three == pytest.approx(two, abs=0.05 * (two[1] - two[0]))
     seeds = np.repeat([0, 1], [60, 60])  # an effect of the third factor widens
-    low, high = bootstrap_mean(values + 0.5 * seeds, (seeds, draw, label), draws=8000)
+    low, high = bootstrap_mean(values + 0.5 * seeds, (seeds, draw, label), resamples=8000)
     assert high - low > 3 * (two[1] - two[0])
 
 
@@ -149,9 +149,9 @@ def test_the_interval_covers_other_classes_where_episodes_alone_do_not() -> None
     both = alone = 0
     for seed in range(runs):
         values, draw, label = two_way(rng, classes=25, draws=60, n_way=5)
-        low, high = bootstrap_mean(values, (draw, label), draws=400, seed=seed)
+        low, high = bootstrap_mean(values, (draw, label), resamples=400, seed=seed)
         both += low <= 0 <= high
-        low, high = bootstrap_mean(values, (draw,), draws=400, seed=seed)
+        low, high = bootstrap_mean(values, (draw,), resamples=400, seed=seed)
         alone += low <= 0 <= high
     assert binom.ppf(0.0005, runs, 0.92) <= both <= binom.ppf(0.9995, runs, 0.96)
     assert alone < 0.8 * runs
@@ -182,7 +182,7 @@ def test_what_cannot_be_compared_is_refused() -> None:
         with pytest.raises(ValueError, match="same settings"):
             paired_difference(scores, Scores(values, np.array(classes), np.array(draws)))
     with pytest.raises(ValueError, match="same settings"):
-        paired_difference(scores, Scores(values[:3], scores.classes[:3], scores.draws[:3]))
+        paired_difference(scores, Scores(values[:3], scores.classes[:3], scores.trials[:3]))
     single = Scores(values[:1], np.array([0]), np.array([0]))
     with pytest.raises(ValueError, match="two levels"):
         paired_difference(single, single)

@@ -123,9 +123,9 @@ def entries(results: dict, model: int, protocol: str) -> list[dict]:
     return [one for one in results["models"][model]["scores"] if one["protocol"] == protocol]
 
 
-def check_draws(entry: dict, means: list[float]) -> None:
+def check_trials(entry: dict, means: list[float]) -> None:
     """Mean and interval of the means of draws; a clip on the border between two classes may fall either way."""
-    assert entry["draws"] == len(means)
+    assert entry["trials"] == len(means)
     assert entry["mean"] == pytest.approx(np.mean(means), abs=2e-3)
     quantile = stats.norm.ppf(0.975) if len(means) >= 30 else stats.t.ppf(0.975, len(means) - 1)
     assert entry["interval"] == pytest.approx(quantile * stats.sem(means), rel=0.02, abs=1e-3)
@@ -141,7 +141,7 @@ def test_few_shot(results: dict, truths: list[Truth], model: int) -> None:
         for episode in draw_episodes(truth.labels, truth.takes, 5, entry["k"], 3, 30, seed=5):
             predicted = truth.classify(entry["classifier"], episode.support, episode.support_labels, episode.query)
             means.append(balanced_accuracy_score(episode.query_labels, predicted))
-        check_draws(entry, means)
+        check_trials(entry, means)
 
 
 @pytest.mark.parametrize("model", [0, 1])
@@ -156,7 +156,7 @@ def test_low_shot(results: dict, truths: list[Truth], model: int) -> None:
                 predicted = truth.classify(entry["classifier"], support, truth.labels[support], test)
                 means.append(balanced_accuracy_score(truth.labels[test], predicted))
                 hits.append([np.mean(predicted[truth.labels[test] == label] == label) for label in range(18)])
-        check_draws(entry, means)
+        check_trials(entry, means)
         assert entry["seeds"] == [5, 6]
         by_class = [entry["by_class"][name] for name in truth.names]
         np.testing.assert_allclose(by_class, np.mean(hits, axis=0), atol=0.06)
@@ -187,7 +187,7 @@ def test_linear_probe_over_the_folds(results: dict, truths: list[Truth], model: 
         for fold in range(1, 6)
     ]
     (entry,) = entries(results, model, "linear")
-    check_draws(entry, means)
+    check_trials(entry, means)
     matrix = np.array(results["models"][model]["confusion"]["linear"])
     assert np.abs(matrix - confusion_matrix(truth.labels, predicted)).sum() <= 2
     assert entry["mean"] > 3 / 18  # even random weights tell some of these sounds apart
@@ -219,19 +219,23 @@ def test_results_say_how_they_were_made(results: dict, corpus: Path, models: lis
     assert results["versions"]["torch"] == torch.__version__ and results["versions"]["numpy"] == np.__version__
 
 
-def test_screen_report_and_pictures(finished: tuple[Path, str], results: dict) -> None:
+def test_screen_report_and_plots(finished: tuple[Path, str], results: dict) -> None:
     folder, printed = finished
-    assert "144 clips of 18 classes" in printed and "difference" in printed and "1-shot" in printed
+    assert (
+        "144 clips of 18 classes" in printed
+        and "report.html" in printed
+        and "difference" in printed
+        and "1-shot" in printed
+    )
     html = (folder / "report.html").read_text(encoding="utf-8")
     for entry in results["models"][1]["scores"]:
         assert f"{100 * entry['mean']:.1f}" in printed and f"<td>{100 * entry['mean']:.1f}" in html
     assert "<script" not in html and "&lt;script&gt;alert(1)&lt;/script&gt;" in html
     assert 'src="http' not in html and "href=" not in html
     for name in ("accuracy_by_labels.png", "class_gains.png", "confusion.png", "embeddings.png"):
-        assert name in printed
-        with Image.open(folder / name) as picture:
-            picture.load()
-            assert picture.width >= 900
+        with Image.open(folder / name) as plot:
+            plot.load()
+            assert plot.width >= 900
 
 
 def test_one_model_with_several_labels_a_clip(
@@ -291,7 +295,7 @@ def test_labels_that_the_data_cannot_give_are_an_error_before_anything_is_embedd
 
 
 def test_models_need_names_of_their_own(models: list[Path], evaluate: Callable, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="give --model_labels one name a model, all different"):
+    with pytest.raises(ValueError, match="give --model_labels one name for each model, all different"):
         evaluate("--model_name_or_path", models[0], models[0], "--data_dir", tmp_path, "--output_dir", tmp_path)
 
 
@@ -312,7 +316,7 @@ def test_fine_tuning_is_measured_on_the_draws_of_low_shot(
     results = json.loads((tmp_path / "results.json").read_text())
     for number in (0, 1):
         (frozen,), (tuned,) = (entries(results, number, protocol) for protocol in ("low_shot", "fine_tune"))
-        assert tuned["draws"] == frozen["draws"] == 5 and tuned["seeds"] == frozen["seeds"] == [0]
+        assert tuned["trials"] == frozen["trials"] == 5 and tuned["seeds"] == frozen["seeds"] == [0]
         assert tuned["k"] == 2 and 0 <= tuned["mean"] <= 1 and tuned["by_class"].keys() == frozen["by_class"].keys()
     assert {one["protocol"] for one in results["comparisons"]} == {"low_shot", "fine_tune"}
     assert "fine-tuned" in (tmp_path / "report.html").read_text()

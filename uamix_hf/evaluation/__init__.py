@@ -1,4 +1,4 @@
-"""How far few labels go in a space of frozen embeddings."""
+"""Few-shot and other evaluation of encoders on frozen embeddings."""
 
 import lazy_loader
 

@@ -1,4 +1,4 @@
-"""Classifiers for a handful of labelled embeddings."""
+"""Classifiers for a few labelled embeddings."""
 
 from collections.abc import Callable
 
@@ -13,7 +13,18 @@ Classifier = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
 
 
 def nearest_centroid(support: np.ndarray, labels: np.ndarray, query: np.ndarray) -> np.ndarray:
-    """Class of each query (queries,): centroids of unit vectors, after the mean of the labelled clips is taken off."""
+    """Classify by the nearest class mean of centred, L2-normalised embeddings.
+
+    The mean of the labelled embeddings is subtracted from all before they are normalised.
+
+    Args:
+        support: Labelled embeddings, float (clips, embedding_size).
+        labels: Their class numbers (clips,).
+        query: Embeddings to classify, float (queries, embedding_size).
+
+    Returns:
+        Class number of each query (queries,).
+    """
     # Not sklearn's NearestCentroid: it weighs classes by their size, and fails where all vectors are equal.
     centre, classes = support.mean(axis=0), np.unique(labels)
     unit = normalize(support - centre)
@@ -22,8 +33,19 @@ def nearest_centroid(support: np.ndarray, labels: np.ndarray, query: np.ndarray)
 
 
 def logistic_regression(support: np.ndarray, labels: np.ndarray, query: np.ndarray) -> np.ndarray:
-    """Class of each query (queries,): L2-regularised (C = 1) on unit vectors, after the mean of the labelled clips is
-    taken off; as in Tian et al. 2020, "Rethinking few-shot image classification"."""
+    """Classify by L2-regularised (C = 1) logistic regression on centred, L2-normalised embeddings.
+
+    As in Tian et al. 2020, "Rethinking few-shot image classification: a good embedding is all you need?"; the mean of
+    the labelled embeddings is subtracted from all before they are normalised.
+
+    Args:
+        support: Labelled embeddings, float (clips, embedding_size).
+        labels: Their class numbers (clips,).
+        query: Embeddings to classify, float (queries, embedding_size).
+
+    Returns:
+        Class number of each query (queries,).
+    """
     centre = support.mean(axis=0, dtype=np.float64)
     classifier = LogisticRegression(C=1.0, max_iter=1000).fit(normalize(support - centre), labels)
     return classifier.predict(normalize(query - centre))
@@ -36,9 +58,10 @@ CLASSIFIERS: dict[str, Classifier] = {
 
 
 def find_classifier(name: str) -> Classifier:
-    """
+    """Classifier by its key in `CLASSIFIERS`.
+
     Raises:
-        EvaluationError: no such classifier.
+        EvaluationError: there is no such classifier.
     """
     if name not in CLASSIFIERS:
         raise EvaluationError(f"classifier={name!r}: there are {', '.join(CLASSIFIERS)}.")

@@ -1,43 +1,98 @@
-"""Embeddings of a table of recordings, made once and kept on disk."""
+"""Embeddings of a table of recordings, cached on disk."""
 
 import hashlib
 import logging
 import os
 from pathlib import Path
+from typing import TypeGuard
 
 import numpy as np
 from datasets import Dataset
+from transformers import PreTrainedModel
 from transformers.utils.hub import cached_file, extract_commit_hash
 
 from ..data.checks import checked_batch_size
 from ..data.log_mels import source_key
 from ..embedding.embedder import AudioEmbedder
+from ..models.audio_mae.feature_extraction_audio_mae import AudioMAEFeatureExtractor
 from ..version import __version__
 
 logger = logging.getLogger(__name__)
+
+# Folder or Hub repository, embedder, or encoder with its feature extractor.
+Encoder = str | os.PathLike | AudioEmbedder | tuple[PreTrainedModel, AudioMAEFeatureExtractor]
 
 # What from_pretrained reads of a folder; a run leaves much else in it, which changes without changing the model.
 MODEL_FILES = ("*config.json", "*.safetensors", "*.safetensors.index.json", "*.bin")
 
 
-def cached_embeddings(
-    model_path: str | Path,
+def is_path(encoder: Encoder) -> TypeGuard[str | os.PathLike]:
+    """Whether an encoder is given as a folder or repository."""
+    return isinstance(encoder, (str, os.PathLike))
+
+
+def load_embedder(encoder: Encoder, device: str | None = None) -> AudioEmbedder:
+    """Embedder of an encoder in any form.
+
+    Args:
+        encoder: Folder or Hub repository, embedder, or encoder with its feature extractor.
+        device: Where to load a folder or repository; a GPU if there is one by default. Objects stay where they are.
+    """
+    if isinstance(encoder, AudioEmbedder):
+        return encoder
+    if isinstance(encoder, (str, os.PathLike)):
+        return AudioEmbedder.from_pretrained(os.fspath(encoder), device=device)
+    model, extractor = encoder
+    return AudioEmbedder(model, extractor)
+
+
+def embed_recordings(
+    encoder: Encoder,
     recordings: Dataset,
-    cache_dir: str | Path,
+    cache_dir: str | os.PathLike | None = None,
+    batch_size: int = 16,
+    progress_bar: bool = True,
+) -> np.ndarray:
+    """Embeddings (recordings, embedding_size) float32 by an encoder in any form.
+
+    Args:
+        encoder: Folder or Hub repository, embedder, or encoder with its feature extractor.
+        recordings: Of [`load_recordings`].
+        cache_dir: Where embeddings by a folder or repository are cached; nowhere by default. Those by objects, whose
+            weights have no name, are not cached.
+        batch_size: Windows in a batch.
+        progress_bar: Whether to show one, in recordings.
+
+    Raises:
+        AudioInputError: a recording that cannot be embedded, with its name.
+    """
+    if cache_dir is not None and is_path(encoder):
+        return cached_embeddings(encoder, recordings, cache_dir, batch_size, progress_bar)
+    batch_size = checked_batch_size(batch_size)
+    return load_embedder(encoder).encode(recordings["audio"][:], batch_size, progress_bar)
+
+
+def cached_embeddings(
+    model_path: str | os.PathLike,
+    recordings: Dataset,
+    cache_dir: str | os.PathLike,
     batch_size: int = 16,
     progress_bar: bool = True,
 ) -> np.ndarray:
     """Embeddings (recordings, embedding_size) float32; a second call with the same model and recordings reads a file.
 
     Args:
-        model_path: Folder or Hub repository of an encoder, known by the content of its files or by its commit.
-        recordings: Of [`load_recordings`]; known by path, size and time of change. cache_dir: Made if need be.
-        batch_size, progress_bar: Of [`AudioEmbedder.encode`].
+        model_path: Folder or Hub repository of an encoder, identified by the content of its files or by its commit.
+        recordings: Of [`load_recordings`]; identified by path, size and time of change.
+        cache_dir: Folder of the cache; created if it does not exist.
+        batch_size: Windows in a batch.
+        progress_bar: Whether to show one, in recordings.
 
     Raises:
-        AudioInputError: a recording that cannot be embedded, with its name. OSError: there is no such model.
+        AudioInputError: a recording that cannot be embedded, with its name.
+        OSError: there is no such model.
     """
-    batch_size = checked_batch_size(batch_size)  # also where the vectors lie in the cache
+    batch_size = checked_batch_size(batch_size)  # also where the embeddings are in the cache
     name = os.fspath(model_path)
     revision = None if os.path.isdir(name) else hub_commit(name)
     sources = [source_key(value) for value in recordings["audio"]]
@@ -62,7 +117,11 @@ def folder_hash(folder: str) -> str:
 
 
 def hub_commit(repo_id: str) -> str:
-    """Commit that a repository of the Hub stands at, or that is cached where there is no connection."""
+    """Latest commit of a Hub repository, or the cached one where there is no connection.
+
+    Raises:
+        OSError: the repository has no config.json.
+    """
     commit = extract_commit_hash(cached_file(repo_id, "config.json"), None)
     if commit is None:
         raise OSError(f"{repo_id} has no config.json that could be found: it is not an encoder.")
@@ -70,7 +129,12 @@ def hub_commit(repo_id: str) -> str:
 
 
 def read_vectors(file: Path, clips: int) -> np.ndarray | None:
-    """The vectors of a cache file, None where it is absent or, with a warning, corrupt."""
+    """Embeddings of a cache file; None where it is absent or, with a warning, corrupt.
+
+    Args:
+        file: Path of the cache file.
+        clips: Number of embeddings that it must hold.
+    """
     try:
         vectors = np.load(file, allow_pickle=False)
     except FileNotFoundError:
@@ -81,11 +145,12 @@ def read_vectors(file: Path, clips: int) -> np.ndarray | None:
         if vectors.dtype == np.float32 and vectors.ndim == 2 and len(vectors) == clips:
             return vectors
         problem = f"it holds {vectors.dtype} {vectors.shape}"
-    logger.warning("%s cannot be used (%s): the embeddings are made again.", file, problem)
+    logger.warning("%s cannot be used (%s): the embeddings are computed again.", file, problem)
     return None
 
 
 def write_vectors(file: Path, vectors: np.ndarray) -> None:
+    """Write embeddings to a cache file, whole or not at all."""
     file.parent.mkdir(parents=True, exist_ok=True)
     partial = file.with_suffix(f".{os.getpid()}.partial")  # an interrupted write must not look like a finished one
     try:
@@ -96,4 +161,4 @@ def write_vectors(file: Path, vectors: np.ndarray) -> None:
         partial.unlink(missing_ok=True)
 
 
-__all__ = ["cached_embeddings"]
+__all__ = ["Encoder", "cached_embeddings", "embed_recordings", "is_path", "load_embedder"]

@@ -1,4 +1,4 @@
-"""Few-shot episodes on frozen embeddings (method.md 3.6)."""
+"""Few-shot episodes on frozen embeddings (docs/concepts/evaluation.md, Few-shot episodes)."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -11,12 +11,19 @@ from .scores import Scores
 
 
 class EpisodeError(EvaluationError):
-    """The data cannot give the episodes asked for; the message says which number to change."""
+    """The data do not suffice for the episodes; the message names the setting to change."""
 
 
 @dataclass(frozen=True)
 class Episode:
-    """Rows of the labelled clips and of the clips to classify, with the rows' class numbers 0 ... n_way - 1."""
+    """One few-shot episode.
+
+    Args:
+        support: Rows of the labelled clips (n_way * k_shot,).
+        support_labels: Their class numbers in the episode, 0 ... n_way - 1.
+        query: Rows of the clips to classify (queries,).
+        query_labels: Their class numbers in the episode.
+    """
 
     support: np.ndarray
     support_labels: np.ndarray
@@ -33,13 +40,19 @@ def draw_episodes(
     episodes: int = 600,
     seed: int = 0,
 ) -> Iterator[Episode]:
-    """Episodes of `n_way` random classes with `k_shot` labelled clips each and up to `queries` clips to classify.
+    """Random few-shot episodes.
 
-    No query shares a group with any labelled clip of its episode; a class that is left without a query is not drawn in
+    No query shares a group with a support clip of its episode; a class that is left without a query is not used in
     that episode.
 
     Args:
-        labels: Class of each clip (clips,). groups: Speaker or source of each clip (clips,); each its own by default.
+        labels: Class numbers (clips,).
+        groups: Speaker or source of each clip (clips,); each clip is its own by default.
+        n_way: Classes per episode.
+        k_shot: Support clips per class.
+        queries: Clips to classify per class, at most.
+        episodes: Number of episodes.
+        seed: Random seed.
 
     Raises:
         EpisodeError: too few classes with more than `k_shot` clips, groups that leave no queries, or a number below 1.
@@ -69,7 +82,15 @@ def draw_episodes(
 
 
 def fill_episode(chosen: list[np.ndarray], groups: np.ndarray, n_way: int, k_shot: int, queries: int) -> Episode | None:
-    """The first `n_way` classes that go together, of shuffled classes of shuffled clips; None if too few do."""
+    """Episode of the first `n_way` classes that leave queries to each other; None where there are too few.
+
+    Args:
+        chosen: Rows of each class, classes and rows in random order.
+        groups: Speaker or source of each clip (clips,).
+        n_way: Classes.
+        k_shot: Support clips per class.
+        queries: Clips to classify per class, at most.
+    """
     waiting = list(chosen)
     drawn: list[np.ndarray] = []
     while True:
@@ -90,7 +111,7 @@ def fill_episode(chosen: list[np.ndarray], groups: np.ndarray, n_way: int, k_sho
 
 
 def few_shot_accuracy(
-    vectors: np.ndarray,
+    embeddings: np.ndarray,
     labels: np.ndarray,
     groups: np.ndarray | None = None,
     n_way: int = 5,
@@ -100,27 +121,35 @@ def few_shot_accuracy(
     seed: int = 0,
     classifier: str = "nearest_centroid",
 ) -> Scores:
-    """Accuracy of the classes of each episode; a draw is an episode.
+    """Accuracy of each class of each episode; a trial is an episode.
 
-    The same seed draws the same episodes, so that two models compare cell by cell; see [`draw_episodes`].
+    The same seed gives the same episodes, so that two encoders can be compared in pairs.
 
     Args:
-        vectors: Embeddings (clips, width). labels: Class numbers (clips,). classifier: A key of `CLASSIFIERS`.
+        embeddings: float (clips, embedding_size).
+        labels: Class numbers (clips,).
+        groups: Speaker or source of each clip (clips,), which support and queries never share.
+        n_way: Classes per episode.
+        k_shot: Support clips per class.
+        queries: Clips to classify per class, at most.
+        episodes: Number of episodes.
+        seed: Random seed.
+        classifier: A key of `CLASSIFIERS`.
 
     Raises:
-        EvaluationError: labels of several classes a clip, embeddings or labels that cannot be used, or no such
-            classifier. EpisodeError: the data cannot give the episodes.
+        EvaluationError: several labels per clip, embeddings or labels that cannot be used, or no such classifier.
+        EpisodeError: the data do not suffice for the episodes.
     """
     check_single_label(labels, "few_shot_accuracy")
-    check_clips(vectors, labels, groups)
+    check_clips(embeddings, labels, groups)
     predict = find_classifier(classifier)
-    hits, classes, draws = [], [], []
+    correct, classes, trials = [], [], []
     for number, episode in enumerate(draw_episodes(labels, groups, n_way, k_shot, queries, episodes, seed)):
-        predicted = predict(vectors[episode.support], episode.support_labels, vectors[episode.query])
-        hits.append(predicted == episode.query_labels)
+        predicted = predict(embeddings[episode.support], episode.support_labels, embeddings[episode.query])
+        correct.append(predicted == episode.query_labels)
         classes.append(labels[episode.query])
-        draws.append(np.full(len(episode.query), number))
-    return Scores.from_clips(np.concatenate(hits), np.concatenate(classes), np.concatenate(draws))
+        trials.append(np.full(len(episode.query), number))
+    return Scores.from_clips(np.concatenate(correct), np.concatenate(classes), np.concatenate(trials))
 
 
 __all__ = ["Episode", "EpisodeError", "draw_episodes", "few_shot_accuracy"]

@@ -1,4 +1,4 @@
-"""Low-shot accuracy of whole encoders that are fine-tuned on the few labels, instead of a classifier on frozen ones."""
+"""Low-shot accuracy of encoders that are fine-tuned on the few labels, instead of a classifier on frozen embeddings."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -8,18 +8,18 @@ from tempfile import TemporaryDirectory
 import numpy as np
 from datasets import Dataset
 from tqdm.auto import tqdm
-from transformers import AutoFeatureExtractor, AutoModel
 
 from ..data import cached_log_mels
-from ..data.labels import draw_labelled
 from ..fine_tuning import FineTuningArguments, fine_tune, predict
 from ..metrics.checks import check_single_label
+from .embeddings import Encoder, load_embedder
+from .low_shot import low_shot_trials
 from .scores import Scores
-from .splits import Split, SplitError, check_rows
+from .splits import Split
 
 
 def fine_tune_low_shot(
-    model_path: str | Path,
+    encoder: Encoder,
     recordings: Dataset,
     labels: np.ndarray,
     splits: Sequence[Split],
@@ -29,46 +29,51 @@ def fine_tune_low_shot(
     cache_dir: str | Path | None = None,
     progress_bar: bool = True,
 ) -> Scores:
-    """Accuracy on all test rows of a fresh copy of the encoder, fine-tuned on `k` labelled clips per class.
+    """Accuracy on all test clips of a copy of the encoder that is fine-tuned on `k` labelled clips per class.
 
-    Draws are those of [`low_shot_accuracy`], clip for clip and in the same order, so that the two compare cell by cell.
+    Trials are those of [`low_shot_accuracy`], clip for clip and in the same order, so that the two can be compared in
+    pairs.
 
     Args:
-        model_path: Folder or Hub repository of an Audio-MAE encoder. recordings: Of [`load_recordings`].
-        labels: Class numbers (clips,), one for each recording. splits: Of [`make_splits`].
-        seeds: Each draws the labelled clips, and decides the training on them in place of `args.seed`.
-        args: Of the training; its folder is not used, nothing is saved. By default nothing is logged either.
-        cache_dir: Where log-mels are cached; `datasets`' own cache by default. progress_bar: Shows one, in draws.
+        encoder: Folder or Hub repository of an Audio-MAE encoder, an [`AudioEmbedder`], or an encoder with its
+            feature extractor; left as it is.
+        recordings: Of [`load_recordings`].
+        labels: Class numbers (clips,), one for each recording.
+        splits: Of [`make_splits`].
+        k: Labelled clips per class.
+        seeds: Each chooses labelled clips in every split, and replaces `args.seed` in the training on them.
+        args: Training arguments; `output_dir` is not used, since nothing is saved. By default nothing is logged.
+        cache_dir: Where log-mels are cached; the cache of `datasets` by default.
+        progress_bar: Whether to show one, in trials.
 
     Raises:
-        EvaluationError: labels of several classes a clip. SplitError: no splits or seeds, or too few clips of a class.
-        TypeError: another kind of encoder. AudioInputError: an unreadable recording.
+        EvaluationError: several labels per clip.
+        SplitError: no splits or seeds.
+        DataError: too few clips of a class.
+        TypeError: another kind of encoder.
+        AudioInputError: an unreadable recording.
     """
     check_single_label(labels, "fine_tune_low_shot")
-    if not splits or not seeds:
-        raise SplitError(f"There are {len(splits)} splits and {len(seeds)} seeds: at least one of each is needed.")
-    for train, test in splits:
-        check_rows(labels, train, test)
-    encoder = AutoModel.from_pretrained(model_path)
-    extractor = AutoFeatureExtractor.from_pretrained(model_path)
+    trials = list(low_shot_trials(labels, splits, k, seeds))
+    embedder = load_embedder(encoder, device="cpu")  # the copies move to the device that is trained on
+    model, extractor = embedder.model, embedder.feature_extractor
     log_mels = cached_log_mels(recordings, extractor, cache_dir=cache_dir).dataset
     args = args or FineTuningArguments(logging_strategy="no", disable_tqdm=True, report_to="none")
-    draws = [(seed, train, test) for seed in seeds for train, test in splits]
-    hits = []
+    correct = []
     with TemporaryDirectory() as folder:
-        for seed, train, test in tqdm(draws, desc="Fine-tuning", unit="draw", disable=not progress_bar):
-            model = fine_tune(
-                encoder,
+        for seed, labelled, test in tqdm(trials, desc="Fine-tuning", unit="trial", disable=not progress_bar):
+            classifier = fine_tune(
+                model,
                 extractor,
                 log_mels,
-                draw_labelled(labels, train, k, seed),
+                labelled,
                 labels,
                 int(labels.max()) + 1,
                 replace(args, seed=seed, output_dir=folder, save_strategy="no", load_best_model_at_end=False),
             )
-            hits.append(predict(model, extractor, log_mels, test) == labels[test])
-    numbers = np.repeat(np.arange(len(draws)), [len(test) for _, _, test in draws])
-    return Scores.from_clips(np.concatenate(hits), np.concatenate([labels[test] for _, _, test in draws]), numbers)
+            correct.append(predict(classifier, extractor, log_mels, test) == labels[test])
+    numbers = np.repeat(np.arange(len(trials)), [len(test) for _, _, test in trials])
+    return Scores.from_clips(np.concatenate(correct), np.concatenate([labels[test] for _, _, test in trials]), numbers)
 
 
 __all__ = ["fine_tune_low_shot"]

@@ -1,4 +1,4 @@
-"""Pictures of embeddings and scores, narrow enough for a phone; needs matplotlib (`pip install uamix_hf[demo]`)."""
+"""Plots of embeddings and scores, narrow enough for a phone; needs matplotlib (`pip install uamix_hf[demo]`)."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,14 +13,20 @@ from sklearn.preprocessing import normalize
 
 from ..metrics.plots import DPI, NAMED, STYLE, WIDTH, shorten
 
-# Okabe and Ito's colours, which those who cannot tell red from green can tell apart; classes beyond eight change shape.
+# Okabe and Ito's colours, which are safe for colour-blind readers; classes beyond eight change their marker.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")
 MARKERS = "os^DvPX*"
 
 
 @dataclass(frozen=True)
 class LabelCurves:
-    """Accuracy against labels per class: of each model (k, mean, half width of the interval or None), in [0, 1]."""
+    """Accuracy against labels per class, of several encoders.
+
+    Args:
+        title: Title of the panel.
+        chance: Accuracy of guessing, in [0, 1].
+        curves: Labels per class, accuracy in [0, 1] and half width of its interval (or None), by encoder.
+    """
 
     title: str
     chance: float
@@ -29,19 +35,23 @@ class LabelCurves:
 
 @rc_context(STYLE)
 def plot_embeddings(
-    path: str | Path, vectors: Mapping[str, np.ndarray], labels: np.ndarray, names: Sequence[str], seed: int = 0
+    path: str | Path, embeddings: Mapping[str, np.ndarray], labels: np.ndarray, names: Sequence[str], seed: int = 0
 ) -> None:
-    """A map of the clips (t-SNE by cosine) for each model, side by side; a colour and shape for each class.
+    """Plot a map of the clips (t-SNE by cosine distance) for each encoder, side by side, coloured by class.
 
     Args:
-        vectors: Embeddings (clips, width) by the title of their map. labels: Class numbers (clips,). names: Of classes.
+        path: File to write.
+        embeddings: float (clips, embedding_size), by the title of their map.
+        labels: Class numbers (clips,).
+        names: Class names.
+        seed: Random seed of t-SNE.
     """
     texts = [shorten(name) for name in names]
     columns = 3 if max(map(len, texts)) <= 18 else 2
     legend = 0.4 + 0.16 * -(-len(names) // columns) if len(names) <= NAMED else 0.0
-    figure = Figure(figsize=(WIDTH, max(WIDTH / len(vectors) + legend, 3)), layout="constrained")
-    axes = figure.subplots(1, len(vectors), squeeze=False)[0]
-    for axis, (title, points) in zip(axes, vectors.items(), strict=True):
+    figure = Figure(figsize=(WIDTH, max(WIDTH / len(embeddings) + legend, 3)), layout="constrained")
+    axes = figure.subplots(1, len(embeddings), squeeze=False)[0]
+    for axis, (title, points) in zip(axes, embeddings.items(), strict=True):
         unit = normalize(points - points.mean(axis=0))
         perplexity = min(30.0, (len(points) - 1) / 3)
         flat = TSNE(metric="cosine", init="random", perplexity=perplexity, random_state=seed).fit_transform(unit)
@@ -59,7 +69,12 @@ def plot_embeddings(
 
 @rc_context(STYLE)
 def plot_label_curves(path: str | Path, panels: Sequence[LabelCurves]) -> None:
-    """Accuracy against labels per class, one panel below the other, one line a model with its interval as a band."""
+    """Plot accuracy against labels per class, with intervals as bands; one line per encoder.
+
+    Args:
+        path: File to write.
+        panels: One below the other.
+    """
     figure = Figure(figsize=(WIDTH, 0.4 + 2.4 * len(panels)), layout="constrained")
     axes = figure.subplots(len(panels), 1, squeeze=False)[:, 0]
     for axis, panel in zip(axes, panels, strict=True):
@@ -83,10 +98,12 @@ def plot_label_curves(path: str | Path, panels: Sequence[LabelCurves]) -> None:
 
 @rc_context(STYLE)
 def plot_class_gains(path: str | Path, gains: Mapping[str, float], label: str) -> None:
-    """Change of each class's score as bars, the largest gain first; of very many classes, those that change most.
+    """Plot the change of each class's score as bars, the largest gain first; of many classes, the largest changes.
 
     Args:
-        gains: Difference of scores in [-1, 1] by class. label: What the axis shows.
+        path: File to write.
+        gains: Difference of scores in [-1, 1], by class.
+        label: Label of the axis.
     """
     chosen = sorted(gains.items(), key=lambda item: -abs(item[1]))[:NAMED]
     chosen.sort(key=lambda item: item[1])

@@ -1,4 +1,4 @@
-"""What all labelled clips together say of an encoder: a linear probe and nearest neighbours (method.md 3.6)."""
+"""A linear probe and k nearest neighbours (docs/concepts/evaluation.md, kNN and Linear probe)."""
 
 from collections.abc import Sequence
 
@@ -18,25 +18,26 @@ logger = logging.get_logger(__name__)
 
 
 def linear_probe(
-    vectors: np.ndarray, labels: np.ndarray, splits: Sequence[Split], names: Sequence[str] | None = None
+    embeddings: np.ndarray, labels: np.ndarray, splits: Sequence[Split], names: Sequence[str] | None = None
 ) -> tuple[Scores, np.ndarray]:
-    """Logistic regression (L2, C = 1) on standardised embeddings, learnt anew for each split.
+    """Logistic regression (L2, C = 1) on standardised embeddings, fitted in each split.
 
     Args:
-        vectors: Embeddings (clips, width). labels: Class numbers (clips,), or bool (clips, classes): then a regression
-            for each class, against the rest. splits: Of [`make_splits`]; no clip is tested twice.
-        names: Of the classes; those that a split's test rows cannot measure are named in a warning.
+        embeddings: float (clips, embedding_size).
+        labels: Class numbers (clips,); or bool (clips, classes), for one-vs-rest regressions.
+        splits: Of [`make_splits`]; no clip is tested twice.
+        names: Class names; those that cannot be measured in a split are named in a warning.
 
     Returns:
-        Scores, a draw for each split: accuracies, or average precisions of the classes that some test rows have and
-        some have not.
-        Predictions: class numbers (clips,), -1 where never tested; or bool (clips, classes), False where never tested.
+        Scores and predictions. A trial of the scores is a split; they are accuracies, or average precisions of the
+        classes that some test clips have and some do not. Predictions are class numbers (clips,), -1 where never
+        tested; or bool (clips, classes), False where never tested.
 
     Raises:
-        EvaluationError: embeddings or labels that cannot be used. SplitError: no splits, a clip that is tested twice,
-            or a class that cannot be learnt or measured.
+        EvaluationError: embeddings or labels that cannot be used.
+        SplitError: no splits, a clip that is tested twice, or a class that cannot be learnt or measured.
     """
-    check_clips(vectors, labels)
+    check_clips(embeddings, labels)
     if not splits:
         raise SplitError("There are no splits.")
     tested, counts = np.unique(np.concatenate([test for _, test in splits]), return_counts=True)
@@ -44,50 +45,56 @@ def linear_probe(
         raise SplitError(f"Clip {tested[counts.argmax()]} is a test row of {counts.max()} splits; one is allowed.")
     for train, test in splits:
         check_rows(labels, train, test)
-    vectors = vectors.astype(np.float64)
+    embeddings = embeddings.astype(np.float64)
     if is_multi_label(labels):
-        return probe_multi_label(vectors, labels, splits, names)
-    return probe_single_label(vectors, labels, splits)
+        return probe_multi_label(embeddings, labels, splits, names)
+    return probe_single_label(embeddings, labels, splits)
 
 
 def probe() -> Pipeline:
+    """Standardisation and logistic regression, not fitted yet."""
     return make_pipeline(StandardScaler(), LogisticRegression(C=1.0, max_iter=1000))
 
 
-def probe_single_label(vectors: np.ndarray, labels: np.ndarray, splits: Sequence[Split]) -> tuple[Scores, np.ndarray]:
-    predictions, draws = np.full(len(labels), -1), np.full(len(labels), -1)
-    for draw, (train, test) in enumerate(splits):
-        predictions[test] = probe().fit(vectors[train], labels[train]).predict(vectors[test])
-        draws[test] = draw
-    tested = draws >= 0
-    return Scores.from_clips((predictions == labels)[tested], labels[tested], draws[tested]), predictions
+def probe_single_label(
+    embeddings: np.ndarray, labels: np.ndarray, splits: Sequence[Split]
+) -> tuple[Scores, np.ndarray]:
+    """[`linear_probe`] for one class per clip."""
+    predictions, trials = np.full(len(labels), -1), np.full(len(labels), -1)
+    for trial, (train, test) in enumerate(splits):
+        predictions[test] = probe().fit(embeddings[train], labels[train]).predict(embeddings[test])
+        trials[test] = trial
+    tested = trials >= 0
+    return Scores.from_clips((predictions == labels)[tested], labels[tested], trials[tested]), predictions
 
 
 def probe_multi_label(
-    vectors: np.ndarray, labels: np.ndarray, splits: Sequence[Split], names: Sequence[str] | None
+    embeddings: np.ndarray, labels: np.ndarray, splits: Sequence[Split], names: Sequence[str] | None
 ) -> tuple[Scores, np.ndarray]:
+    """[`linear_probe`] for several classes per clip."""
     predictions, parts = np.zeros(labels.shape, bool), []
     for train, test in splits:
-        # A class that all training clips have, or none, cannot be learnt and is predicted so.
+        # A class that all training clips have, or none, cannot be learnt: the prediction is constant.
         scores = np.tile(np.where(labels[train].all(axis=0), np.inf, -np.inf), (len(test), 1))
         for number in np.flatnonzero(measurable_classes(labels[train])):
-            fitted = probe().fit(vectors[train], labels[train, number])
-            scores[:, number] = fitted.decision_function(vectors[test])
+            fitted = probe().fit(embeddings[train], labels[train, number])
+            scores[:, number] = fitted.decision_function(embeddings[test])
         predictions[test] = scores > 0
         parts.append(average_precisions(labels[test], scores, names))
-    draws = np.repeat(np.arange(len(parts)), [len(values) for values, _ in parts])
+    trials = np.repeat(np.arange(len(parts)), [len(values) for values, _ in parts])
     values, classes = (np.concatenate(columns) for columns in zip(*parts, strict=True))
-    return Scores(values, classes, draws), predictions
+    return Scores(values, classes, trials), predictions
 
 
-def told_apart(labels: np.ndarray, names: Sequence[str] | None = None) -> np.ndarray:
-    """Numbers of the classes that can be measured, [`measurable_classes`]; the others are named in a warning.
+def measured_classes(labels: np.ndarray, names: Sequence[str] | None = None) -> np.ndarray:
+    """Numbers of the classes whose average precision is defined; the others are named in a warning.
 
     Args:
-        labels: bool (clips, classes). names: Of the classes.
+        labels: bool (clips, classes).
+        names: Class names.
 
     Raises:
-        SplitError: no such class.
+        SplitError: there is no such class.
     """
     measurable = measurable_classes(labels)
     if not measurable.any():
@@ -103,58 +110,65 @@ def told_apart(labels: np.ndarray, names: Sequence[str] | None = None) -> np.nda
 def average_precisions(
     labels: np.ndarray, scores: np.ndarray, names: Sequence[str] | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Average precision of each class that some clips have and some have not, and the class numbers (measured,).
+    """Average precision of each class that some clips have and some do not.
 
     Args:
-        labels: bool (clips, classes). scores: (clips, classes), higher where the class is likelier.
-        names: Of the classes; those left out are named in a warning.
+        labels: bool (clips, classes).
+        scores: float (clips, classes), higher where the class is likelier.
+        names: Class names; classes that are left out are named in a warning.
+
+    Returns:
+        Average precisions and class numbers, both (measured classes,).
 
     Raises:
-        SplitError: no such class.
+        SplitError: there is no such class.
     """
-    classes = told_apart(labels, names)
+    classes = measured_classes(labels, names)
     values = [average_precision_score(labels[:, number], scores[:, number]) for number in classes]
     return np.array(values), classes
 
 
 def knn_probe(
-    vectors: np.ndarray,
+    embeddings: np.ndarray,
     labels: np.ndarray,
     groups: np.ndarray | None = None,
     neighbours: int = 10,
     names: Sequence[str] | None = None,
 ) -> tuple[Scores, np.ndarray]:
-    """Every clip by its nearest others by cosine, of other groups; nothing is learnt.
+    """Leave-one-out k nearest neighbours by cosine similarity, among clips of other groups.
 
     Args:
-        vectors: Embeddings (clips, width). labels: Class numbers (clips,), see [`knn_predictions`]; or bool (clips,
-            classes), scored by the fraction of neighbours that have the class. groups: Speaker or source (clips,).
-        neighbours: How many vote, capped as [`resolve_neighbours`] says. names: Of the classes, for messages.
+        embeddings: float (clips, embedding_size).
+        labels: Class numbers (clips,), see [`knn_predictions`]; or bool (clips, classes), scored by the fraction of
+            neighbours that have the class.
+        groups: Speaker or source of each clip (clips,).
+        neighbours: How many vote, capped as in [`resolve_neighbours`].
+        names: Class names, for messages.
 
     Returns:
-        Scores, all of one draw: accuracies, or average precisions of the classes that some clips have and some have
-        not; of classes that have clips of more than one group.
-        Predictions: class numbers (clips,), -1 for a clip that is not measured; or bool (clips, classes), what more
-        than half of the neighbours have.
+        Scores and predictions. The scores, all of one trial, are accuracies, or average precisions of the classes that
+        some clips have and some do not; classes with clips of a single group are left out. Predictions are class
+        numbers (clips,), -1 where not measured; or bool (clips, classes), what more than half of the neighbours have.
 
     Raises:
-        EvaluationError: embeddings or labels that cannot be used, no neighbours, or (SplitError) nothing to measure.
+        EvaluationError: embeddings or labels that cannot be used, or no neighbours.
+        SplitError: nothing can be measured.
     """
-    check_clips(vectors, labels, groups)
+    check_clips(embeddings, labels, groups)
     if not is_multi_label(labels):
-        predictions = knn_predictions(vectors, labels, groups, neighbours, names)
+        predictions = knn_predictions(embeddings, labels, groups, neighbours, names)
         measured = predictions >= 0
-        hits = (predictions == labels)[measured]
-        return Scores.from_clips(hits, labels[measured], np.zeros(len(hits), int)), predictions
-    classes = told_apart(labels, names)
+        correct = (predictions == labels)[measured]
+        return Scores.from_clips(correct, labels[measured], np.zeros(len(correct), int)), predictions
+    classes = measured_classes(labels, names)
     words = None if names is None else [names[int(number)] for number in classes]
     neighbours, measured = resolve_neighbours(labels[:, classes], groups, neighbours, words)
     classes = classes[measured]
-    nearest, similarity = nearest_others(vectors, groups, neighbours)
+    nearest, similarity = nearest_others(embeddings, groups, neighbours)
     votes = np.isfinite(similarity)
-    shares = (labels[nearest] & votes[:, :, None]).sum(axis=1) / np.maximum(votes.sum(axis=1, keepdims=True), 1)
-    values, _ = average_precisions(labels[:, classes], shares[:, classes])
-    return Scores(values, classes, np.zeros(len(classes), int)), shares > 0.5
+    fractions = (labels[nearest] & votes[:, :, None]).sum(axis=1) / np.maximum(votes.sum(axis=1, keepdims=True), 1)
+    values, _ = average_precisions(labels[:, classes], fractions[:, classes])
+    return Scores(values, classes, np.zeros(len(classes), int)), fractions > 0.5
 
 
 __all__ = ["average_precisions", "knn_probe", "linear_probe"]

@@ -1,4 +1,4 @@
-"""Train and test rows that share no speaker or source."""
+"""Training and test rows that share no speaker or source."""
 
 from collections.abc import Sequence
 
@@ -11,15 +11,19 @@ Split = tuple[np.ndarray, np.ndarray]
 
 
 class SplitError(EvaluationError):
-    """Train and test rows that would mislead, or that the data cannot give; the message says what to change."""
+    """Splits that would mislead, or for which the data do not suffice; the message says what to change."""
 
 
 def check_split(
     groups: np.ndarray, train_rows: np.ndarray, test_rows: np.ndarray, names: Sequence[str] | None = None
 ) -> None:
-    """
+    """Check that training and test rows share no group.
+
     Args:
-        groups: Speaker or source of each clip (clips,). names: The same in words (clips,), for the message.
+        groups: Speaker or source of each clip (clips,).
+        train_rows: Rows of the training clips.
+        test_rows: Rows of the test clips.
+        names: Names of the groups, one for each clip (clips,), for the message.
 
     Raises:
         SplitError: groups that are on both sides.
@@ -34,9 +38,15 @@ def check_split(
 
 
 def check_rows(labels: np.ndarray, train_rows: np.ndarray, test_rows: np.ndarray) -> None:
-    """
+    """Check that a split can be used.
+
+    Args:
+        labels: Class numbers (clips,), or bool (clips, classes).
+        train_rows: Rows of the training clips.
+        test_rows: Rows of the test clips.
+
     Raises:
-        SplitError: no rows on one side, a clip on both, or a class that is tested but cannot be learnt.
+        SplitError: no rows on one side, a clip on both, or a test class without training clips.
     """
     if len(train_rows) == 0 or len(test_rows) == 0:
         raise SplitError(f"A split has {len(train_rows)} training and {len(test_rows)} test rows.")
@@ -62,14 +72,19 @@ def make_splits(
     seed: int = 0,
     names: Sequence[str] | None = None,
 ) -> list[Split]:
-    """Training and test rows of a cross-validation; every clip is tested once.
+    """Cross-validation splits; every clip is tested once.
 
     Args:
-        labels: Class numbers (clips,), whose shares are kept alike in all splits; or bool (clips, classes), which are
-            not looked at. groups: Speaker or source of each clip (clips,); none straddles a split.
+        labels: Class numbers (clips,), by which the splits are stratified; or bool (clips, classes), by which they are
+            not.
+        groups: Speaker or source of each clip (clips,); all clips of a group are in the same fold.
         folds: Official fold of each clip (clips,) as text; each is the test fold once, in the order of the text.
-        n_splits, seed: Number of random folds and their seed, where there are no official ones.
-        names: Groups in words (clips,), for messages.
+        n_splits: Number of random folds, where there are no official ones.
+        seed: Random seed of the folds, where there are no official ones.
+        names: Names of the groups, one for each clip (clips,), for messages.
+
+    Returns:
+        Training and test rows of each split.
 
     Raises:
         SplitError: a group in two folds, a single fold, a clip without one, or fewer clips or groups of a class than
@@ -84,6 +99,7 @@ def make_splits(
 
 
 def official_splits(folds: np.ndarray) -> list[Split]:
+    """Splits in which each fold (clips,) is the test fold once."""
     values = np.unique(folds)
     if "" in values:
         raise SplitError(f"{(folds == '').sum()} clips are in no fold, the first is clip {(folds == '').argmax()}.")
@@ -93,6 +109,7 @@ def official_splits(folds: np.ndarray) -> list[Split]:
 
 
 def random_splits(labels: np.ndarray, groups: np.ndarray | None, n_splits: int, seed: int) -> list[Split]:
+    """Random stratified folds, which keep groups together."""
     if n_splits < 2:
         raise SplitError(f"n_splits={n_splits}: at least two are needed.")
     classes = np.zeros(len(labels), int) if is_multi_label(labels) else labels
