@@ -10,6 +10,12 @@ from .models.checkpoint import CheckpointError
 from .models.conversion import SYSTEMS, convert
 from .version import PACKAGES, package_versions
 
+# What checkpoints of some systems do not record; each conversion refuses the options that it does not take.
+CONVERSION_OPTIONS: dict[str, tuple[type, str]] = {
+    "num_attention_heads": (int, "audiomae: of the encoder (if not hidden size / 64)"),
+    "decoder_num_attention_heads": (int, "audiomae: of the decoder (if not hidden size / 32)"),
+}
+
 
 def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="uamix-hf", description="Audio-MAE and uaMix for transformers.")
@@ -20,8 +26,8 @@ def build_parser() -> argparse.ArgumentParser:
     converter.add_argument("system", choices=sorted(SYSTEMS), help="project that the checkpoint comes from")
     converter.add_argument("source", help="checkpoint file, folder that holds one, or repository on the Hub")
     converter.add_argument("target", help="folder to write, for from_pretrained")
-    converter.add_argument("--num_attention_heads", type=int, help="of the encoder (if not width / 64)")
-    converter.add_argument("--decoder_num_attention_heads", type=int, help="of the decoder (if not width / 32)")
+    for name, (kind, text) in CONVERSION_OPTIONS.items():
+        converter.add_argument(f"--{name}", type=kind, help=text)
     exporter = commands.add_parser("export", help="write an encoder alone, in half precision, to publish it")
     exporter.add_argument("source", help="folder or repository of a pretrained or tuned Audio-MAE")
     exporter.add_argument("target", help="folder to write, for from_pretrained")
@@ -51,9 +57,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"wrote {args.target}")
         return 0
     try:
-        report = convert(
-            args.system, args.source, args.target, args.num_attention_heads, args.decoder_num_attention_heads
-        )
+        options = {name: getattr(args, name) for name in CONVERSION_OPTIONS if getattr(args, name) is not None}
+        report = convert(args.system, args.source, args.target, **options)
     except CheckpointError as error:
         print(f"uamix-hf: {error}", file=sys.stderr)
         return 1

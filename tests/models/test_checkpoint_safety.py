@@ -109,8 +109,8 @@ def test_a_malicious_pickle_is_refused_and_nothing_of_it_runs(tmp_path: Path, ca
 def test_training_arguments_are_accepted(tmp_path: Path, tensors) -> None:
     arguments = argparse.Namespace(norm_pix_loss=True, mask_ratio=0.7, blr=2e-4, output_dir="x", nested=[1, None])
     torch.save({"model": tensors, "epoch": 3, "args": arguments}, tmp_path / "m.pth")
-    read, read_arguments = read_checkpoint(tmp_path / "m.pth")
-    assert read_arguments == arguments
+    read, entries = read_checkpoint(tmp_path / "m.pth")
+    assert entries == {"epoch": 3, "args": arguments}
     assert all(torch.equal(read[key], value) for key, value in tensors.items()) and len(read) == len(tensors)
     assert run(tmp_path / "m.pth", tmp_path / "target") == 0
     with pytest.raises(UnsafeCheckpointError):  # what was allowed once is not allowed for good
@@ -128,14 +128,14 @@ def test_missing_keys_are_named_and_nothing_is_written(tmp_path: Path, capsys, t
     del tensors["cls_token"]
     save_safetensors(tensors, tmp_path / "m.safetensors")
     with pytest.raises(CheckpointError, match="no cls_token"):
-        convert("audiomae", str(tmp_path / "m.safetensors"), str(tmp_path / "target"), 3)
+        convert("audiomae", str(tmp_path / "m.safetensors"), str(tmp_path / "target"), num_attention_heads=3)
 
 
 def test_unknown_keys_are_listed_as_ignored(tmp_path: Path, capsys, tensors) -> None:
     save_safetensors(
         tensors | {"blocks.0.gamma": torch.ones(3), "mask_token": torch.ones(3)}, tmp_path / "m.safetensors"
     )
-    report = convert("audiomae", str(tmp_path / "m.safetensors"), str(tmp_path / "target"), 3)
+    report = convert("audiomae", str(tmp_path / "m.safetensors"), str(tmp_path / "target"), num_attention_heads=3)
     assert set(report.ignored) == {"blocks.0.gamma", "mask_token"}
     assert set(report.used) == set(tensors) and report.missing == []
     assert run(tmp_path / "m.safetensors", tmp_path / "target") == 0
@@ -280,3 +280,10 @@ def test_the_timm_layout_on_the_hub_converts_to_an_equal_encoder(tiny_config: Au
             expected, actual = model(**inputs), converted(**inputs)
         assert torch.equal(actual.pooler_output, expected.pooler_output)
         assert torch.equal(actual.last_hidden_state, expected.last_hidden_state)
+
+
+def test_an_option_that_the_project_does_not_take_is_refused(tmp_path: Path, tensors) -> None:
+    save_safetensors(tensors, tmp_path / "m.safetensors")
+    with pytest.raises(CheckpointError, match=r"audiomae does not take max_distance; its options are: num_attention"):
+        convert("audiomae", str(tmp_path / "m.safetensors"), str(tmp_path / "target"), max_distance=800)
+    assert not (tmp_path / "target").exists()

@@ -32,16 +32,19 @@ class KeyReport:
         used: Keys that were converted.
         ignored: The reason for each key that was not.
         missing: Keys that the model needs and the checkpoint lacks.
+        notes: What was assumed, and settings of the checkpoint that the model does not have.
     """
 
     used: list[str] = field(default_factory=list)
     ignored: dict[str, str] = field(default_factory=dict)
     missing: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
     def __str__(self) -> str:
         lines = [f"used {len(self.used)} keys", *(f"  {key}" for key in self.used)]
         lines += [f"ignored {len(self.ignored)} keys", *(f"  {key}: {why}" for key, why in self.ignored.items())]
         lines += [f"missing {len(self.missing)} keys", *(f"  {key}" for key in self.missing)]
+        lines += [f"note: {note}" for note in self.notes]
         return "\n".join(lines)
 
 
@@ -81,8 +84,8 @@ def choose(names: list[str], source: str) -> str:
     return found[0]
 
 
-def read_checkpoint(path: Path) -> tuple[dict[str, torch.Tensor], Any]:
-    """Reads the tensors by key, and the training arguments, if the file has them.
+def read_checkpoint(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    """Reads the tensors by key, and the other entries of the file, such as `args`, `cfg` or `label_dict`.
 
     A pickle is read with `weights_only=True`, which builds only tensors and plain containers, and
     `argparse.Namespace`, which Audio-MAE's training script stores.
@@ -93,7 +96,7 @@ def read_checkpoint(path: Path) -> tuple[dict[str, torch.Tensor], Any]:
     """
     if path.suffix == ".safetensors":
         try:
-            return load_file(path), None
+            return load_file(path), {}
         except SafetensorError as error:
             raise CheckpointError(f"{path} is not a safetensors file, or is damaged: {error}") from error
     try:
@@ -110,12 +113,10 @@ def read_checkpoint(path: Path) -> tuple[dict[str, torch.Tensor], Any]:
         raise CheckpointError(f"{path} cannot be read as a torch checkpoint: {error!r}") from error
     if not isinstance(content, Mapping):
         raise CheckpointError(f"{path} holds a {type(content).__name__}, expected a dictionary of tensors.")
-    arguments = content.get("args")
-    for wrapper in ("model", "state_dict"):
-        if isinstance(content.get(wrapper), Mapping):
-            content = content[wrapper]
-            break
-    tensors = {key: value for key, value in content.items() if isinstance(value, torch.Tensor)}
+    wrapper = next((name for name in ("model", "state_dict") if isinstance(content.get(name), Mapping)), None)
+    entries = {key: value for key, value in content.items() if key != wrapper and not isinstance(value, torch.Tensor)}
+    weights = content[wrapper] if wrapper else content
+    tensors = {key: value for key, value in weights.items() if isinstance(value, torch.Tensor)}
     if not tensors:
         raise CheckpointError(f"{path} holds no tensors.")
-    return tensors, arguments
+    return tensors, entries

@@ -1,67 +1,83 @@
 """Converts other projects' checkpoints: one module per project, each with a table of its keys."""
 
+import inspect
 from pathlib import Path
+from typing import Any
 
 from huggingface_hub import ModelCard, ModelCardData
 
-from .audio_mae.convert_audio_mae import convert_audiomae
+from .audio_mae.convert_audio_mae import AUDIOMAE, AUDIOMAE_LICENCE
 from .checkpoint import CheckpointError, KeyReport, UnsafeCheckpointError, find_checkpoint, read_checkpoint
+from .system import System
 
-SYSTEMS = {"audiomae": convert_audiomae}
+SYSTEMS: dict[str, System] = {"audiomae": AUDIOMAE}
 TEMPLATE = Path(__file__).parent / "templates" / "converted.md"
-# Audio-MAE's LICENSE file says CC BY-NC 4.0, its README CC BY 4.0: the stricter one is the safe choice.
-AUDIOMAE_LICENCE = "cc-by-nc-4.0"
 
 
-def convert(
-    system: str,
-    source: str,
-    target: str,
-    num_attention_heads: int | None = None,
-    decoder_num_attention_heads: int | None = None,
-) -> KeyReport:
+def convert(system: str, source: str, target: str, **options: Any) -> KeyReport:
     """Converts another project's checkpoint to a folder with safetensors, configuration, preprocessor, code and card.
 
     Args:
         system: Project, one of `SYSTEMS`.
         source: A file, a folder with one checkpoint, or a repository on the Hub.
         target: Folder to write.
-        num_attention_heads: Heads of the encoder; hidden size / 64 by default.
-        decoder_num_attention_heads: Heads of the decoder; its hidden size / 32 by default.
+        **options: What the project's checkpoints do not record: keyword arguments of its conversion function.
 
     Returns:
         The report of keys.
 
     Raises:
-        CheckpointError: The checkpoint cannot be converted; the message names the file or the keys, and what to do.
-            Nothing is written.
+        CheckpointError: The checkpoint cannot be converted, or the project has no such option; the message names the
+            file, the keys or the option, and what to do. Nothing is written.
         UnsafeCheckpointError: The file is a pickle that holds more than tensors; nothing of it was executed.
     """
+    if unknown := options.keys() - set(options_of(system)):
+        raise CheckpointError(
+            f"{system} does not take {', '.join(sorted(unknown))}; its options are: "
+            f"{', '.join(options_of(system)) or 'none'}."
+        )
     path = find_checkpoint(source)
-    tensors, arguments = read_checkpoint(path)
+    tensors, entries = read_checkpoint(path)
     try:
-        model, extractor, report = SYSTEMS[system](tensors, arguments, num_attention_heads, decoder_num_attention_heads)
+        model, extractor, report = SYSTEMS[system].convert(tensors, entries, **options)
     except CheckpointError as error:
         raise CheckpointError(f"{path}: {error}") from error
     if report.missing:
         raise CheckpointError(f"{path} lacks {len(report.missing)} keys of its layout: {', '.join(report.missing)}.")
     model.save_pretrained(target)
     extractor.save_pretrained(target)
-    converted_card(system, source, type(model).__name__).save(Path(target) / "README.md")
+    card = converted_card(system, source, type(model).__name__, extractor.sampling_rate)
+    card.save(Path(target) / "README.md")
     return report
 
 
-def converted_card(system: str, source: str, architecture: str) -> ModelCard:
+def options_of(system: str) -> list[str]:
+    """Names of the options that a project's conversion function takes."""
+    parameters = inspect.signature(SYSTEMS[system].convert).parameters.values()
+    return [one.name for one in parameters if one.default is not one.empty]
+
+
+def converted_card(system: str, source: str, architecture: str, sampling_rate: int = 16_000) -> ModelCard:
     """Makes the card of weights that were converted from another project."""
+    facts = SYSTEMS[system]
     data = ModelCardData(
-        license=AUDIOMAE_LICENCE, library_name="transformers", pipeline_tag="feature-extraction",
-        base_model=None if Path(source).exists() else source,
-        tags=["audio", "audio-mae", "masked-autoencoder"],
+        license=facts.licence, library_name="transformers", pipeline_tag="feature-extraction",
+        base_model=None if Path(source).exists() else source, tags=list(facts.tags),
     )  # fmt: skip
     return ModelCard.from_template(
         data, str(TEMPLATE),
-        place=".", system=system, source=Path(source).name, architecture=architecture,
+        place=".", system=system, source=Path(source).name, architecture=architecture, changes=facts.changes,
+        sampling_rate=sampling_rate, licence_note=facts.licence_note, remarks=facts.remarks,
+        citation=facts.citation,
     )  # fmt: skip
 
 
-__all__ = ["SYSTEMS", "CheckpointError", "KeyReport", "UnsafeCheckpointError", "convert", "converted_card"]
+__all__ = [
+    "AUDIOMAE_LICENCE",
+    "SYSTEMS",
+    "CheckpointError",
+    "KeyReport",
+    "UnsafeCheckpointError",
+    "convert",
+    "converted_card",
+]

@@ -7,6 +7,7 @@ import torch
 from huggingface_hub.errors import StrictDataclassError
 
 from ..checkpoint import CheckpointError, KeyReport
+from ..system import System
 from .configuration_audio_mae import AudioMAEConfig
 from .feature_extraction_audio_mae import AudioMAEFeatureExtractor
 from .modeling_audio_mae import (
@@ -155,7 +156,7 @@ def why_ignored(key: str) -> str:
 
 def convert_audiomae(
     tensors: Mapping[str, torch.Tensor],
-    arguments: Any = None,
+    entries: Mapping[str, Any],
     num_attention_heads: int | None = None,
     decoder_num_attention_heads: int | None = None,
 ) -> tuple[AudioMAEPreTrainedModel, AudioMAEFeatureExtractor, KeyReport]:
@@ -166,7 +167,7 @@ def convert_audiomae(
 
     Args:
         tensors: Tensors by key, without the wrapper.
-        arguments: Training arguments from the file, if it has them.
+        entries: The other entries of the file; `args` are the training arguments.
         num_attention_heads: Heads of the encoder, which files do not record; hidden size / 64 by default.
         decoder_num_attention_heads: Heads of the decoder; its hidden size / 32 by default.
 
@@ -177,7 +178,7 @@ def convert_audiomae(
     Raises:
         CheckpointError: Keys or shapes that are not Audio-MAE's, or that contradict each other.
     """
-    config, kind = read_config(tensors, arguments, num_attention_heads, decoder_num_attention_heads)
+    config, kind = read_config(tensors, entries.get("args"), num_attention_heads, decoder_num_attention_heads)
     pairs = dict(layout(config, kind))
     report = KeyReport(
         used=[key for key in tensors if key in pairs],
@@ -208,3 +209,18 @@ def convert_audiomae(
         truncation=kind is AudioMAEForAudioClassification,  # as transformers' own classifiers treat long recordings
     )
     return model.eval(), extractor, report
+
+
+# The LICENSE file says CC BY-NC 4.0, the README CC BY 4.0: with the stricter one, users are safe.
+AUDIOMAE_LICENCE = "cc-by-nc-4.0"
+AUDIOMAE = System(
+    convert=convert_audiomae,
+    licence=AUDIOMAE_LICENCE,
+    licence_note=(
+        "The licence of these weights is contradictory at its source: the LICENSE file of facebookresearch/AudioMAE "
+        "says CC BY-NC 4.0,\nits README says CC BY 4.0, and ports of the weights state either. **CC BY-NC 4.0 (no "
+        "commercial use) is assumed here.**\nSettle this with the authors before any other use."
+    ),
+    citation='Huang et al., "Masked Autoencoders that Listen", NeurIPS 2022, arXiv 2207.06405.',
+    tags=("audio", "audio-mae", "masked-autoencoder"),
+)
