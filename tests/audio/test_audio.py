@@ -1,4 +1,4 @@
-"""Every way in for sound gives the same samples, or an error that names what cannot be read."""
+"""Every kind of audio source gives the same samples, or an error that names what cannot be read."""
 
 import gzip
 import io
@@ -17,7 +17,7 @@ import soundfile
 import torch
 
 from uamix_hf import AudioDecodeError, AudioInputError, load_audio, stream_audio
-from uamix_hf.audio.files import READ_FRAMES, other_spelling
+from uamix_hf.audio.files import READ_FRAMES, other_unicode_form
 
 RATE = 16_000
 
@@ -106,8 +106,8 @@ def test_a_name_in_the_other_form_of_unicode_is_said(tmp_path: Path, forms: tupl
     for source in (ours, str(ours), {"bytes": None, "path": str(ours)}):
         with pytest.raises(AudioDecodeError, match=rf"no such file, but one whose accents .*'{forms[1]}'"):
             load_audio(source)
-    assert other_spelling(ours) == str(theirs)
-    assert other_spelling(ours.with_name("other.wav")) is None and other_spelling("nowhere/é.wav") is None
+    assert other_unicode_form(ours) == str(theirs)
+    assert other_unicode_form(ours.with_name("other.wav")) is None and other_unicode_form("nowhere/é.wav") is None
     with pytest.raises(AudioDecodeError, match=r"other\.wav: no such file\.$"):
         load_audio(theirs.with_name("other.wav"))
 
@@ -155,11 +155,11 @@ VALUES: dict[str, tuple[Callable[[np.ndarray, bytes], object], str]] = {
     "no rate": (lambda wave, _: {"array": wave, "path": "clip.wav"}, r"clip\.wav.*array and no sampling_rate"),
     "rate of None": (lambda wave, _: {"raw": wave, "sampling_rate": None}, "raw and no sampling_rate"),
     "torchaudio": (lambda wave, _: {"waveform": wave, "sampling_rate": 48_000}, "waveform"),
-    "two sounds": (lambda wave, data: {"array": wave, "bytes": data, "sampling_rate": RATE}, "array and bytes"),
+    "two sources": (lambda wave, data: {"array": wave, "bytes": data, "sampling_rate": RATE}, "array and bytes"),
     "two arrays": (lambda wave, _: {"array": wave, "raw": wave, "sampling_rate": RATE}, "array and raw"),
-    "rate of a file": (lambda _, data: {"bytes": data, "sampling_rate": 48_000}, "files tell their own"),
+    "rate of a file": (lambda _, data: {"bytes": data, "sampling_rate": 48_000}, "the rate of a file is in its header"),
     "a part of a file": (lambda _, data: {"bytes": data, "offset": 0.5}, "offset"),
-    "row": (lambda _, data: {"audio": {"bytes": data}, "label": 1}, "audio, label;.*its column"),
+    "row": (lambda _, data: {"audio": {"bytes": data}, "label": 1}, "audio, label;.*its audio column"),
     "nothing": (lambda wave, data: {}, "neither bytes nor path"),
     "pair": (lambda wave, _: (wave, 48_000), r"tuple of ndarray, int.*sampling_rate"),
     "pair of a tensor": (
@@ -242,7 +242,7 @@ UNREADABLE: dict[str, Callable[[], bytes]] = {
     "one sample at 48 kHz.wav": lambda: as_bytes(np.full(1, 0.5), 48_000),
     "one hertz.wav": lambda: as_bytes(tones(), 1),
     "nan.wav": nan_wav,
-    "absurdly loud.wav": lambda: as_bytes(np.array([0.0, 1e30]), subtype="DOUBLE"),
+    "extremely loud.wav": lambda: as_bytes(np.array([0.0, 1e30]), subtype="DOUBLE"),
     "infinite.wav": lambda: as_bytes(np.array([0.0, np.inf]), subtype="DOUBLE"),
 }
 
@@ -258,7 +258,7 @@ def test_unreadable_files_are_errors_that_name_them(tmp_path: Path, name: str) -
             assert name in str(refusal.value)
         with path.open("rb") as file, pytest.raises(AudioDecodeError, match=name):
             read(file)
-        with pytest.raises(AudioDecodeError, match="bytes of sound"):
+        with pytest.raises(AudioDecodeError, match="bytes of audio"):
             read(path.read_bytes())
 
 
@@ -319,7 +319,7 @@ def test_damage_is_sound_or_our_error(container: str) -> None:
         try:
             loaded = load_audio(bytes(damaged))
             assert loaded.ndim == 1 and len(loaded) and np.isfinite(loaded).all()
-            outcomes.add("sound")
+            outcomes.add("audio")
         except AudioInputError:
             outcomes.add("error")
     assert "error" in outcomes

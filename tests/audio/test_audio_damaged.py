@@ -45,7 +45,7 @@ def piece_lost(data: bytes, place: int) -> bytes:
     return data[:place] + data[place + 3000 :]
 
 
-# A bit of MP3 changes the sound of a frame; what is lost of it cannot be told from a missing end.
+# A bit of MP3 changes the audio of a frame; a lost frame cannot be distinguished from a missing end.
 DAMAGE = [(name, damage) for name in FILES for damage in (hole, noise)] + [
     (name, damage) for name in FILES if "MP3" not in name for damage in (bit, piece_lost)
 ]
@@ -126,11 +126,11 @@ def test_torchcodec_that_gets_no_further_is_an_error(monkeypatch: pytest.MonkeyP
     install_torchcodec(monkeypatch, Decoder)
     data = hole(encoded("FLAC"), 90_000)
     message = "Invalid data"
-    with pytest.raises(AudioDecodeError, match=r"bytes of sound: damaged before its end \(Invalid data\)"):
+    with pytest.raises(AudioDecodeError, match=r"bytes of audio: damaged before its end \(Invalid data\)"):
         load_audio(data)
     message = ""
     for seconds in (0, 1):
-        with pytest.raises(AudioDecodeError, match=rf"torchcodec reads {seconds} s of 12 s alone"):
+        with pytest.raises(AudioDecodeError, match=rf"torchcodec reads {seconds} s of 12 s only"):
             load_audio(data)
     seconds = 5
     with pytest.warns(DamagedAudioWarning, match="torchcodec reads 5 s of 12 s"):
@@ -198,7 +198,7 @@ def test_the_pages_of_ogg_tell_damage_from_a_missing_end() -> None:
 
 
 def boxes(present: int) -> bytes:
-    """A made-up MP4 file with 8000 bytes of sound, of which so many are there."""
+    """A made-up MP4 file with 8000 bytes of audio, of which so many are there."""
     return b"\0\0\0\x10ftypM4A " + bytes(4) + struct.pack(">I4s", 8008, b"mdat") + bytes(present)
 
 
@@ -225,7 +225,7 @@ def test_damage_where_torchcodec_gives_up(monkeypatch: pytest.MonkeyPatch, data:
 
     install_torchcodec(monkeypatch, Decoder)
     if damaged:
-        with pytest.raises(AudioDecodeError, match=r"bytes of sound: damaged after 3\.2 s \(Invalid data\)"):
+        with pytest.raises(AudioDecodeError, match=r"bytes of audio: damaged after 3\.2 s \(Invalid data\)"):
             load_audio(data)
         return
     with pytest.warns(TruncatedAudioWarning, match="missing"):

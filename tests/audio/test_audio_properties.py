@@ -1,4 +1,4 @@
-"""Arrays and files of any type, length, rate, layout and damage: sound of the right length, or an error of ours."""
+"""Arrays and files of any type, length, rate, layout and damage: audio of the right length, or an error of this package."""
 
 import io
 import warnings
@@ -46,7 +46,7 @@ def test_arrays_of_any_type_and_shape(data: st.DataObject, kind: str, shape: tup
     try:
         samples = load_audio(source)
     except AudioInputError:
-        # Refused with a reason: real sound, in one or two axes, is not.
+        # Refused for a reason: real audio, in one or two axes, is not.
         plain = array.ndim in (1, 2) and array.size and form != "list" and array.dtype.name in (*SCALE, "float32")
         finite = plain and np.abs(array.astype(np.float64)).max() <= 2.0**32
         assert not finite
@@ -133,7 +133,7 @@ def test_damaged_files_are_sound_or_an_error_of_ours(data: bytes) -> None:
     try:
         samples = load_audio(data)
     except AudioInputError as error:
-        assert "bytes of sound" in str(error)
+        assert "bytes of audio" in str(error)
         return
     assert samples.dtype == np.float32 and len(samples) and np.isfinite(samples).all()
 

@@ -62,7 +62,7 @@ def test_sound_is_what_was_encoded_from_every_kind_of_source(folder: Path, name:
     samples, said = read(path)
     assert said == [] and np.isfinite(samples).all()
     assert abs(len(samples) - len(expected)) <= 3 * 1024  # padding of the first and the last packet
-    # The encoder may shift by whole packets; the level along the way tells whether it is the same sound.
+    # The encoder may shift by whole packets; the level over time shows whether it is the same audio.
     level = [np.sqrt(np.square(part).mean()) for part in np.array_split(samples, 10)]
     np.testing.assert_allclose(
         level, [np.sqrt(np.square(part).mean()) for part in np.array_split(expected, 10)], rtol=0.03

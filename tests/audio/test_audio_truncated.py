@@ -101,7 +101,7 @@ def test_every_kind_of_source_is_warned_of_once(tmp_path: Path, container: str) 
     for source, name in [
         ({"bytes": path.read_bytes(), "path": "elsewhere.sound"}, "elsewhere.sound"),
         ({"bytes": None, "path": str(path)}, str(path)),
-        (path.read_bytes(), f"{len(data) // 2} bytes of sound"),
+        (path.read_bytes(), f"{len(data) // 2} bytes of audio"),
         (io.BytesIO(path.read_bytes()), "a BytesIO"),
     ]:
         samples, said = read(source)
@@ -161,7 +161,7 @@ def test_mp3_of_variable_bit_rate_without_a_stated_length_is_read_to_its_end() -
     assert soundfile.info(io.BytesIO(data)).frames < 0.8 * len(quiet)  # or else there is nothing to mend
     samples, said = read(data)
     assert abs(len(samples) - len(quiet)) < 3 * 1152 and said == []
-    samples, _ = read(data + b"TAG" + bytes(125))  # an ID3v1 tag is no sound
+    samples, _ = read(data + b"TAG" + bytes(125))  # an ID3v1 tag is not audio
     assert abs(len(samples) - len(quiet)) < 3 * 1152
 
 

@@ -245,7 +245,7 @@ def test_what_is_no_recording_is_refused_by_name(embedder: AudioEmbedder) -> Non
         (3, TypeError, "int"),
         (None, TypeError, "NoneType"),
         (pd.Series(["a.wav", None])[1:], TypeError, "float|NoneType"),
-        (Dataset.from_dict({"audio": ["a.wav"], "label": [0]}), AudioInputError, "its column of sound"),
+        (Dataset.from_dict({"audio": ["a.wav"], "label": [0]}), AudioInputError, "its audio column"),
         (np.zeros(0), AudioInputError, "no samples"),
     ]:
         with pytest.raises(error, match=says):

@@ -1,4 +1,4 @@
-"""Audio in: paths, bytes, file objects, arrays and datasets' values to mono float32, whole or in blocks."""
+"""Single entry point for loading audio: files, bytes, arrays and datasets' values to mono float32 samples."""
 
 import lazy_loader
 

@@ -1,10 +1,10 @@
-"""What the bytes of a sound file say about its length and format where libsndfile keeps it to itself."""
+"""Reads length and format from the bytes of an audio file where libsndfile does not report them."""
 
 import io
 import struct
 from typing import Any, BinaryIO
 
-# Container: layout of a chunk's header, where the first chunk begins, and to what its chunks are aligned.
+# Container: layout of a chunk's header, offset of the first chunk, and alignment of chunks.
 CHUNKS = {
     b"RIFF": ("<4sI", 12, 2),
     b"RF64": ("<4sI", 12, 2),
@@ -13,16 +13,18 @@ CHUNKS = {
     b"caff": (">4sQ", 8, 1),
     b"riff": ("<4s12xQ", 40, 8),  # Sony's Wave64, whose sizes count the chunk's header too
 }
-# Stated by what cannot go back to the header at the end: FFmpeg, SoX, arecord, and whatever was interrupted (0).
+# Sizes stated by writers that cannot return to the header: FFmpeg, SoX, arecord, and interrupted recorders (0).
 UNKNOWN_SIZES = (0, 0x7FFFF000, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF, 0xFFFFFFFFFFFFFFFF)
 ID3V1_BYTES = 128
-# What torchcodec reads and libsndfile does not.
+# Formats that torchcodec reads and libsndfile does not.
 MP4, AAC, MATROSKA = "MP4 (m4a)", "AAC", "Matroska (webm)"
 
 
-def sound_bytes(file: BinaryIO) -> tuple[int, int]:
-    """Bytes of sound that the header of a WAV, AIFF, CAF, Wave64 or AU file states, and those there are, or zeros; all
-    bytes of an MP4 or MP3 file."""
+def audio_bytes(file: BinaryIO) -> tuple[int, int]:
+    """Bytes of audio that a file's header states, and those that are present.
+
+    Of a WAV, AIFF, CAF, Wave64 or AU file its audio data, of an MP4 or MP3 file all its bytes, of others zeros.
+    """
     end = file.seek(0, io.SEEK_END)
     file.seek(0)
     kind = file.read(4)
@@ -34,59 +36,59 @@ def sound_bytes(file: BinaryIO) -> tuple[int, int]:
         return stated, max(0, end - start)
     if kind not in CHUNKS:
         return mp3_bytes(file), max(0, end - id3_bytes(file))
-    layout, place, alignment = CHUNKS[kind]
+    layout, offset, alignment = CHUNKS[kind]
     length, large = struct.calcsize(layout), 0
-    while place + length <= end:
-        file.seek(place)
+    while offset + length <= end:
+        file.seek(offset)
         name, size = struct.unpack(layout, file.read(length))
         size -= length if kind == b"riff" else 0
         if name == b"ds64":  # the true size of an RF64's data
             large = struct.unpack("<8xQ", file.read(16).ljust(16, b"\0"))[0]
-        place += length
+        offset += length
         if name in (b"data", b"SSND"):
-            return large or size, end - place
-        place += max(0, size + -size % alignment)
+            return large or size, end - offset
+        offset += max(0, size + -size % alignment)
     return 0, 0
 
 
 def mp4_bytes(file: BinaryIO, end: int) -> int:
-    """Where the last box of an MP4 file ends, or should; 0 where that is left open."""
-    place = 0
-    while place + 8 <= end:
-        file.seek(place)
+    """Offset at which the last box of an MP4 file ends or should end; 0 if it does not state its size."""
+    offset = 0
+    while offset + 8 <= end:
+        file.seek(offset)
         size, large = struct.unpack(">I4xQ", file.read(16).ljust(16, b"\0"))
         size = large if size == 1 else size
         if size < 8:
             return 0
-        place += size
-    return place
+        offset += size
+    return offset
 
 
-def missing_share(file: BinaryIO) -> float:
-    """Share of the stated bytes of sound that are not there; 0 where the header leaves their number open."""
-    stated, present = sound_bytes(file)
+def missing_fraction(file: BinaryIO) -> float:
+    """Fraction of the stated bytes of audio that are missing; 0 if the header does not state their number."""
+    stated, present = audio_bytes(file)
     return 0.0 if stated in UNKNOWN_SIZES else max(0.0, 1 - present / stated)
 
 
 def has_all_bytes(file: BinaryIO) -> bool:
-    """Whether all bytes of sound are there that are stated; False where none are."""
-    return sound_bytes(file)[0] not in UNKNOWN_SIZES and missing_share(file) == 0
+    """Whether all stated bytes of audio are present; False if none are stated."""
+    return audio_bytes(file)[0] not in UNKNOWN_SIZES and missing_fraction(file) == 0
 
 
 def is_unfinished(file: BinaryIO) -> bool:
-    """Whether there is sound behind a header that states none, as where a recorder was interrupted."""
-    stated, present = sound_bytes(file)
+    """Whether audio follows a header that states none, as after a recorder was interrupted."""
+    stated, present = audio_bytes(file)
     return stated == 0 and present > 0
 
 
 def after_id3(file: BinaryIO, count: int) -> bytes:
-    """The first `count` bytes behind an ID3v2 tag, if there is one."""
+    """The first `count` bytes after an ID3v2 tag, if there is one."""
     file.seek(id3_bytes(file))
     return file.read(count)
 
 
 def id3_bytes(file: BinaryIO) -> int:
-    """Length of the ID3v2 tag that a file begins with."""
+    """Length of the ID3v2 tag at the beginning of a file, 0 without one."""
     file.seek(0)
     head = file.read(10)
     if head[:3] != b"ID3" or len(head) < 10:
@@ -95,18 +97,20 @@ def id3_bytes(file: BinaryIO) -> int:
 
 
 def mp3_bytes(file: BinaryIO) -> int:
-    """Number of bytes that the first frame of an MP3 file states along with that of frames; 0 where it states none, so
-    that any length is an estimate."""
+    """Number of bytes that the first frame of an MP3 file states along with the number of frames.
+
+    0 if it states none; any length is then an estimate.
+    """
     head = after_id3(file, 4096)
-    place = max(head.find(b"Xing"), head.find(b"Info"))
-    if not head.startswith(b"\xff") or place < 0:
+    offset = max(head.find(b"Xing"), head.find(b"Info"))
+    if not head.startswith(b"\xff") or offset < 0:
         return 0
-    flags, _, size = struct.unpack(">3I", head[place + 4 : place + 16].ljust(12, b"\0"))
+    flags, _, size = struct.unpack(">3I", head[offset + 4 : offset + 16].ljust(12, b"\0"))
     return size if flags & 3 == 3 else 0
 
 
 def torchcodec_format(file: BinaryIO) -> str | None:
-    """Name of a format that libsndfile does not know and torchcodec reads, None for anything else."""
+    """Name of a format that torchcodec reads and libsndfile does not, None for any other."""
     head = after_id3(file, 8)
     if head[4:] == b"ftyp":
         return MP4
@@ -116,7 +120,7 @@ def torchcodec_format(file: BinaryIO) -> str | None:
 
 
 class FileView(io.RawIOBase):
-    """A file as libsndfile is to see it."""
+    """A file with changes that libsndfile sees."""
 
     def __init__(self, file: BinaryIO):
         self.file = file
@@ -142,12 +146,11 @@ class FileView(io.RawIOBase):
 
 
 class LongerFile(FileView):
-    """
-    A file that claims to be 64 times as long as it is.
+    """A file that appears 64 times as long as it is.
 
-    libsndfile stops reading an MP3 file without a stated length where it guesses the end to be, from the bit rate of
-    the first frame and the size of the file: with a variable bit rate that cuts most of it off. A guess beyond the
-    true end cuts nothing. 64 is more than the ratio of the highest bit rate to the lowest.
+    libsndfile estimates the length of an MP3 file without a stated length from the bit rate of the first frame and the
+    size of the file, and stops there. With a variable bit rate this loses most of the file; an estimate beyond the true
+    end loses nothing. 64 is more than the ratio of the highest to the lowest bit rate.
     """
 
     def __init__(self, file: BinaryIO):
@@ -155,18 +158,18 @@ class LongerFile(FileView):
         self.length *= 64
 
     def data(self, count: int) -> bytes:
-        # A tag at the end is looked for before anything else; zeros mean none.
+        # libsndfile first looks for a tag at the end; zeros mean none.
         return bytes(count) if self.position >= self.length - ID3V1_BYTES else super().data(count)
 
 
 class UnfinishedWav(FileView):
-    """A WAV file with the size of RIFF by which libsndfile knows that the header was never finished."""
+    """A WAV file with the RIFF size by which libsndfile detects an unfinished header."""
 
     def data(self, count: int) -> bytes:
         start, data = self.position, bytearray(super().data(count))
-        for place, byte in enumerate(struct.pack("<I", 8), 4):
-            if start <= place < start + len(data):
-                data[place - start] = byte
+        for offset, byte in enumerate(struct.pack("<I", 8), 4):
+            if start <= offset < start + len(data):
+                data[offset - start] = byte
         return bytes(data)
 
 
@@ -179,7 +182,7 @@ __all__ = [
     "after_id3",
     "has_all_bytes",
     "is_unfinished",
-    "missing_share",
+    "missing_fraction",
     "mp3_bytes",
     "torchcodec_format",
 ]

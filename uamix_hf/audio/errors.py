@@ -1,4 +1,4 @@
-"""What is said of audio that cannot be read, or not all of it."""
+"""Errors and warnings for audio that cannot be read, or not completely."""
 
 import os
 import warnings
@@ -7,8 +7,8 @@ from typing import Any
 
 from ..models.audio_mae.feature_extraction_audio_mae import AudioInputError
 
-# Share of a file's stated length whose absence at its end is only warned of.
-MOST_MISSING = 0.9
+# A file may lack up to this fraction of its stated length at its end; it is then decoded with a warning.
+MAX_MISSING_FRACTION = 0.9
 
 
 class AudioDecodeError(AudioInputError):
@@ -16,46 +16,49 @@ class AudioDecodeError(AudioInputError):
 
 
 class TruncatedAudioWarning(UserWarning):
-    """A recording that ends before its end; what there is of it was decoded. The message names it."""
+    """A recording whose end is missing; the rest was decoded. The message names it."""
 
 
 class DamagedAudioWarning(UserWarning):
-    """A recording with damage before its end, that could be read all the same. The message names it."""
+    """A recording with damage before its end that was decoded nevertheless. The message names it."""
 
 
-def describe(source: Any) -> str:
-    """How an error names a source of sound."""
+def source_name(source: Any) -> str:
+    """Name of an audio source for errors and warnings."""
     if isinstance(source, Mapping):
         named = source.get("path") or source.get("bytes")
-        return describe(named) if named else "a value without a path"
+        return source_name(named) if named else "a value without a path"
     if isinstance(source, (str, os.PathLike)):
         return os.fspath(source)
     if isinstance(source, bytes):
-        return f"{len(source)} bytes of sound"
+        return f"{len(source)} bytes of audio"
     name = getattr(source, "name", None)
     return name if isinstance(name, str) else f"a {type(source).__name__}"
 
 
-def warn_truncated(name: str, share: float | None) -> None:
-    """Of a file whose end is missing; `share` is how much of its stated length, None where that cannot be told.
+def warn_truncated(name: str, fraction: float | None) -> None:
+    """Warns of a file whose end is missing.
+
+    Args:
+        name: Name of the file.
+        fraction: Missing fraction of its stated length, None if unknown.
 
     Raises:
-        AudioDecodeError: more than [`MOST_MISSING`].
+        AudioDecodeError: More than [`MAX_MISSING_FRACTION`] is missing.
     """
-    missing = "its end is missing" if share is None else f"{100 * share:.3g} % of its stated length is missing"
-    if share is not None and share > MOST_MISSING:
+    missing = "its end is missing" if fraction is None else f"{100 * fraction:.3g} % of its stated length is missing"
+    if fraction is not None and fraction > MAX_MISSING_FRACTION:
         raise AudioDecodeError(
-            f"{name}: {missing}, more than {100 * MOST_MISSING:g} %: what is left stands for nothing. Get it anew, or "
-            "leave it out."
+            f"{name}: {missing}, more than {100 * MAX_MISSING_FRACTION:g} %. Obtain the file again, or leave it out."
         )
-    warnings.warn(f"{name}: {missing}; read up to there.", TruncatedAudioWarning, stacklevel=2)
+    warnings.warn(f"{name}: {missing}; it was decoded up to there.", TruncatedAudioWarning, stacklevel=2)
 
 
 __all__ = [
-    "MOST_MISSING",
+    "MAX_MISSING_FRACTION",
     "AudioDecodeError",
     "DamagedAudioWarning",
     "TruncatedAudioWarning",
-    "describe",
+    "source_name",
     "warn_truncated",
 ]

@@ -1,4 +1,4 @@
-"""The one door for sound: whatever holds a recording to mono float32 samples, whole or in blocks."""
+"""Single entry point for loading audio: recordings to mono float32 samples, whole or in blocks."""
 
 import os
 import warnings
@@ -11,17 +11,25 @@ import soxr
 import torch
 
 from ..models.audio_mae.feature_extraction_audio_mae import LARGEST_PEAK, LOUD_PEAK, AudioInputError, to_waveform
-from .errors import AudioDecodeError, DamagedAudioWarning, TruncatedAudioWarning, describe
+from .errors import AudioDecodeError, DamagedAudioWarning, TruncatedAudioWarning, source_name
 from .files import AUDIO_SUFFIXES, file_blocks
 
-# In Hz; below there is no sound to speak of, and the header of a file is damaged: resampled, its memory would explode.
+# In Hz. A lower rate means a damaged header, and resampling would need enormous memory.
 LOWEST_RATE = 1000
-# What a value of a column of sound may hold: a file, or samples with their rate.
+# Keys of a value of an audio column: a file, or samples with their rate.
 VALUE_KEYS = {"bytes", "path", "array", "raw", "sampling_rate"}
 
 
 def average_channels(samples: Any, source: Any) -> np.ndarray:
-    """(samples,) or (channels, samples) or (samples, channels) to mono float32; the shorter axis is the channels."""
+    """Averages samples to mono float32 (samples,).
+
+    Args:
+        samples: (samples,), (channels, samples) or (samples, channels); the shorter axis is the channels.
+        source: Where they are from, for errors.
+
+    Raises:
+        AudioInputError: Not samples; the message names the source.
+    """
     try:
         array = samples if isinstance(samples, torch.Tensor) else np.asarray(samples)
         if array.ndim == 2 and 0 not in array.shape:
@@ -29,35 +37,44 @@ def average_channels(samples: Any, source: Any) -> np.ndarray:
             return torch.stack([to_waveform(channel) for channel in channels]).mean(dim=0).cpu().numpy()
         return to_waveform(array).cpu().numpy()
     except (TypeError, ValueError) as error:  # a list of lists of different lengths is NumPy's ValueError
-        raise AudioInputError(f"{describe(source)}: {error}") from error
+        raise AudioInputError(f"{source_name(source)}: {error}") from error
 
 
 def checked_rate(rate: Any, source: Any) -> float:
-    """
+    """Returns a file's sampling rate as a number.
+
     Raises:
-        AudioDecodeError: a rate that no sound has.
+        AudioDecodeError: A rate that no audio has.
     """
     try:
         number = float(rate)
     except (TypeError, ValueError):
         number = 0.0
     if not LOWEST_RATE <= number < float("inf"):
-        raise AudioDecodeError(f"{describe(source)}: a sampling rate of {rate!r}; sound has {LOWEST_RATE} Hz or more.")
+        raise AudioDecodeError(
+            f"{source_name(source)}: a sampling rate of {rate!r}; {LOWEST_RATE} Hz or more are expected."
+        )
     return number
 
 
 def check_target_rate(rate: float) -> None:
-    """
+    """Checks the sampling rate that a caller requests.
+
     Raises:
-        ValueError: samples cannot be wanted at this rate.
+        ValueError: A rate that no audio has.
     """
     if not LOWEST_RATE <= rate < float("inf"):
-        raise ValueError(f"sampling_rate={rate!r}: sound has {LOWEST_RATE} Hz or more.")
+        raise ValueError(f"sampling_rate={rate!r}: {LOWEST_RATE} Hz or more are expected.")
 
 
 def decoded_blocks(source: Any, sampling_rate: int) -> Iterator[np.ndarray]:
-    """Mono float32 blocks of a sound file at `sampling_rate` Hz, of no particular length."""
-    name = describe(source)
+    """Decodes an audio file to mono float32 blocks of varying length at `sampling_rate` Hz.
+
+    Raises:
+        AudioDecodeError: The file cannot be decoded, or its samples are not usable.
+        TypeError: The source is not a file.
+    """
+    name = source_name(source)
     resampler = None
     peak, empty = 0.0, True
     for rate, channels in file_blocks(source):
@@ -66,7 +83,7 @@ def decoded_blocks(source: Any, sampling_rate: int) -> Iterator[np.ndarray]:
         if channels.size:
             peak = max(peak, float(np.abs(channels).max()))
         if not np.isfinite(channels).all() or peak > LARGEST_PEAK:
-            raise AudioDecodeError(f"{name}: NaN, infinite or absurdly large samples.")
+            raise AudioDecodeError(f"{name}: NaN, infinite or extremely large samples.")
         block = channels.mean(axis=1)
         if resampler is not None:
             block = resampler.resample_chunk(block)
@@ -76,28 +93,28 @@ def decoded_blocks(source: Any, sampling_rate: int) -> Iterator[np.ndarray]:
     if resampler is not None and len(block := resampler.resample_chunk(np.empty(0, np.float32), last=True)):
         empty = False
         yield block
-    if empty:  # so is what is left of a sample or two at a higher rate
+    if empty:  # also one or two samples at a much higher rate
         raise AudioDecodeError(f"{name}: no samples.")
     if peak > LOUD_PEAK:
-        warnings.warn(f"{name}: its samples reach {peak:.3g}, sound is expected in [-1, 1].", stacklevel=2)
+        warnings.warn(f"{name}: its samples reach {peak:.3g}; they are expected in [-1, 1].", stacklevel=2)
 
 
-def array_of(source: Any) -> tuple[Any, Any] | None:
-    """Samples and rate (None where it is not told) where the source holds samples already, None where it is a file.
+def samples_of(source: Any) -> tuple[Any, Any] | None:
+    """Returns the samples and rate (None if unknown) of a source that holds samples, or None if it is a file.
 
     Raises:
-        AudioInputError: a mapping whose keys do not say what it holds, or samples in one whose rate is not told.
-        AudioDecodeError: a decoder that cannot decode.
+        AudioInputError: A mapping whose keys are ambiguous, or with samples but no rate.
+        AudioDecodeError: A decoder that cannot decode.
     """
     if isinstance(source, (str, bytes, os.PathLike)):  # np.str_, an element of an array of paths, has __array__ too
         return None
     if isinstance(source, Mapping):
-        return array_of_value(source)
-    if hasattr(source, "get_all_samples"):  # the decoder that datasets returns where it decodes itself
+        return samples_of_value(source)
+    if hasattr(source, "get_all_samples"):  # the decoder that datasets returns if it decodes itself
         try:
             samples = source.get_all_samples()
         except RuntimeError as error:
-            raise AudioDecodeError(f"{describe(source)}: damaged sound ({error}).") from error
+            raise AudioDecodeError(f"{source_name(source)}: damaged audio ({error}).") from error
         return samples.data, samples.sample_rate
     if isinstance(source, (list, tuple)) and any(isinstance(value, (str, bytes, Number)) for value in source):
         if not all(isinstance(value, Number) for value in source):
@@ -111,21 +128,29 @@ def array_of(source: Any) -> tuple[Any, Any] | None:
     return None
 
 
-def array_of_value(value: Mapping[str, Any]) -> tuple[Any, Any] | None:
-    """As [`array_of`], of a mapping: a key that is not known may change what is meant, so that none is passed over."""
+def samples_of_value(value: Mapping[str, Any]) -> tuple[Any, Any] | None:
+    """As [`samples_of`], for a mapping. No unknown key is ignored, because it may change the meaning.
+
+    Raises:
+        AudioInputError: Unknown or contradicting keys, or samples without a rate.
+    """
     given = {key for key in value if value[key] is not None}
-    name = describe(value)
+    name = source_name(value)
     if unknown := sorted(str(key) for key in set(value) - VALUE_KEYS):
         raise AudioInputError(
             f"{name}: a value with {', '.join(unknown)}; there are {', '.join(sorted(VALUE_KEYS))}. The rate is called "
-            "sampling_rate; of a data set, give its column of sound."
+            "sampling_rate; of a dataset, give its audio column."
         )
     held = sorted(given & {"array", "raw", "bytes"})
     if len(held) > 1:
-        raise AudioInputError(f"{name}: a value with {' and '.join(held)}, which may differ: give one of them.")
+        raise AudioInputError(
+            f"{name}: a value with {' and '.join(held)}, which may contradict each other: give one of them."
+        )
     if held in ([], ["bytes"]):
         if "sampling_rate" in given:
-            raise AudioInputError(f"{name}: a value with a sampling_rate and no samples; files tell their own.")
+            raise AudioInputError(
+                f"{name}: a value with a sampling_rate and no samples; the rate of a file is in its header."
+            )
         return None
     if "sampling_rate" not in given:
         raise AudioInputError(f"{name}: a value with {held[0]} and no sampling_rate: give it, in Hz.")
@@ -133,47 +158,69 @@ def array_of_value(value: Mapping[str, Any]) -> tuple[Any, Any] | None:
 
 
 def load_audio(source: Any, sampling_rate: int = 16_000) -> np.ndarray:
-    """A whole recording as mono float32 samples (samples,) in [-1, 1]. Channels are averaged.
+    """Loads a whole recording as mono float32 samples. Channels are averaged.
 
-    A file that breaks off is read up to there, with a [`TruncatedAudioWarning`] where that can be told.
+    A file whose end is missing is decoded up to there, with a [`TruncatedAudioWarning`] if that can be detected.
 
     Args:
         source: Path, bytes, file object, a value of a `datasets` audio column (decoded or not), `{"raw" or "array",
-            "sampling_rate"}`, or an array of samples, which is taken to have `sampling_rate` already.
+            "sampling_rate"}`, or an array of samples, which must already have `sampling_rate`.
         sampling_rate: In Hz; other rates are resampled (soxr, high quality).
 
+    Returns:
+        Samples (samples,) float32 in [-1, 1].
+
     Raises:
-        AudioDecodeError: missing, unreadable or empty file, or damaged before its first samples. AudioInputError: an
-            array or a sampling rate that is no sound's, or a mapping that does not say what it holds.
-        TypeError: a source of another kind.
+        AudioDecodeError: A missing, unreadable or empty file, or one that is damaged before its first samples.
+        AudioInputError: An array that is not audio, or an ambiguous mapping.
+        ValueError: A `sampling_rate` that no audio has.
+        TypeError: A source of another kind.
     """
     check_target_rate(sampling_rate)
-    held = array_of(source)
+    held = samples_of(source)
     if held is None:
         return np.concatenate(list(decoded_blocks(source, sampling_rate)))
     return mono_samples(*held, source, sampling_rate)
 
 
 def mono_samples(samples: Any, rate: Any, source: Any, sampling_rate: int) -> np.ndarray:
-    """Mono float32 samples (samples,) at `sampling_rate` Hz of what [`array_of`] found."""
+    """Averages and resamples the samples of [`samples_of`] to mono float32 (samples,) at `sampling_rate` Hz.
+
+    Raises:
+        AudioInputError: Samples that are not audio.
+    """
     wave = average_channels(samples, source)
     if rate is not None and checked_rate(rate, source) != sampling_rate:
         wave = soxr.resample(wave, float(rate), sampling_rate).astype(np.float32)
     if len(wave) == 0:
-        raise AudioInputError(f"{describe(source)}: no samples at {sampling_rate} Hz.")
+        raise AudioInputError(f"{source_name(source)}: no samples at {sampling_rate} Hz.")
     return wave
 
 
 def stream_audio(source: Any, sampling_rate: int = 16_000, block_seconds: float = 10.24) -> Iterator[np.ndarray]:
-    """A recording in consecutive blocks of `block_seconds`, the last one shorter; memory does not grow with its length.
+    """Loads a recording in consecutive blocks; memory does not grow with its length.
 
-    Args and errors as in [`load_audio`]; the concatenated blocks equal its result.
+    The concatenated blocks equal the result of [`load_audio`].
+
+    Args:
+        source: As in [`load_audio`].
+        sampling_rate: In Hz.
+        block_seconds: Length of a block in s; the last one is shorter.
+
+    Yields:
+        Samples (samples,) float32 in [-1, 1].
+
+    Raises:
+        AudioDecodeError: As in [`load_audio`].
+        AudioInputError: As in [`load_audio`].
+        ValueError: A `sampling_rate` that no audio has, or blocks of less than one sample.
+        TypeError: A source of another kind.
     """
     check_target_rate(sampling_rate)
     length = round(block_seconds * sampling_rate)
     if length < 1:
         raise ValueError(f"block_seconds={block_seconds} is less than one sample at {sampling_rate} Hz.")
-    held = array_of(source)
+    held = samples_of(source)
     pieces = iter([mono_samples(*held, source, sampling_rate)]) if held else decoded_blocks(source, sampling_rate)
     rest = np.empty(0, np.float32)
     for piece in pieces:

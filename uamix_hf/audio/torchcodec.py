@@ -1,4 +1,4 @@
-"""Audio files to blocks of samples by torchcodec: of formats that libsndfile does not know, and of damaged files."""
+"""Decodes audio files by torchcodec: formats that libsndfile does not read, and damaged files."""
 
 import warnings
 from collections.abc import Callable, Iterator
@@ -8,19 +8,22 @@ import numpy as np
 
 from .containers import AAC, MATROSKA, MP4, has_all_bytes
 from .damage import adts_frames
-from .errors import MOST_MISSING, AudioDecodeError, DamagedAudioWarning, warn_truncated
+from .errors import MAX_MISSING_FRACTION, AudioDecodeError, DamagedAudioWarning, warn_truncated
 
-# torchcodec decodes all that went before again unless a block ends where a packet does; those of AAC hold 1024.
+# torchcodec decodes everything before a block again unless the block before ended with a packet; AAC's have 1024.
 TORCHCODEC_FRAMES, AAC_FRAMES = 1 << 20, 1 << 10
-# Packets of AAC by which the decoder may stop before the end of a file that is cut, not damaged.
+# AAC packets that the decoder may lose at the end of a file that is truncated, not damaged.
 CUT_PACKETS = 8
 
 
 def import_decoder(need: str) -> Any:
-    """torchcodec's `AudioDecoder`.
+    """Imports torchcodec's `AudioDecoder`.
+
+    Args:
+        need: Beginning of the error's message: what it is needed for.
 
     Raises:
-        AudioDecodeError: it cannot be imported; `need` says what for.
+        AudioDecodeError: It cannot be imported.
     """
     try:
         from torchcodec.decoders import AudioDecoder
@@ -30,14 +33,19 @@ def import_decoder(need: str) -> Any:
 
 
 def damaged_blocks(file: Any, name: str, stated: float, skip: int = 0) -> Iterator[tuple[int, np.ndarray]]:
-    """Rate and one block of what torchcodec makes of a file that is damaged before its end, with a warning.
+    """Decodes a file that is damaged before its end by torchcodec, as one block, with a warning.
 
     Args:
-        stated: Its length in seconds, 0 where that is unknown.
-        skip: Samples at its beginning that libsndfile has decoded already.
+        file: The file, binary.
+        name: Name of the file for messages.
+        stated: Stated length in seconds, 0 if unknown.
+        skip: Samples at the beginning that libsndfile has already decoded.
+
+    Yields:
+        Rate in Hz and samples (samples, channels) float32.
 
     Raises:
-        AudioDecodeError: torchcodec is absent, or gets no further.
+        AudioDecodeError: torchcodec is not installed, or decodes no more than libsndfile.
     """
     decoder = import_decoder(f"{name}: damaged before its end. Only torchcodec and FFmpeg may read it")
     file.seek(0)
@@ -47,17 +55,25 @@ def damaged_blocks(file: Any, name: str, stated: float, skip: int = 0) -> Iterat
         raise AudioDecodeError(f"{name}: damaged before its end ({last_clause(error)}).") from error
     seconds = samples.data.shape[1] / samples.sample_rate
     text = f"{name}: damaged before its end; torchcodec reads {seconds:.4g} s" + f" of {stated:.4g} s" * (stated > 0)
-    if samples.data.shape[1] <= skip or seconds < (1 - MOST_MISSING) * stated:
-        raise AudioDecodeError(f"{text} alone.")
+    if samples.data.shape[1] <= skip or seconds < (1 - MAX_MISSING_FRACTION) * stated:
+        raise AudioDecodeError(f"{text} only.")
     warnings.warn(f"{text}.", DamagedAudioWarning, stacklevel=2)
     yield samples.sample_rate, samples.data[:, skip:].T.numpy()
 
 
 def torchcodec_blocks(file: Any, name: str, kind: str) -> Iterator[tuple[int, np.ndarray]]:
-    """Rate and blocks of what torchcodec decodes; a warning where they hold less than stated, or where it gave up.
+    """Decodes a file in blocks by torchcodec; warns if there is less audio than stated, or after a decoding error.
+
+    Args:
+        file: The file, binary.
+        name: Name of the file for messages.
+        kind: Name of its format.
+
+    Yields:
+        Rate in Hz and samples (samples, channels) float32.
 
     Raises:
-        AudioDecodeError: torchcodec is absent, or cannot decode the first samples.
+        AudioDecodeError: torchcodec is not installed or decodes nothing, or the file is damaged.
     """
     decoder = import_decoder(f"{name}: {kind} needs torchcodec and FFmpeg")
 
@@ -67,20 +83,20 @@ def torchcodec_blocks(file: Any, name: str, kind: str) -> Iterator[tuple[int, np
 
     try:
         metadata = open_decoder().metadata
-    except (RuntimeError, ValueError) as error:  # ValueError: no stream of sound
+    except (RuntimeError, ValueError) as error:  # ValueError: no audio stream
         raise AudioDecodeError(f"{name}: not readable as {kind} ({last_clause(error)}).") from error
     rate: Any = metadata.sample_rate
     total, failure = 0, None
     try:
-        # Times in Matroska are too rough, and too often wrong, to cut a stream by them: it is decoded as a whole.
+        # Times in Matroska are too coarse and too often wrong to split a stream by: it is decoded as a whole.
         for block in [open_decoder().get_all_samples().data] if kind == MATROSKA else aac_blocks(open_decoder, rate):
             total += block.shape[1]
             yield rate, block.T.numpy()
     except RuntimeError as error:
         failure = error
     if failure is not None and total == 0:
-        raise AudioDecodeError(f"{name}: damaged sound ({last_clause(failure)}).") from failure
-    stated = 0 if kind == AAC else round((metadata.duration_seconds or 0) * rate)  # of bare AAC it is an estimate
+        raise AudioDecodeError(f"{name}: damaged audio ({last_clause(failure)}).") from failure
+    stated = 0 if kind == AAC else round((metadata.duration_seconds or 0) * rate)  # of raw AAC it is an estimate
     if failure is not None and (
         (kind == MP4 and has_all_bytes(file)) or (kind == AAC and adts_frames(file) - total // AAC_FRAMES > CUT_PACKETS)
     ):
@@ -92,21 +108,21 @@ def torchcodec_blocks(file: Any, name: str, kind: str) -> Iterator[tuple[int, np
 
 
 def aac_blocks(open_decoder: Callable[[], Any], rate: int) -> Iterator[Any]:
-    """Tensors (channels, samples) of a stream, in order.
+    """Decodes a stream to tensors (channels, samples), in order.
 
     Raises:
-        RuntimeError: the decoder's own, after all that can be decoded.
+        RuntimeError: The decoder's error, after everything that can be decoded.
     """
     sound, start, length = open_decoder(), 0, TORCHCODEC_FRAMES
     while True:
         try:
             block = sound.get_samples_played_in_range(start / rate, (start + length) / rate).data
         except RuntimeError as error:
-            if "No audio frames were decoded" in str(error):  # how it says that the stream is over
+            if "No audio frames were decoded" in str(error):  # the end of the stream
                 return
             if length == AAC_FRAMES:
                 raise
-            # A block with damage fails as a whole: closer to it in shorter ones, by a decoder without a past.
+            # A block with damage fails as a whole: approach the damage in shorter blocks, with a new decoder.
             sound, length = open_decoder(), length // 4
             continue
         yield block
@@ -114,7 +130,7 @@ def aac_blocks(open_decoder: Callable[[], Any], rate: int) -> Iterator[Any]:
 
 
 def last_clause(error: Exception) -> str:
-    """torchcodec's messages begin with places in its source."""
+    """Last clause of an error of torchcodec, whose messages begin with positions in its source code."""
     return str(error).rpartition(", ")[2]
 
 

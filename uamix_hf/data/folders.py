@@ -10,7 +10,7 @@ from datasets import Audio, Dataset
 from datasets.data_files import SPLIT_KEYWORDS
 from datasets.packaged_modules.audiofolder.audiofolder import AudioFolder
 
-from ..audio.files import AUDIO_SUFFIXES, other_spelling
+from ..audio.files import AUDIO_SUFFIXES, other_unicode_form
 from .metadata import METADATA, SHOWN, DataError, first_few, read_metadata
 
 logger = logging.getLogger(__name__)
@@ -195,7 +195,7 @@ def file_inside(root: Path, name: str, source: str, shown: str | None = None) ->
     path = path_inside(root, name, source, shown)
     if os.path.isfile(path):  # unlike Path.is_file, no error for a name that is too long
         return path
-    if spelling := other_spelling(root / name):
+    if spelling := other_unicode_form(root / name):
         return path_inside(root, os.path.abspath(spelling), source, shown)
     raise DataError(f"{source} {(shown or name)[:SHOWN]}, which does not exist.")
 

@@ -13,7 +13,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from tqdm.auto import tqdm
 
-from ..audio.errors import describe
+from ..audio.errors import source_name
 from .metadata import first_few
 from .where import column_as_text
 
@@ -47,7 +47,7 @@ def read_groups(recordings: Dataset, column: str | None = None) -> np.ndarray | 
     if len(repeated) == 0:
         return groups
     audio = recordings["audio"]
-    pairs = [f"{describe(audio[int(row)])} is {describe(audio[int(copies[row])])}" for row in repeated[:3]]
+    pairs = [f"{source_name(audio[int(row)])} is {source_name(audio[int(copies[row])])}" for row in repeated[:3]]
     logger.warning(
         "%d of %d rows have the audio of another row: %s. Rows of the same audio are one group.",
         len(repeated), len(copies), first_few([*pairs, *repeated[3:]], 3),

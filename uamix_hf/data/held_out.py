@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from ..audio.errors import describe
+from ..audio.errors import source_name
 from .arguments import PreparedData
 from .metadata import DataError, first_few
 from .where import rows_where
@@ -63,8 +63,8 @@ def split_held_out(data: PreparedData, args: HeldOutArguments, seed: int) -> tup
             first = data.recordings.select(np.flatnonzero(units == min(both)))["audio"]
             raise DataError(
                 f"{len(both)} groups have clips on both sides of eval_where={' '.join(args.eval_where)}, the first of "
-                f"them {first_few(describe(value) for value in first)}: what is learnt of their clips would count as "
-                "found. Hold them out wholly; of copies of a recording, leave all but one out."
+                f"them {first_few(source_name(value) for value in first)}: what is learnt of their clips would count "
+                "as found. Hold them out wholly; of copies of a recording, leave all but one out."
             )
     else:
         names = np.unique(units)

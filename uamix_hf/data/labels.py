@@ -6,7 +6,7 @@ import numpy as np
 from datasets import Dataset
 from sklearn.preprocessing import MultiLabelBinarizer
 
-from ..audio.errors import describe
+from ..audio.errors import source_name
 from .groups import read_groups
 from .metadata import DataError
 from .where import column_as_text
@@ -39,7 +39,7 @@ def read_classes(
         labels, names = binarizer.fit_transform(sets).astype(bool), list(binarizer.classes_)
     else:
         if "" in texts:
-            name = describe(recordings[texts.index("")]["audio"])
+            name = source_name(recordings[texts.index("")]["audio"])
             raise DataError(f"{name} has no {label_column}: name the rows that have one with --where.")
         unique, labels = np.unique(texts, return_inverse=True)
         names = unique.tolist()
@@ -69,7 +69,7 @@ def read_labels(
     group_names = None
     if groups is not None:
         known = column_as_text(recordings, group_column) if group_column else [""] * len(groups)
-        group_names = [text or describe(value) for text, value in zip(known, recordings["audio"], strict=True)]
+        group_names = [text or source_name(value) for text, value in zip(known, recordings["audio"], strict=True)]
     folds = np.array(column_as_text(recordings, fold_column)) if fold_column else None
     return LabelledClips(names, labels, groups, group_names, folds)
 

@@ -16,7 +16,7 @@ from datasets.fingerprint import Hasher
 from datasets.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
 from tqdm.auto import tqdm
 
-from ..audio.errors import DamagedAudioWarning, TruncatedAudioWarning, describe
+from ..audio.errors import DamagedAudioWarning, TruncatedAudioWarning, source_name
 from ..audio.loading import load_audio
 from ..models.audio_mae.feature_extraction_audio_mae import AudioInputError, AudioMAEFeatureExtractor
 from .metadata import DataError
@@ -61,7 +61,7 @@ def read_log_mel(value: Any, feature_extractor: AudioMAEFeatureExtractor) -> np.
         wave = load_audio(value, feature_extractor.sampling_rate)
         return feature_extractor.log_mels([wave])[0].numpy().astype(np.float16)
     except AudioInputError as error:
-        name = describe(value)
+        name = source_name(value)
         raise error if name in str(error) else AudioInputError(f"{name}: {error}") from error
 
 
@@ -151,7 +151,7 @@ def cached_log_mels(
         if part is not None:
             parts.append(part)
             places.append(left[part["row"][:]])
-        skipped = {describe(recordings[int(left[row])]["audio"]): reason for row, reason in failed.items()}
+        skipped = {source_name(recordings[int(left[row])]["audio"]): reason for row, reason in failed.items()}
         left = np.setdiff1d(left, places[-1]) if part is not None else left
     if not parts:
         raise AudioInputError(

@@ -14,7 +14,7 @@ from datasets.exceptions import DatasetGenerationError
 from huggingface_hub import constants
 from tqdm.auto import tqdm
 
-from ..audio.errors import describe
+from ..audio.errors import source_name
 from ..audio.loading import stream_audio
 from ..models.audio_mae.feature_extraction_audio_mae import AudioInputError
 from .folders import sound_folder
@@ -153,7 +153,7 @@ def leave_out_unreadable(recordings: Dataset) -> tuple[Dataset, dict[str, str]]:
             rows.append(row)
         except AudioInputError as error:
             first = first or str(error)
-            skipped[describe(value)] = str(error)
+            skipped[source_name(value)] = str(error)
     if not rows:
         raise AudioInputError(f"None of the {len(recordings)} recordings could be read; the first: {first}")
     return recordings.select(rows), skipped

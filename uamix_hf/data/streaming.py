@@ -15,7 +15,7 @@ from datasets import Audio, Dataset, Features, IterableDataset, Value
 from datasets.distributed import split_dataset_by_node
 from torch.utils.data import get_worker_info
 
-from ..audio.errors import describe
+from ..audio.errors import source_name
 from ..models.audio_mae.feature_extraction_audio_mae import AudioInputError, AudioMAEFeatureExtractor
 from .log_mels import read_log_mel
 from .metadata import DataError
@@ -211,7 +211,7 @@ def with_bytes(audio: Mapping[str, Any]) -> dict[str, Any]:
         with fsspec.open(audio["path"], "rb") as file:
             return {"bytes": file.read(), "path": audio["path"]}
     except (OSError, ValueError) as error:
-        raise AudioInputError(f"{describe(audio)}: cannot be fetched ({error}).") from error
+        raise AudioInputError(f"{source_name(audio)}: cannot be fetched ({error}).") from error
 
 
 def folder_rows(recordings: Dataset, seed: int) -> IterableDataset:

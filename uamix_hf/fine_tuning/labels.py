@@ -7,7 +7,7 @@ from typing import Any, Literal
 import numpy as np
 from datasets import Dataset
 
-from ..audio.errors import describe
+from ..audio.errors import source_name
 from ..data import DataError, PreparedData, column_as_text, read_classes, select_rows
 from ..data.labels import draw_labelled
 from ..metrics.checks import measurable_classes
@@ -104,8 +104,8 @@ def read_numbers(recordings: Dataset, column: str) -> np.ndarray:
             numbers[row] = np.nan
         if not np.isfinite(numbers[row]):
             raise DataError(
-                f"{describe(recordings[row]['audio'])} has {column}={text!r}, which is no finite number: name the rows "
-                "that have one with --where."
+                f"{source_name(recordings[row]['audio'])} has {column}={text!r}, which is no finite number: name the "
+                "rows that have one with --where."
             )
     return numbers
 
