@@ -1,4 +1,4 @@
-"""Arrays and files of any type, length, rate, layout and damage: audio of the right length, or an error of this package."""
+"""Arrays and files of any type, length, rate, layout and damage: audio of the right length, or a typed error."""
 
 import io
 import warnings
