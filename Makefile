@@ -68,7 +68,7 @@ check: setup docs
 	$(VENV)/bin/lint-imports
 
 # After a change of the modules that travel with weights: the checkpoints in model_cards/ carry copies of them.
-TRAVELLING = configuration_audio_mae.py modeling_audio_mae.py feature_extraction_audio_mae.py
+TRAVELLING = configuration_audio_mae.py modeling_audio_mae.py feature_extraction_audio_mae.py filter_banks_audio_mae.py
 
 code:
 	for folder in model_cards/*/; do cp $(addprefix uamix_hf/models/audio_mae/,$(TRAVELLING)) $$folder; done

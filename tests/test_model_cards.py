@@ -15,7 +15,10 @@ from uamix_hf import AudioEmbedder, AudioMAEModel
 ROOT = Path(__file__).parents[1]
 FOLDERS = [ROOT / "model_cards" / name for name in ("audio-mae-tiny", "uamix-mae-tiny")]
 MODEL = ROOT / "uamix_hf" / "models" / "audio_mae"
-CODE = ("configuration_audio_mae.py", "modeling_audio_mae.py", "feature_extraction_audio_mae.py")
+CODE = (
+    "configuration_audio_mae.py", "modeling_audio_mae.py", "feature_extraction_audio_mae.py",
+    "filter_banks_audio_mae.py",
+)  # fmt: skip
 
 
 @pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.name)

@@ -2,10 +2,9 @@
 
 import inspect
 import json
-import math
 import os
-from collections.abc import Sequence
-from functools import lru_cache
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from typing import Any
 
 import numpy as np
@@ -14,11 +13,10 @@ from torch.nn import functional as F
 from transformers import BatchFeature, SequenceFeatureExtractor
 from transformers.utils import logging
 
+from .filter_banks_audio_mae import FLOAT32_EPS, FilterBank, FrontEndError
+
 logger = logging.get_logger(__name__)
 
-# Frames computed at once on a CPU. More do not fit its cache, and their memory is allocated anew each time; both are
-# slower than the loop.
-CPU_BLOCK_FRAMES = 250
 INTEGER_SCALE = {torch.int16: 2.0**15, torch.int32: 2.0**31, torch.uint8: 2.0**7}
 # Decoders overshoot 1 a little; no integer type that was converted to floats goes beyond 2**32.
 LOUD_PEAK, LARGEST_PEAK = 1.5, 2.0**32
@@ -37,92 +35,6 @@ if hasattr(os, "register_at_fork"):
 
 class AudioInputError(ValueError):
     """A waveform that cannot be used; the message says why and what to do."""
-
-
-@lru_cache(maxsize=8)
-def kaldi_mel_filters(num_mel_bins: int, n_fft: int, sampling_rate: int, low: float) -> np.ndarray:
-    """Kaldi's triangular filters, (n_fft / 2 + 1, num_mel_bins) float32, from `low` Hz to the Nyquist frequency.
-
-    The triangles are linear on the mel scale 1127 ln(1 + f / 700). The order of the float32 operations is Kaldi's,
-    because rounding shows in the logarithm of bins with little energy. The result is an array: a cached tensor would
-    keep the mode (inference, meta device) in which it was first made.
-    """
-    bottom, top = (1127.0 * math.log(1.0 + hertz / 700.0) for hertz in (low, sampling_rate / 2))
-    step = (top - bottom) / (num_mel_bins + 1)
-    index = torch.arange(num_mel_bins, dtype=torch.float32, device="cpu")[:, None]
-    left, centre, right = bottom + index * step, bottom + (index + 1) * step, bottom + (index + 2) * step
-    hertz = torch.arange(n_fft // 2, dtype=torch.float32, device="cpu") * (sampling_rate / n_fft)
-    mels = 1127.0 * (1.0 + hertz / 700.0).log()
-    rise, fall = (mels - left) / (centre - left), (right - mels) / (right - centre)
-    filters = torch.minimum(rise, fall).clamp_min(0)
-    return F.pad(filters, (0, 1)).T.contiguous().numpy()  # Kaldi leaves the Nyquist bin out
-
-
-def product_dtype(device: torch.device) -> torch.dtype:
-    """Dtype whose matrix products are exact to float32.
-
-    Autocast, TF32 and similar settings round float32 factors to fewer bits but leave the slower float64 alone. Apple's
-    GPUs have no float64.
-    """
-    if device.type != "cpu":
-        return torch.float32 if device.type == "mps" else torch.float64
-    # Several settings, old and new, do so on a CPU: a product shows whether any of them is on.
-    probe = torch.full((32, 32), 1 + 2.0**-12, dtype=torch.float32, device=device)
-    rounded = abs((probe @ probe)[0, 0].item() - 32 * (1 + 2.0**-12) ** 2) > 1e-4
-    return torch.float64 if rounded else torch.float32
-
-
-def kaldi_fbank(
-    waveforms: torch.Tensor,
-    sampling_rate: int = 16_000,
-    num_mel_bins: int = 128,
-    frame_length: int = 400,
-    frame_shift: int = 160,
-    preemphasis: float = 0.97,
-    low_frequency: float = 20.0,
-) -> torch.Tensor:
-    """Log-mel filter banks equal to Kaldi's with Audio-MAE's settings (Hann window, no dither; arXiv 2207.06405).
-
-    Args:
-        waveforms: (batch, samples) float in [-1, 1], any device.
-        sampling_rate: In Hz.
-        num_mel_bins: Mel bins from `low_frequency` to the Nyquist frequency.
-        frame_length: In samples.
-        frame_shift: In samples.
-        preemphasis: Coefficient of the pre-emphasis filter.
-        low_frequency: In Hz.
-
-    Returns:
-        Natural logarithms (batch, frames, num_mel_bins) float32 with `frames = 1 + (samples - frame_length) //
-        frame_shift`, or 0 for waveforms shorter than one frame. They depend on the arguments alone: not on PyTorch's
-        default dtype or device, on autocast, or on the precision that is set for float32 products.
-    """
-    batch, samples = waveforms.shape
-    frames = max(0, 1 + (samples - frame_length) // frame_shift)
-    if frames == 0:
-        return waveforms.new_zeros(batch, 0, num_mel_bins, dtype=torch.float32)
-    n_fft = 1 << (frame_length - 1).bit_length()
-    window = torch.hann_window(frame_length, periodic=False, dtype=torch.float32, device=waveforms.device)
-    filters = torch.from_numpy(kaldi_mel_filters(num_mel_bins, n_fft, sampling_rate, low_frequency))
-    filters = filters.to(waveforms.device, product_dtype(waveforms.device))
-    floor = torch.finfo(torch.float32).eps
-
-    def log_mel(framed: torch.Tensor) -> torch.Tensor:
-        framed = framed - framed.mean(dim=-1, keepdim=True)
-        # The sample before a frame's first is taken to equal the first.
-        framed = framed - preemphasis * torch.cat([framed[..., :1], framed[..., :-1]], dim=-1)
-        spectrum = torch.fft.rfft(framed * window, n=n_fft)
-        power = spectrum.real.square() + spectrum.imag.square()  # abs() would take a root first
-        return (power.to(filters.dtype) @ filters).float().clamp_min(floor).log()
-
-    framed = waveforms.float().unfold(1, frame_length, frame_shift)
-    if waveforms.device.type != "cpu":
-        return log_mel(framed)
-    output = waveforms.new_empty(batch, frames, num_mel_bins, dtype=torch.float32)
-    for row in range(batch):
-        for start in range(0, frames, CPU_BLOCK_FRAMES):
-            output[row, start : start + CPU_BLOCK_FRAMES] = log_mel(framed[row, start : start + CPU_BLOCK_FRAMES])
-    return output
 
 
 def to_waveform(clip: Any, device: torch.device | str | None = None) -> torch.Tensor:
@@ -170,23 +82,20 @@ def to_waveform(clip: Any, device: torch.device | str | None = None) -> torch.Te
 
 
 class AudioMAEFeatureExtractor(SequenceFeatureExtractor):
-    r"""Waveforms to the normalised log-mel spectrograms of Audio-MAE (arXiv 2207.06405).
+    r"""Waveforms to normalised log-mel spectrograms; the defaults are those of Audio-MAE (arXiv 2207.06405).
 
     The mean of the clip is removed; Kaldi filter banks follow (25 ms Hann frames every 10 ms, 128 mel bins from 20 Hz
-    to the Nyquist frequency), then `(x - mean) / (std_factor * std)`.
+    to the Nyquist frequency), then `(x - mean) / (std_factor * std)`. `front_end` in `uamix_hf.models.front_ends`
+    makes the extractors of other systems. Arguments that are not listed below are those of [`FilterBank`].
 
     Args:
         sampling_rate: In Hz.
         num_mel_bins: Mel bins.
         max_length: Frames of `padding="max_length"` and `truncation=True`, the default of a call's `max_length`.
-        patch_size: Patch size of the model; lengths are padded to a multiple of this many frames.
+        patch_size: Frames of the model's patches; lengths are padded to whole patches.
         mean: Mean of the log-mels of the training data; AudioSet's by default. [`compute_norm_stats`] computes it.
         std: Their standard deviation.
         std_factor: Factor of the standard deviation; Audio-MAE and AST divide by twice the standard deviation.
-        frame_length: In samples.
-        frame_shift: In samples.
-        low_frequency: Lower edge of the lowest mel bin in Hz.
-        preemphasis: Coefficient of the pre-emphasis filter.
         return_attention_mask: Default of a call's `return_attention_mask`. With `padding="max_length"` a mask is
             returned only if the call requests it, because Audio-MAE attends to its padding.
         truncation: Default of a call's `truncation`, for callers such as pipelines that do not pass it. If True, longer
@@ -194,9 +103,17 @@ class AudioMAEFeatureExtractor(SequenceFeatureExtractor):
         fbank_backend: `"torch"` (this module) or `"torchaudio"` (its own Kaldi code, clip by clip, if installed).
         padding_value: Value of padding after normalisation. The default is Audio-MAE's, 0 before normalisation: +0.467
             with AudioSet's statistics, louder than the average frame.
+        waveform_scale: Factor of the samples in [-1, 1]; 32768 for models trained on 16-bit values.
+        remove_waveform_mean: Whether the mean of the clip is removed.
+        repeat_below: Clips of fewer samples are repeated `1 + repeat_below // samples` times.
+        clip_samples: If given, `padding="max_length"` first pads waveforms with zeros to this many samples and, where
+            it cuts, cuts them to it.
+        pad_with_minimum: Whether `padding="max_length"` pads with the smallest value of each clip, not `padding_value`.
+        time_stride: Frames between the model's patches, if they overlap; `patch_size` if None.
+        incomplete_patches: `"pad"`, or `"drop"` for models that ignore the frames after a clip's last whole patch.
 
     Raises:
-        ValueError: An unknown `fbank_backend`.
+        FrontEndError: Settings that are out of range or contradict each other.
     """
 
     model_input_names = ["input_values", "attention_mask"]
@@ -219,6 +136,25 @@ class AudioMAEFeatureExtractor(SequenceFeatureExtractor):
         truncation: bool = False,
         fbank_backend: str = "torch",
         padding_value: float | None = None,
+        waveform_scale: float = 1.0,
+        remove_waveform_mean: bool = True,
+        repeat_below: int = 0,
+        clip_samples: int | None = None,
+        pad_with_minimum: bool = False,
+        time_stride: int | None = None,
+        incomplete_patches: str = "pad",
+        n_fft: int | None = None,
+        window_type: str = "hann",
+        periodic_window: bool = False,
+        center: bool = False,
+        remove_frame_mean: bool = True,
+        preemphasis_scope: str = "frame",
+        power: float = 2.0,
+        mel_scale: str = "kaldi",
+        mel_norm: str | None = None,
+        high_frequency: float | None = None,
+        mel_floor: float = FLOAT32_EPS,
+        log_offset: float = 0.0,
     ):
         if padding_value is None:
             padding_value = (0.0 - mean) / (std_factor * std)
@@ -236,9 +172,55 @@ class AudioMAEFeatureExtractor(SequenceFeatureExtractor):
         self.preemphasis = preemphasis
         self.return_attention_mask = return_attention_mask
         self.truncation = truncation
-        if fbank_backend not in ("torch", "torchaudio"):
-            raise ValueError(f"fbank_backend={fbank_backend!r}: there are 'torch' and 'torchaudio'.")
         self.fbank_backend = fbank_backend
+        self.waveform_scale = waveform_scale
+        self.remove_waveform_mean = remove_waveform_mean
+        self.repeat_below = repeat_below
+        self.clip_samples = clip_samples
+        self.pad_with_minimum = pad_with_minimum
+        self.time_stride = time_stride
+        self.incomplete_patches = incomplete_patches
+        self.n_fft = n_fft
+        self.periodic_window = periodic_window
+        self.window_type = window_type
+        self.center = center
+        self.remove_frame_mean = remove_frame_mean
+        self.preemphasis_scope = preemphasis_scope
+        self.power = power
+        self.mel_scale = mel_scale
+        self.mel_norm = mel_norm
+        self.high_frequency = high_frequency
+        self.mel_floor = mel_floor
+        self.log_offset = log_offset
+        self._check()
+
+    def _check(self) -> None:
+        """Raises [`FrontEndError`] if settings are out of range or contradict each other."""
+        for name, known in (("fbank_backend", ("torch", "torchaudio")), ("incomplete_patches", ("pad", "drop"))):
+            if getattr(self, name) not in known:
+                raise FrontEndError(f"{name}={getattr(self, name)!r}: expected one of {', '.join(map(repr, known))}.")
+        if self.time_stride is not None and not 1 <= self.time_stride <= self.patch_size:
+            raise FrontEndError(
+                f"time_stride={self.time_stride}: expected 1 to patch_size={self.patch_size}, or frames are skipped."
+            )
+        if not self.filter_bank.is_kaldis and self.fbank_backend == "torchaudio":
+            raise FrontEndError("fbank_backend='torchaudio' computes Kaldi's filter banks, and these settings are not.")
+
+    @property
+    def filter_bank(self) -> FilterBank:
+        """Log-mel filter bank of the current settings."""
+        return FilterBank(**{setting.name: getattr(self, setting.name) for setting in fields(FilterBank)})
+
+    def whole_patches(self, frames: int, up: bool = True) -> int:
+        """Nearest number of frames that whole patches cover, at least one patch.
+
+        Args:
+            frames: Number of frames.
+            up: Whether to round up.
+        """
+        stride = self.time_stride or self.patch_size
+        beyond = max(0, frames - self.patch_size)
+        return self.patch_size + stride * (-(-beyond // stride) if up else beyond // stride)
 
     def to_dict(self) -> dict[str, Any]:
         # AutoProcessor finds the class by this name; else it asks to run remote code from the folder.
@@ -297,32 +279,36 @@ class AudioMAEFeatureExtractor(SequenceFeatureExtractor):
         Raises:
             AudioInputError: See [`to_waveform`].
         """
-        waves = [to_waveform(clip, device) for clip in clips]
-        short = sum(len(wave) < self.frame_length for wave in waves)
+        return self._log_mels([to_waveform(clip, device) for clip in clips])
+
+    def _fit(self, waves: list[torch.Tensor], cut: bool) -> list[torch.Tensor]:
+        """Pads waveforms with zeros to `clip_samples` and, with `cut`, cuts them to it."""
+        samples = self.clip_samples or 0
+        return [F.pad(wave[:samples] if cut else wave, (0, max(0, samples - len(wave)))) for wave in waves]
+
+    def _log_mels(self, waves: list[torch.Tensor]) -> list[torch.Tensor]:
+        bank = self.filter_bank
+        waves = [wave.repeat(1 + self.repeat_below // len(wave)) if len(wave) < self.repeat_below else wave
+                 for wave in waves]  # fmt: skip
+        short = sum(len(wave) < bank.min_samples for wave in waves)
         if short:
             logger.warning_once(
-                f"{short} of {len(waves)} clips are shorter than one frame ({self.frame_length} samples, "
-                f"{1000 * self.frame_length / self.sampling_rate:g} ms) and are padded with silence to it."
+                f"{short} of {len(waves)} clips are shorter than one frame ({bank.min_samples} samples, "
+                f"{1000 * bank.min_samples / self.sampling_rate:g} ms) and are padded with silence to it."
             )
-        waves = [F.pad(wave - wave.mean(), (0, max(0, self.frame_length - len(wave)))) for wave in waves]
+        if self.waveform_scale != 1:
+            waves = [wave * self.waveform_scale for wave in waves]
+        if self.remove_waveform_mean:
+            waves = [wave - wave.mean() for wave in waves]
+        waves = [F.pad(wave, (0, max(0, bank.min_samples - len(wave)))) for wave in waves]
         if self.fbank_backend == "torchaudio":
             return [self._torchaudio_fbank(wave) for wave in waves]
-        lengths = [1 + (len(wave) - self.frame_length) // self.frame_shift for wave in waves]
+        lengths = [bank.frames(len(wave)) for wave in waves]
+        waves = [bank.prepare(wave) for wave in waves]
         if waves[0].device.type == "cpu":  # computed in blocks anyway, so padding would be wasted work
-            return [self._fbank(wave[None])[0] for wave in waves]
+            return [bank.log_mels(wave[None])[0] for wave in waves]
         padded = torch.nn.utils.rnn.pad_sequence(waves, batch_first=True)
-        return [mel[:length] for mel, length in zip(self._fbank(padded), lengths, strict=True)]
-
-    def _fbank(self, waveforms: torch.Tensor) -> torch.Tensor:
-        return kaldi_fbank(
-            waveforms,
-            self.sampling_rate,
-            self.num_mel_bins,
-            self.frame_length,
-            self.frame_shift,
-            self.preemphasis,
-            self.low_frequency,
-        )
+        return [mel[:length] for mel, length in zip(bank.log_mels(padded), lengths, strict=True)]
 
     def _torchaudio_fbank(self, wave: torch.Tensor) -> torch.Tensor:
         try:
@@ -338,11 +324,13 @@ class AudioMAEFeatureExtractor(SequenceFeatureExtractor):
                 num_mel_bins=self.num_mel_bins,
                 frame_length=1000 * self.frame_length / self.sampling_rate,
                 frame_shift=1000 * self.frame_shift / self.sampling_rate,
-                window_type="hanning",
+                window_type="hanning" if self.window_type == "hann" else self.window_type,
+                remove_dc_offset=self.remove_frame_mean,
                 htk_compat=True,
                 use_energy=False,
                 dither=0.0,
                 low_freq=self.low_frequency,
+                high_freq=self.filter_bank.top_frequency,
                 preemphasis_coefficient=self.preemphasis,
             )
 
@@ -365,8 +353,7 @@ class AudioMAEFeatureExtractor(SequenceFeatureExtractor):
                 expected in [-1, 1].
             sampling_rate: Sampling rate of the clips in Hz; must be the extractor's.
             padding: `True` or `"longest"` (to the longest clip), `"max_length"` (padded and, unless `truncation=False`,
-                cut to `max_length` frames, as in Audio-MAE), both rounded up to a multiple of `patch_size` frames, or
-                `False`.
+                cut to `max_length` frames, as in Audio-MAE), both rounded up to whole patches, or `False`.
             truncation: Whether clips longer than `max_length` frames are cut to their beginning; the extractor's own
                 `truncation` if None.
             return_attention_mask: Whether to return `attention_mask` (batch, frames): 1 = audio, 0 = padding.
@@ -400,7 +387,9 @@ class AudioMAEFeatureExtractor(SequenceFeatureExtractor):
                 "padding='max_length'."
             )
         limit = self.max_length if max_length is None else max_length
-        mels = [self.normalize(mel) for mel in self.log_mels(split_clips(raw_speech), device)]
+        waves = [to_waveform(clip, device) for clip in split_clips(raw_speech)]
+        whole_clips = self.clip_samples is not None and padding == "max_length" and max_length is None
+        mels = [self.normalize(mel) for mel in self._log_mels(self._fit(waves, cut) if whole_clips else waves)]
         if truncation is None and self.truncation and max(len(mel) for mel in mels) > limit:
             logger.warning_once(
                 f"Clips longer than {limit} frames of {1000 * self.frame_shift / self.sampling_rate:g} ms "
@@ -408,11 +397,19 @@ class AudioMAEFeatureExtractor(SequenceFeatureExtractor):
             )
         if cut:
             mels = [mel[:limit] for mel in mels]
-        target = max([limit if padding == "max_length" else 0, *map(len, mels)])
-        target = math.ceil(target / self.patch_size) * self.patch_size
+        if self.incomplete_patches == "drop" and padding != "max_length":
+            mels = [mel[: self.whole_patches(len(mel), up=False)] for mel in mels]
+        target = self.whole_patches(max([limit if padding == "max_length" else 0, *map(len, mels)]))
         masks = [torch.ones(len(mel), dtype=torch.int64, device=mel.device) for mel in mels]
+        if whole_clips:  # silence was added
+            for mask, wave in zip(masks, waves, strict=True):
+                mask[max(1, self.filter_bank.frames(len(wave))) :] = 0
         if padding is not False:
-            mels = [F.pad(mel, (0, 0, 0, target - len(mel)), value=self.padding_value) for mel in mels]
+            lowest = self.pad_with_minimum and padding == "max_length"
+            mels = [
+                F.pad(mel, (0, 0, 0, target - len(mel)), value=mel.min().item() if lowest else self.padding_value)
+                for mel in mels
+            ]
             masks = [F.pad(mask, (0, target - len(mask))) for mask in masks]
         if return_attention_mask is None:
             return_attention_mask = self.return_attention_mask and padding != "max_length"
@@ -433,13 +430,22 @@ class AudioMAEFeatureExtractor(SequenceFeatureExtractor):
         return_attention_mask: bool | None = None,
         return_tensors: str | None = None,
     ) -> BatchFeature:
-        """Pads spectrograms of unequal length, as transformers' data collators request, to a multiple of `patch_size`.
+        """Pads spectrograms of unequal length, as transformers' data collators request, to whole patches.
 
         Arguments as in [`~SequenceFeatureExtractor.pad`].
         """
+        stride = self.time_stride or self.patch_size
+        if stride != self.patch_size and padding in (True, "longest"):  # whole patches are no multiple of anything
+            columns = isinstance(processed_features, Mapping)
+            rows = (
+                processed_features["input_values"] if columns else [row["input_values"] for row in processed_features]
+            )
+            padding, max_length = "max_length", self.whole_patches(max(map(len, rows)))
+        elif pad_to_multiple_of is None and stride == self.patch_size:
+            pad_to_multiple_of = self.patch_size
         return super().pad(
-            processed_features, padding, max_length, truncation, pad_to_multiple_of or self.patch_size,
-            return_attention_mask, return_tensors,
+            processed_features, padding, max_length, truncation, pad_to_multiple_of, return_attention_mask,
+            return_tensors,
         )  # fmt: skip
 
 
@@ -472,4 +478,4 @@ def split_clips(raw_speech: Any) -> list[Any]:
     return clips
 
 
-__all__ = ["AudioInputError", "AudioMAEFeatureExtractor"]
+__all__ = ["AudioInputError", "AudioMAEFeatureExtractor", "FrontEndError"]

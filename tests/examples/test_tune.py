@@ -137,6 +137,7 @@ def test_pushed_repository_is_exactly_encoder_preprocessor_code_and_card(run) ->
     files = hub.files("user/tuned")
     assert sorted(set(files) - {".gitattributes"}) == [
         "README.md", "config.json", "configuration_audio_mae.py", "feature_extraction_audio_mae.py",
+        "filter_banks_audio_mae.py",
         "model.safetensors", "modeling_audio_mae.py", "preprocessor_config.json",
     ]  # fmt: skip
     assert files["model.safetensors"] == (output / "model.safetensors").read_bytes()

@@ -23,6 +23,7 @@ PUBLISHED = {
     "configuration_audio_mae.py",
     "modeling_audio_mae.py",
     "feature_extraction_audio_mae.py",
+    "filter_banks_audio_mae.py",
 }
 
 PUSH = """

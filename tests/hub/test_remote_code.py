@@ -20,7 +20,10 @@ from uamix_hf import (
     AudioMAEModel,
 )
 
-CODE_FILES = {"configuration_audio_mae.py", "modeling_audio_mae.py", "feature_extraction_audio_mae.py"}
+CODE_FILES = {
+    "configuration_audio_mae.py", "modeling_audio_mae.py", "feature_extraction_audio_mae.py",
+    "filter_banks_audio_mae.py",
+}  # fmt: skip
 MEAN, STD = -5.0, 3.5
 
 STRANGER = """

@@ -153,8 +153,7 @@ class LogMelCollator:
         """A batch of raw log-mels (frames, mel bins), normalised if that is asked for."""
         if self.normalize:
             mels = [self.feature_extractor.normalize(mel) for mel in mels]
-        patch = self.feature_extractor.patch_size
-        frames = -(-max(len(mel) for mel in mels) // patch) * patch
+        frames = self.feature_extractor.whole_patches(max(len(mel) for mel in mels))
         value = self.feature_extractor.padding_value if self.normalize else 0.0
         return {
             "input_values": torch.stack([F.pad(mel, (0, 0, 0, frames - len(mel)), value=value) for mel in mels]),

@@ -79,8 +79,7 @@ class AudioEmbedder:
     @property
     def window_samples(self) -> int:
         """Samples of `max_length` whole frames."""
-        extractor = self.feature_extractor
-        return (extractor.max_length - 1) * extractor.frame_shift + extractor.frame_length
+        return self.feature_extractor.filter_bank.samples(self.feature_extractor.max_length)
 
     def windows(self, inputs: Iterable[Any]) -> Iterator[tuple[int, np.ndarray]]:
         """Number of the input and samples of each window, at most `max_length` frames long."""

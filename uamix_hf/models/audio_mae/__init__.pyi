@@ -1,5 +1,5 @@
 from .configuration_audio_mae import AudioMAEConfig
-from .feature_extraction_audio_mae import AudioInputError, AudioMAEFeatureExtractor
+from .feature_extraction_audio_mae import AudioInputError, AudioMAEFeatureExtractor, FrontEndError
 from .modeling_audio_mae import AudioMAEForAudioClassification, AudioMAEForPreTraining, AudioMAEModel, InputTooLongError
 
 __all__ = [
@@ -9,5 +9,6 @@ __all__ = [
     "AudioMAEForAudioClassification",
     "AudioMAEForPreTraining",
     "AudioMAEModel",
+    "FrontEndError",
     "InputTooLongError",
 ]
