@@ -34,7 +34,7 @@ $(VENV)/.installed: setup.cfg pyproject.toml constraints.txt
 setup: $(VENV)/.installed
 
 demo: setup
-	$(VENV)/bin/python examples/demo.py --output_dir "$(OUTPUT)" $(if $(DATA),--data_dir "$(DATA)") \
+	$(VENV)/bin/python examples/demo/demo.py --output_dir "$(OUTPUT)" $(if $(DATA),--data_dir "$(DATA)") \
 		$(if $(TRAIN),--train_where $(TRAIN)) $(if $(TEST),--test_where $(TEST)) \
 		--label_column "$(LABEL)" $(if $(GROUP),--group_column "$(GROUP)")
 

@@ -24,7 +24,7 @@ from uamix_hf.training.augmentations import two_views
 from uamix_hf.tuning import mixing
 
 HERE = Path(__file__).resolve().parent
-SOUND_EVENTS = HERE.parents[1] / "examples" / "sound_events.py"
+SOUND_EVENTS = HERE.parents[1] / "examples" / "demo" / "sound_events.py"
 CLIPS = (("siren", 3), ("dog_bark", 1), ("bird_chirps", 2))
 PARTNERS = (1, 2, 0)
 FRAMES = 160  # of 10 ms that are drawn of each clip

@@ -13,7 +13,7 @@ import soundfile
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
-SOUND_EVENTS = ROOT / "examples" / "sound_events.py"
+SOUND_EVENTS = ROOT / "examples" / "demo" / "sound_events.py"
 LABELS = ("bell", "dog_bark", "engine", "rain", "siren", "wind")
 CLIPS_PER_CLASS = 6
 # Pages whose blocks need nothing but `model_cards` and `recordings`.
@@ -27,7 +27,7 @@ def blocks(page: Path, language: str) -> list[str]:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What a reader has: the clone's `model_cards`, and `recordings` as examples/sound_events.py renders them."""
+    """What a reader has: the clone's `model_cards`, and `recordings` as examples/demo/sound_events.py renders them."""
     folder = tmp_path_factory.mktemp("reader")
     (folder / "model_cards").symlink_to(ROOT / "model_cards")
     render_event = runpy.run_path(str(SOUND_EVENTS))["render_event"]
@@ -76,7 +76,7 @@ def test_commands_use_flags_that_exist(
     script: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
     monkeypatch.setattr(sys, "argv", [script, "--help"])
-    monkeypatch.syspath_prepend(str(ROOT / "examples"))
+    monkeypatch.syspath_prepend(str((ROOT / script).parent))
     with pytest.raises(SystemExit):
         runpy.run_path(str(ROOT / script), run_name="__main__")
     known = set(re.findall(r"--\w+", capsys.readouterr().out))

@@ -7,22 +7,20 @@ import subprocess
 import sys
 from pathlib import Path
 
+import demo as demo_script
 import numpy as np
 import pytest
 import soundfile
+from demo import DemoArguments, choose_rows
 from PIL import Image
 
 from uamix_hf import AudioMAEConfig, AudioMAEFeatureExtractor, AudioMAEModel
 
 ROOT = Path(__file__).parents[2]
-sys.path.insert(0, str(ROOT / "examples"))
-
-import demo as demo_script  # noqa: E402
-from demo import DemoArguments, choose_rows  # noqa: E402
 
 
 def demo(output: Path, *arguments: object) -> str:
-    command = [sys.executable, "examples/demo.py", "--output_dir", str(output), "--episodes", "20"]
+    command = [sys.executable, "examples/demo/demo.py", "--output_dir", str(output), "--episodes", "20"]
     command += ["--head_steps", "1", "--tune_steps", "2", *map(str, arguments)]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment)

@@ -19,15 +19,13 @@ from sklearn.model_selection import PredefinedSplit, cross_val_predict
 from sklearn.neighbors import KNeighborsClassifier, NearestCentroid, NearestNeighbors
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler, normalize
+from sound_events import write_corpus
 
 from uamix_hf import AudioEmbedder, AudioMAEConfig, AudioMAEFeatureExtractor, AudioMAEModel
 from uamix_hf.data.labels import draw_labelled
 from uamix_hf.evaluation import SplitError, draw_episodes
 
 ROOT = Path(__file__).parents[2]
-sys.path.append(str(ROOT / "examples"))
-
-from sound_events import write_corpus  # noqa: E402
 
 EVIL = "<script>alert(1)</script>"
 

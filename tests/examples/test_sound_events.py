@@ -4,18 +4,14 @@ import csv
 import json
 import sys
 from collections import Counter
-from pathlib import Path
 
 import numpy as np
 import pytest
+import sound_events
 import soundfile
 from scipy import signal
 from sklearn.neighbors import NearestCentroid
-
-sys.path.insert(0, str(Path(__file__).parents[2] / "examples"))
-
-import sound_events  # noqa: E402
-from sound_events import CLASSES, render_event, write_corpus  # noqa: E402
+from sound_events import CLASSES, render_event, write_corpus
 
 RATE = 16_000
 

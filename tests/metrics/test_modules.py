@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[2]
 FIND = "import importlib.util, sys; print([name for name in sys.argv[1:] if importlib.util.find_spec(name)])"
 
 
-@pytest.mark.parametrize("folder", ["examples", "benchmarks", "reproduction"])
+@pytest.mark.parametrize("folder", ["examples", "examples/demo", "benchmarks", "reproduction"])
 def test_no_script_has_the_name_of_an_installed_module(folder: str, tmp_path: Path) -> None:
     names = [path.stem for path in (ROOT / folder).glob("*.py")]
     command = [sys.executable, "-c", FIND, "evaluate", *names]

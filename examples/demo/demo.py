@@ -2,7 +2,7 @@
 
 Without --data_dir, on a corpus of sound events that is rendered on the spot. With it, on a labelled folder of sound:
 
-python examples/demo.py --output_dir demo_output --data_dir esc10 --train_where fold=1,2,3 --test_where fold=4,5
+python examples/demo/demo.py --output_dir demo_output --data_dir esc10 --train_where fold=1,2,3 --test_where fold=4,5
 """
 
 import json
@@ -19,7 +19,7 @@ from transformers import HfArgumentParser
 
 from uamix_hf.data import load_recordings
 
-EXAMPLES = Path(__file__).parent
+EXAMPLES = Path(__file__).parents[1]
 CHECKPOINT = EXAMPLES.parent / "model_cards" / "audio-mae-tiny"
 
 

@@ -5,7 +5,7 @@ same samples, and asking for more clips does not change the earlier ones. Pitch,
 and background all vary within a class, and their ranges overlap between classes, so that the classes differ in how a
 sound evolves more than in how loud, long or bright it is.
 
-    python examples/sound_events.py FOLDER --clips_per_class 40 --seed 0
+    python examples/demo/sound_events.py FOLDER --clips_per_class 40 --seed 0
 """
 
 import argparse
