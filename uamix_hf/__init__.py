@@ -17,6 +17,8 @@ from .models.audio_mae.modeling_audio_mae import (
     AudioMAEForPreTraining,
     AudioMAEModel,
 )
+from .models.beats.configuration_beats import BeatsConfig
+from .models.beats.modeling_beats import BeatsForAudioClassification, BeatsModel
 from .tuning.configuration_uamix import UaMixConfig
 
 # Trainers, data and evaluation are imported when they are asked for: they take scikit-learn and datasets.
@@ -26,13 +28,21 @@ AutoConfig.register("audio_mae", AudioMAEConfig, exist_ok=True)
 AutoModel.register(AudioMAEConfig, AudioMAEModel, exist_ok=True)
 AutoModelForPreTraining.register(AudioMAEConfig, AudioMAEForPreTraining, exist_ok=True)
 AutoModelForAudioClassification.register(AudioMAEConfig, AudioMAEForAudioClassification, exist_ok=True)
+AutoConfig.register("beats", BeatsConfig, exist_ok=True)
+AutoModel.register(BeatsConfig, BeatsModel, exist_ok=True)
+AutoModelForAudioClassification.register(BeatsConfig, BeatsForAudioClassification, exist_ok=True)
 AutoConfig.register("uamix", UaMixConfig, exist_ok=True)
 AutoFeatureExtractor.register(AudioMAEConfig, AudioMAEFeatureExtractor, exist_ok=True)
+AutoFeatureExtractor.register(BeatsConfig, AudioMAEFeatureExtractor, exist_ok=True)
 AutoProcessor.register(AudioMAEConfig, AudioMAEFeatureExtractor, exist_ok=True)
+AutoProcessor.register(BeatsConfig, AudioMAEFeatureExtractor, exist_ok=True)
 
-# Saved folders carry the three flat modules, so that they load where this package is absent.
+# Saved folders carry the flat modules of the model, so that they load where this package is absent.
 AudioMAEConfig.register_for_auto_class()
 AudioMAEModel.register_for_auto_class("AutoModel")
 AudioMAEForPreTraining.register_for_auto_class("AutoModelForPreTraining")
 AudioMAEForAudioClassification.register_for_auto_class("AutoModelForAudioClassification")
+BeatsConfig.register_for_auto_class()
+BeatsModel.register_for_auto_class("AutoModel")
+BeatsForAudioClassification.register_for_auto_class("AutoModelForAudioClassification")
 AudioMAEFeatureExtractor.register_for_auto_class()

@@ -10,6 +10,8 @@ from .models.audio_mae.modeling_audio_mae import (
     AudioMAEModel,
     InputTooLongError,
 )
+from .models.beats.configuration_beats import BeatsConfig
+from .models.beats.modeling_beats import BeatsForAudioClassification, BeatsModel
 from .training.checkpoints import RunCheckpointError
 from .training.interruption import RunStoppedError
 from .training.run_identity import AnotherRunError
@@ -28,6 +30,9 @@ __all__ = [
     "AudioMAEForAudioClassification",
     "AudioMAEForPreTraining",
     "AudioMAEModel",
+    "BeatsConfig",
+    "BeatsForAudioClassification",
+    "BeatsModel",
     "DamagedAudioWarning",
     "DataError",
     "InputTooLongError",

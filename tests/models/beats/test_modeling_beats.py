@@ -1,0 +1,386 @@
+"""BEATs' classes: invariances, transformers' conventions, errors. Official outputs: test_convert_beats.py."""
+
+import copy
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from encoder_checks import (
+    check_attention_implementations,
+    check_batch_invariance,
+    check_gradient_checkpointing,
+    check_initialisation,
+    check_recorded_outputs,
+    check_refused_arguments,
+    check_saved_code,
+    check_saving,
+    log_mels,
+    mask_of,
+    scramble,
+)
+from huggingface_hub.errors import StrictDataclassError
+from safetensors.torch import load_file
+from torch import nn
+from transformers import (
+    AutoConfig,
+    AutoFeatureExtractor,
+    AutoModel,
+    AutoModelForAudioClassification,
+    AutoProcessor,
+    pipeline,
+)
+
+from uamix_hf import (
+    AudioEmbedder,
+    AudioMAEFeatureExtractor,
+    BeatsConfig,
+    BeatsForAudioClassification,
+    BeatsModel,
+    UaMixForContrastiveTuning,
+)
+from uamix_hf.models.beats.modeling_beats import frames_to_tokens, relative_position_buckets
+from uamix_hf.training.encoders import EncoderAdapter
+
+CLASSES = [BeatsModel, BeatsForAudioClassification]
+
+
+@pytest.fixture(params=["all", "any"])
+def token_padding(request) -> str:
+    return request.param
+
+
+@pytest.fixture
+def config() -> BeatsConfig:
+    """Fast, and odd enough that swapped sizes show."""
+    return BeatsConfig(
+        hidden_size=48, num_hidden_layers=3, num_attention_heads=4, intermediate_size=96, max_length=192,
+        patch_embedding_size=40, num_conv_pos_embedding_groups=4, num_labels=5,
+    )  # fmt: skip
+
+
+@pytest.fixture
+def model(config: BeatsConfig) -> BeatsModel:
+    torch.manual_seed(0)
+    model = BeatsModel(config)
+    scramble(model)
+    return model.eval()
+
+
+@pytest.fixture
+def classifier(config: BeatsConfig) -> BeatsForAudioClassification:
+    torch.manual_seed(0)
+    classifier = BeatsForAudioClassification(config)
+    scramble(classifier)
+    return classifier.eval()
+
+
+@pytest.mark.parametrize("implementation", ["sdpa", "eager"])
+def test_a_clips_embedding_does_not_depend_on_its_batch(model, token_padding: str, implementation: str) -> None:
+    """Tokens of padding are set to zero, which is what the position convolution reads beyond a clip's end."""
+    model.config.token_padding = token_padding
+    model.set_attn_implementation(implementation)
+    check_batch_invariance(model, log_mels(3, 192), [192, 86, 21])
+
+
+def test_what_is_in_the_padding_has_no_effect(model: BeatsModel, token_padding: str) -> None:
+    model.config.token_padding = token_padding
+    clips, mask = log_mels(2, 96), mask_of([96, 32], 96)
+    changed = clips.clone()
+    changed[1, 32:] = 1e3
+    with torch.no_grad():
+        assert torch.equal(model(clips, mask).pooler_output, model(changed, mask).pooler_output)
+
+
+def test_a_mask_of_ones_is_no_mask(model: BeatsModel) -> None:
+    with torch.no_grad():
+        whole, masked = model(log_mels(2, 64)), model(log_mels(2, 64), mask_of([64, 64], 64))
+    assert torch.equal(whole.last_hidden_state, masked.last_hidden_state)
+
+
+def test_frames_to_tokens_by_each_rule(config: BeatsConfig) -> None:
+    """A clip of 37 of 48 frames: 2 whole patches and 5 frames of the third."""
+    mask = mask_of([37], 48)
+    # BEATs: token k covers frames 2k and 2k + 1, whatever its frequency band.
+    expected = torch.tensor([any(mask[0, 2 * k : 2 * k + 2]) for k in range(24)])
+    assert torch.equal(frames_to_tokens(mask, config)[0], expected) and expected.sum() == 19
+    config.token_padding = "any"
+    assert frames_to_tokens(mask, config)[0].tolist() == [True] * 16 + [False] * 8
+
+
+def test_frames_that_fill_no_patch_are_dropped(model: BeatsModel) -> None:
+    clips = log_mels(2, 60)
+    with torch.no_grad():
+        whole, cut = model(clips, mask_of([60, 40], 60)), model(clips[:, :48], mask_of([48, 40], 48))
+    assert whole.last_hidden_state.shape == (2, 3 * 8, 48)
+    assert torch.equal(whole.last_hidden_state, cut.last_hidden_state)
+
+
+def test_input_longer_than_max_length_is_taken(model: BeatsModel) -> None:
+    with torch.no_grad():
+        assert model(log_mels(1, 224)).last_hidden_state.shape == (1, 14 * 8, 48)
+
+
+def test_buckets_are_exact_near_and_logarithmic_far() -> None:
+    """Against the formula in double precision, one distance at a time."""
+
+    def bucket(distance: int) -> int:
+        size = abs(distance)
+        if size >= 80:
+            size = min(159, 80 + int(np.log(size / 80) / np.log(800 / 80) * 80))
+        return size + 160 * (distance > 0)
+
+    distances = torch.arange(-1200, 1201)
+    assert relative_position_buckets(distances, 320, 800).tolist() == [bucket(d) for d in distances.tolist()]
+
+
+def test_position_bias_depends_on_the_distance_alone(model: BeatsModel) -> None:
+    bias = model.relative_position_bias(24)
+    assert bias.shape == (4, 24, 24)
+    table = model.relative_position_bias.embedding.weight
+    for query, key in ((0, 0), (3, 20), (20, 3), (23, 0)):
+        bucket = abs(key - query) + 160 * (key > query)
+        assert torch.equal(bias[:, query, key], table[bucket])
+
+
+def test_gate_is_the_closed_form(model: BeatsModel) -> None:
+    attention = model.layers[0].attention
+    query, bias = torch.randn(2, 4, 5, 12), torch.randn(4, 5, 5)
+    actual = attention.gated_bias(query, bias)
+    for clip, head, place in ((0, 0, 0), (1, 3, 4), (1, 2, 0)):
+        values = attention.gate_proj.weight @ query[clip, head, place] + attention.gate_proj.bias
+        first, second = values[:4].sum().sigmoid(), values[4:].sum().sigmoid()
+        gate = first * (second * attention.gate_scale[0, head, 0, 0] - 1) + 2
+        torch.testing.assert_close(actual[clip, head, place], gate * bias[head, place])
+
+
+def test_eager_equals_sdpa_and_flash_is_refused(model: BeatsModel) -> None:
+    check_attention_implementations(model, log_mels(2, 128), [128, 40])
+
+
+def test_hidden_states_attentions_and_tuples(model: BeatsModel) -> None:
+    check_recorded_outputs(model, log_mels(2, 64))
+    output = model(log_mels(2, 64), output_hidden_states=True)
+    assert torch.equal(output.hidden_states[-1], output.last_hidden_state)  # there is no final norm
+
+
+@pytest.mark.parametrize("kind", CLASSES)
+def test_save_and_load_is_bit_equal(config: BeatsConfig, tmp_path: Path, kind: type) -> None:
+    model = kind(config).eval()
+    scramble(model)
+    check_saving(model, {"input_values": log_mels(2, 80), "attention_mask": mask_of([80, 40], 80)}, tmp_path)
+
+
+@pytest.mark.parametrize("kind", CLASSES)
+def test_every_weight_is_initialised_however_a_model_is_made(config: BeatsConfig, kind: type) -> None:
+    check_initialisation(kind, config)
+
+
+def test_initialisation_is_deepnets(config: BeatsConfig) -> None:
+    layer = BeatsModel(config).layers[0]
+    gain = (8 * 3) ** -0.25
+    for linear, expected in ((layer.attention.q_proj, 1.0), (layer.attention.v_proj, gain), (layer.mlp.fc1, gain)):
+        xavier = (2 / sum(linear.weight.shape)) ** 0.5
+        assert linear.weight.std().item() == pytest.approx(expected * xavier, rel=0.1)
+    assert layer.residual_scale == pytest.approx(6**0.25) and not layer.mlp.fc1.bias.any()
+
+
+@pytest.mark.parametrize("reentrant", [True, False])
+def test_gradient_checkpointing_gives_the_same_gradients(model: BeatsModel, reentrant: bool) -> None:
+    check_gradient_checkpointing(
+        model, {"input_values": log_mels(2, 64), "attention_mask": mask_of([64, 40], 64)}, reentrant
+    )
+
+
+@pytest.mark.parametrize("kind", CLASSES)
+def test_an_argument_that_would_go_nowhere_is_refused(config: BeatsConfig, kind: type) -> None:
+    check_refused_arguments(kind(config), log_mels(1, 64))
+
+
+def test_wrong_shapes_are_errors_that_name_both_values(model: BeatsModel) -> None:
+    with pytest.raises(ValueError, match=r"\(1, 64, 80\).*128"):
+        model(torch.zeros(1, 64, 80))
+    with pytest.raises(ValueError, match="15 frames.*patch_size=16"):
+        model(log_mels(1, 15))
+    with pytest.raises(ValueError, match=r"\(1, 32\).*\(1, 64\)"):
+        model(log_mels(1, 64), torch.ones(1, 32))
+    with pytest.raises(ValueError, match=r"no token in rows \[1\]"):
+        model(log_mels(2, 64), mask_of([64, 0], 64))
+    model.config.token_padding = "any"
+    with pytest.raises(ValueError, match=r"no token in rows \[1\].*'any'"):
+        model(log_mels(2, 64), mask_of([64, 15], 64))
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"max_length": 1000}, {"num_mel_bins": 100}, {"num_attention_heads": 7}, {"num_conv_pos_embedding_groups": 7},
+        {"num_buckets": 2}, {"max_bucket_distance": 80}, {"token_padding": "some"}, {"pooling": "cls"},
+        {"hidden_size": "768"}, {"num_mel_bins": 48},
+    ],
+)  # fmt: skip
+def test_impossible_configurations_are_refused(fields: dict) -> None:
+    with pytest.raises(StrictDataclassError, match=next(iter(fields))):
+        BeatsConfig(**fields)
+
+
+def test_a_misspelt_field_is_named(caplog) -> None:
+    BeatsConfig(token_paddign="any")
+    assert "BeatsConfig has no field token_paddign" in caplog.text
+
+
+def test_auto_classes_know_the_package_and_ask_nothing(config, tmp_path: Path, monkeypatch) -> None:
+    BeatsForAudioClassification(config).save_pretrained(tmp_path)
+    AudioMAEFeatureExtractor(max_length=192).save_pretrained(tmp_path)
+    asked = []
+    monkeypatch.setattr("builtins.input", lambda question: asked.append(question) or "n")
+    assert type(AutoConfig.from_pretrained(tmp_path)) is BeatsConfig
+    assert type(AutoModel.from_pretrained(tmp_path)) is BeatsModel
+    assert type(AutoModelForAudioClassification.from_pretrained(tmp_path)) is BeatsForAudioClassification
+    for auto in (AutoFeatureExtractor, AutoProcessor):
+        assert type(auto.from_pretrained(tmp_path)) is AudioMAEFeatureExtractor
+    assert not asked
+
+
+@pytest.mark.parametrize(
+    "problem,labels,reference",
+    [
+        ("single_label_classification", torch.tensor([1, 3]), nn.functional.cross_entropy),
+        ("multi_label_classification", torch.eye(5)[:2], nn.functional.binary_cross_entropy_with_logits),
+        ("regression", torch.randn(2, 5), nn.functional.mse_loss),
+    ],
+)
+def test_classification_losses(config: BeatsConfig, problem: str, labels: torch.Tensor, reference) -> None:
+    config.problem_type = problem
+    model = BeatsForAudioClassification(config).eval()
+    scramble(model)
+    output = model(log_mels(2, 64), labels=labels)
+    assert output.logits.shape == (2, 5)
+    torch.testing.assert_close(output.loss, reference(output.logits, labels))
+
+
+def test_half_precision_and_compile_stay_close(model: BeatsModel) -> None:
+    clips, mask = log_mels(2, 64), mask_of([64, 40], 64)
+    with torch.no_grad():
+        expected = model(clips, mask).pooler_output
+        torch._dynamo.reset()
+        compiled = torch.compile(model, backend="aot_eager", fullgraph=True)(clips, mask).pooler_output
+        torch.testing.assert_close(compiled, expected, atol=1e-5, rtol=1e-5)
+        with torch.autocast("cpu", torch.bfloat16):
+            mixed = model(clips, mask).pooler_output
+        half = model.to(torch.bfloat16)(clips, mask).pooler_output
+    assert half.dtype == torch.bfloat16
+    for close in (mixed, half):
+        torch.testing.assert_close(close.float(), expected, atol=0.1, rtol=0.1)
+
+
+def test_one_step_of_contrastive_tuning(config: BeatsConfig) -> None:
+    """uaMix finds the layers by name, drops no token, and moves every weight of the encoder."""
+    torch.manual_seed(0)
+    model = UaMixForContrastiveTuning.from_encoder(
+        BeatsModel(config),
+        projector_hidden_size=24,
+        projection_size=16,
+        predictor_hidden_size=32,
+        queue_size=12,
+        topk=1,
+    )
+    adapter = model.adapter
+    assert (adapter.layers_path, adapter.drops_tokens, adapter.variable_length) == ("layers", False, True)
+    assert adapter.embedding_size == 48
+    before = copy.deepcopy(model.encoder.state_dict())
+    optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
+    batch = {"input_values": log_mels(4, 192), "attention_mask": mask_of([192, 150, 100, 37], 192)}
+    loss = model.train()(**batch, sample_id=torch.arange(4)).loss
+    loss.backward()
+    optimizer.step()
+    assert loss.isfinite()
+    still = [name for name, value in model.encoder.state_dict().items() if torch.equal(value, before[name])]
+    # A bias common to all keys cancels in the softmax.
+    assert [name for name in still if not name.endswith("k_proj.bias")] == []
+
+
+def test_layers_and_what_comes_before_them_are_told_apart(model: BeatsModel) -> None:
+    depth = EncoderAdapter(model).layer_ids()
+    assert depth["relative_position_bias.embedding.weight"] == depth["position_conv.conv.weight"] == 0
+    assert depth["layers.2.mlp.fc1.weight"] == 3 and set(depth.values()) == {0, 1, 2, 3}
+
+
+def test_the_embedder_takes_it(model: BeatsModel) -> None:
+    waves = [np.random.default_rng(n).normal(0, 0.1, n).astype(np.float32) for n in (4000, 40_000)]
+    embedder = AudioEmbedder(model, AudioMAEFeatureExtractor(max_length=192))
+    assert embedder.encode(waves, progress_bar=False).shape == (2, 48)  # the second in two windows
+
+
+def test_pipelines_classify(classifier, tmp_path: Path) -> None:
+    classifier.save_pretrained(tmp_path)
+    AudioMAEFeatureExtractor(max_length=192).save_pretrained(tmp_path)
+    wave = np.random.default_rng(1).uniform(-0.5, 0.5, 16_000).astype(np.float32)
+    scores = pipeline("audio-classification", model=str(tmp_path), device="cpu")(wave)
+    assert {entry["label"] for entry in scores} == {f"LABEL_{i}" for i in range(5)}
+
+
+@pytest.mark.parametrize("kind", CLASSES)
+def test_the_code_in_a_saved_folder_computes_the_same(config: BeatsConfig, tmp_path: Path, kind: type) -> None:
+    model = kind(config).eval()
+    scramble(model)
+    check_saved_code(model, log_mels(1, 64), tmp_path)
+    files = {path.name for path in tmp_path.iterdir()}
+    assert files == {"config.json", "model.safetensors", "configuration_beats.py", "modeling_beats.py"}
+
+
+STRANGER = """
+import sys
+sys.modules["uamix_hf"] = None  # as if it were not installed
+
+import numpy as np
+import torch
+from pathlib import Path
+from safetensors.torch import save_file
+from transformers import AutoConfig, AutoFeatureExtractor, AutoModel, AutoModelForAudioClassification
+
+folder = Path(sys.argv[1])
+for auto in (AutoConfig, AutoModel, AutoFeatureExtractor):
+    try:
+        auto.from_pretrained(folder)
+    except ValueError as error:
+        assert "trust_remote_code" in str(error), error
+    else:
+        raise AssertionError(f"{auto} ran code without being asked")
+config, extractor, encoder, classifier = (
+    auto.from_pretrained(folder, trust_remote_code=True)
+    for auto in (AutoConfig, AutoFeatureExtractor, AutoModel, AutoModelForAudioClassification)
+)
+for thing in (config, extractor, encoder, classifier):
+    assert type(thing).__module__.startswith("transformers_modules."), type(thing)
+inputs = extractor(np.load(folder / "wave.npy"), sampling_rate=16000, return_tensors="pt")
+with torch.no_grad():
+    outputs = {
+        "pooler_output": encoder.eval()(**inputs).pooler_output, "logits": classifier.eval()(**inputs).logits
+    }
+save_file(outputs, folder / "outputs.safetensors")
+"""
+
+
+@pytest.mark.slow
+def test_folders_load_and_compute_alike_where_the_package_is_absent(classifier, tmp_path: Path) -> None:
+    folder = tmp_path / "saved"
+    classifier.save_pretrained(folder)
+    extractor = AudioMAEFeatureExtractor(max_length=192)
+    extractor.save_pretrained(folder)
+    wave = np.random.default_rng(0).uniform(-0.5, 0.5, 20_000).astype(np.float32)
+    np.save(folder / "wave.npy", wave)
+    environment = os.environ | {"HF_HOME": str(tmp_path / "home"), "HF_HUB_OFFLINE": "1"}
+    process = subprocess.run(
+        [sys.executable, "-I", "-c", STRANGER, str(folder)],
+        cwd=tmp_path, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+    assert process.returncode == 0, process.stderr
+    actual = load_file(folder / "outputs.safetensors")
+    with torch.no_grad():
+        inputs = extractor(wave, sampling_rate=16_000, return_tensors="pt")
+        torch.testing.assert_close(actual["pooler_output"], classifier.beats(**inputs).pooler_output)
+        torch.testing.assert_close(actual["logits"], classifier(**inputs).logits)

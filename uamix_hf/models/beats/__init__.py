@@ -1,0 +1,5 @@
+"""BEATs and OpenBEATs: configuration and models, which are saved beside the weights as remote code."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
