@@ -167,7 +167,7 @@ def test_what_follows_the_end_is_no_damage(name: str) -> None:
 
 @pytest.mark.parametrize("container", ["WAV", "FLAC", "MP3", "AIFF"])
 def test_a_file_that_is_hardly_there_is_an_error(container: str) -> None:
-    """docs/reliability.md: nine tenths may be missing."""
+    """tests/README.md: nine tenths may be missing."""
     data = encoded(container)
     with pytest.warns(TruncatedAudioWarning, match="% of its stated length"):
         assert 0.1 < len(load_audio(data[: round(0.17 * len(data))])) / (SECONDS * RATE) < 0.25

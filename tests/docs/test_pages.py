@@ -1,4 +1,4 @@
-"""What the documentation shows works: Python blocks run as written, commands use flags that exist."""
+"""What the documentation shows works: Python blocks run as written, commands name scripts and flags that exist."""
 
 import csv
 import re
@@ -8,16 +8,21 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import soundfile
 
+from uamix_hf import AudioMAEFeatureExtractor, AudioMAEForAudioClassification
+
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
-SOUND_EVENTS = ROOT / "examples" / "demo" / "sound_events.py"
+(SOUND_EVENTS,) = (ROOT / "examples").rglob("sound_events.py")
 LABELS = ("bell", "dog_bark", "engine", "rain", "siren", "wind")
 CLIPS_PER_CLASS = 6
-# Pages whose blocks need nothing but `model_cards` and `recordings`.
-PAGES = [DOCS / "index.md", DOCS / "quick_start.md", *DOCS.glob("how_to/*.md"), *DOCS.glob("concepts/*.md")]
+PAGES = [ROOT / "README.md", *sorted(DOCS.rglob("*.md")), *sorted((ROOT / "examples").rglob("*.md"))]
+# Pages whose Python takes long; the others have the same calls.
+SLOW = {"quick_start", "few_labels", "own_encoder", "pretraining"}
+CONSOLE = {"accelerate", "git", "hf", "make", "pip", "python", "uamix-hf", "export"}
 
 
 def blocks(page: Path, language: str) -> list[str]:
@@ -25,11 +30,16 @@ def blocks(page: Path, language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```$", text, flags=re.MULTILINE | re.DOTALL)
 
 
+def name_of(page: Path) -> str:
+    return page.relative_to(ROOT).with_suffix("").as_posix()
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What a reader has: the clone's `model_cards`, and `recordings` as examples/demo/sound_events.py renders them."""
+    """What a reader has: the clone's `model_cards` and `examples`, and folders of rendered recordings."""
     folder = tmp_path_factory.mktemp("reader")
-    (folder / "model_cards").symlink_to(ROOT / "model_cards")
+    for name in ("model_cards", "examples"):
+        (folder / name).symlink_to(ROOT / name)
     render_event = runpy.run_path(str(SOUND_EVENTS))["render_event"]
     rows = [("file_name", "label", "fold")]
     for label in LABELS:
@@ -40,38 +50,67 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
             rows.append((name, label, str(index % 5 + 1)))
     with (folder / "recordings" / "metadata.csv").open("w", newline="", encoding="utf-8") as file:
         csv.writer(file).writerows(rows)
+    (folder / "labelled").symlink_to("recordings")
+    # What the command of docs/fine_tuning.md leaves, untrained.
+    encoder = ROOT / "model_cards" / "audio-mae-tiny"
+    AudioMAEForAudioClassification.from_pretrained(encoder, num_labels=3).save_pretrained(folder / "classifier")
+    AudioMAEFeatureExtractor.from_pretrained(encoder).save_pretrained(folder / "classifier")
     return folder
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES if blocks(page, "python")], ids=lambda page: page.stem)
+def shortened(block: str) -> str:
+    """`block` with as few steps of training as there can be."""
+    return re.sub(r"\b(max_steps|head_steps)=\d+", lambda found: f"{found[1]}={1 + (found[1] == 'max_steps')}", block)
+
+
+def python_pages() -> list[Any]:
+    found = [page for page in PAGES if blocks(page, "python")]
+    marks = {True: [pytest.mark.slow], False: []}
+    return [pytest.param(page, marks=marks[page.stem in SLOW], id=name_of(page)) for page in found]
+
+
+@pytest.mark.parametrize("page", python_pages())
 def test_python_blocks_run_one_after_the_other(
     page: Path, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
     monkeypatch.chdir(folder)
     names: dict[str, Any] = {"__name__": page.stem}
     for number, block in enumerate(blocks(page, "python"), start=1):
-        exec(compile(block, f"{page.name}, block {number}", "exec"), names)
+        exec(compile(shortened(block), f"{page.name}, block {number}", "exec"), names)
         printed = capsys.readouterr().out
         for shape in re.findall(r"print\(.*# (\([\d, ]+\)|torch\.Size\(.*\))", block):
             assert shape in printed, f"{page.name}, block {number} promises {shape}"
 
 
-def commands() -> list[tuple[str, str, list[str]]]:
-    """Page, script and flags of each command that runs one of the examples."""
+def commands(page: Path) -> list[list[str]]:
+    """The words of each command line of a page's shell blocks."""
+    lines = [line for block in blocks(page, "sh") for line in block.replace("\\\n", " ").splitlines()]
+    return [words for words in (shlex.split(line, comments=True) for line in lines) if words]
+
+
+def script_commands() -> list[tuple[str, str, list[str]]]:
+    """Page, script and flags of each command that runs a script of the repository."""
     found = []
-    for page in [ROOT / "README.md", *sorted(DOCS.rglob("*.md"))]:
-        lines = [line for block in blocks(page, "sh") for line in block.replace("\\\n", " ").splitlines()]
-        for words in (shlex.split(line, comments=True) for line in lines):
-            scripts = [
-                place for place, word in enumerate(words) if word.startswith("examples/") and word.endswith(".py")
-            ]
+    for page in PAGES:
+        for words in commands(page):
+            scripts = [place for place, word in enumerate(words) if word.endswith(".py")]
             if scripts:
                 flags = [word for word in words[scripts[0] + 1 :] if word.startswith("--")]
-                found.append((page.name, words[scripts[0]], flags))
+                found.append((name_of(page), words[scripts[0]], flags))
     return found
 
 
-@pytest.mark.parametrize("script", sorted({script for _, script, _ in commands()}))
+def test_commands_are_known_and_their_scripts_and_targets_exist() -> None:
+    targets = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), flags=re.MULTILINE))
+    for page in PAGES:
+        for words in commands(page):
+            assert words[0] in CONSOLE, f"{name_of(page)}: {words[0]}"
+            assert words[0] != "make" or words[1] in targets, f"{name_of(page)}: make {words[1]}"
+    missing = {(page, script) for page, script, _ in script_commands() if not (ROOT / script).is_file()}
+    assert not missing
+
+
+@pytest.mark.parametrize("script", sorted({script for _, script, flags in script_commands() if flags}))
 def test_commands_use_flags_that_exist(
     script: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
@@ -80,5 +119,20 @@ def test_commands_use_flags_that_exist(
     with pytest.raises(SystemExit):
         runpy.run_path(str(ROOT / script), run_name="__main__")
     known = set(re.findall(r"--\w+", capsys.readouterr().out))
-    wrong = [(page, flag) for page, name, flags in commands() if name == script for flag in flags if flag not in known]
-    assert not wrong
+    used = [(page, flag) for page, name, flags in script_commands() if name == script for flag in flags]
+    assert not [(page, flag) for page, flag in used if flag not in known]
+
+
+def test_every_block_names_a_language_that_is_checked() -> None:
+    fences = {(name_of(page), fence) for page in PAGES
+              for fence in re.findall(r"^```(\w*)$", page.read_text(encoding="utf-8"), flags=re.MULTILINE)}  # fmt: skip
+    assert {fence for _, fence in fences} <= {"", "python", "sh", "text", "bibtex"}
+
+
+def test_the_clip_of_the_quick_start_is_what_its_note_says() -> None:
+    note = (ROOT / "examples" / "README.md").read_text(encoding="utf-8")
+    label, seed, index = re.findall(r'render_event\("(\w+)", seed=(\d+), index=(\d+)\)', note)[0]
+    expected = runpy.run_path(str(SOUND_EVENTS))["render_event"](label, int(seed), int(index))
+    clip, rate = soundfile.read(ROOT / "examples" / f"{label}.flac", dtype="float32")
+    assert rate == 16_000
+    np.testing.assert_allclose(clip, expected, atol=2**-14)  # 16 bits

@@ -1,4 +1,4 @@
-"""Each error of docs/troubleshooting.md is really met, and says what the page says."""
+"""Each error of docs/troubleshooting.md occurs, with the message on the page."""
 
 import os
 import re
@@ -78,7 +78,7 @@ def rate(folder: Path) -> None:
 def too_long(folder: Path) -> None:
     model = AudioMAEModel(CONFIG)
     waves = [np.random.default_rng(0).normal(0, 0.1, 32_000).astype(np.float32)]
-    assert AudioEmbedder(model, EXTRACTOR).encode(waves, progress_bar=False).shape == (1, 32)  # the cure
+    assert AudioEmbedder(model, EXTRACTOR).encode(waves, progress_bar=False).shape == (1, 32)  # the fix
     model(**EXTRACTOR(waves, sampling_rate=16_000, return_tensors="pt"))
 
 
@@ -111,24 +111,24 @@ def both_sides(folder: Path) -> None:
 PROVOKED: dict[str, Callable[[Path], None]] = {
     "A model asks to run its code": no_package,
     "A model is not found": offline,
-    "A checkpoint is of another project": layout,
+    "The layout of a checkpoint is unknown": layout,
     "A recording cannot be read": unreadable,
     "metadata.csv names what is not in the folder": outside,
     "The sampling rate is another": rate,
     "A recording is longer than the model": too_long,
     "An encoder of another kind cannot be tuned": contract,
-    "Too few clips to contrast": too_few_clips,
+    "There are too few clips to contrast": too_few_clips,
     "Gradient accumulation is refused": accumulation,
     "No episode can be drawn": k_shot,
     "A speaker is on both sides of a split": both_sides,
 }
 
 
-def test_the_page_has_the_twelve_and_each_has_a_cause_and_a_cure() -> None:
+def test_the_page_has_the_twelve_and_each_has_a_cause_and_a_fix() -> None:
     assert list(ENTRIES) == list(PROVOKED) and len(ENTRIES) == 12
     assert [int(number) for number in re.findall(r"^## (\d+)\.", PAGE, flags=re.MULTILINE)] == list(range(1, 13))
     parts = re.split(r"^## ", PAGE, flags=re.MULTILINE)[1:]
-    assert all(part.count("**Cause.**") == part.count("**Cure.**") == 1 for part in parts)
+    assert all(part.count("**Cause.**") == part.count("**Fix.**") == 1 for part in parts)
 
 
 @pytest.mark.parametrize("title", PROVOKED)

@@ -55,18 +55,6 @@ def test_demo_on_rendered_events_ends_with_a_table_and_a_picture(rendered: tuple
 
 
 @pytest.mark.slow
-def test_readme_examples_run_as_written(rendered: tuple[Path, str]) -> None:
-    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), flags=re.DOTALL)
-    assert len(blocks) == 3
-    code = "\n".join(blocks) + "\nassert embeddings.shape == (2, 128) and vectors.shape == (3, 128)\n"
-    folder = rendered[0].parent
-    (folder / "model_cards").symlink_to(ROOT / "model_cards")
-    done = subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-4000:]
-    assert (folder / "tuned-in-python" / "model.safetensors").is_file()
-
-
-@pytest.mark.slow
 def test_demo_takes_a_labelled_folder(esc10: Path, tmp_path: Path) -> None:
     rows = ["--train_where", "fold=1", "--test_where", "fold=5"]
     printed = demo(tmp_path, "--data_dir", esc10, "--group_column", "src_file", *rows)
