@@ -50,6 +50,8 @@ def test_each_public_name_is_rendered_with_its_docstring(site: Path) -> None:
         block = html.partition(f'id="uamix_hf.{name}"')[2].partition('id="uamix_hf.')[0]
         words = re.sub(r"<[^>]+>", "", block)
         assert summary and all(word.strip("`[].,:") in words for word in summary), name
+    assert 'href="#uamix_hf.' in html
+    assert not re.findall(r"\[<code>[\w.]+</code>\]", html)  # references of docstrings are links, or code
 
 
 def test_formulas_are_mathml_without_commands_that_are_left_over(site: Path) -> None:
