@@ -1,7 +1,7 @@
 """Fine-tune an Audio-MAE on labelled sound; what comes out loads with AutoModelForAudioClassification.from_pretrained:
 
 python examples/finetune.py --model_name_or_path audio-mae --train_dir recordings --label_column label \
-    --eval_share 0.2 --output_dir classifier
+    --eval_fraction 0.2 --output_dir classifier
 
 `--label_separator ';'` for clips of several classes, `--problem_type regression` for a column of numbers, `--k_shot 5
 --fixmatch true` for few labels and many clips without.
@@ -121,7 +121,9 @@ def main() -> None:
     else:
         trainer = FineTuningTrainer(*common, eval_dataset=held_out.get("eval"))
     if "eval" not in held_out and trainer.is_world_process_zero():
-        print("There are no rows to evaluate on (--eval_share, --eval_where): the last weights are kept, not the best.")
+        print(
+            "There are no rows to evaluate on (--eval_fraction, --eval_where): the last weights are kept, not the best."
+        )
     trainer.train(resume_from_checkpoint=training_args.resume_from_checkpoint)
     output = Path(training_args.output_dir)
     if trainer.is_world_process_zero():

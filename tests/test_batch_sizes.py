@@ -1,4 +1,4 @@
-"""A batch size is a whole number of at least one, whoever takes it."""
+"""A batch size is a integer of at least one, whichever function takes it."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -90,5 +90,5 @@ def test_any_other_is_refused(takers: dict[str, Take], name: str) -> None:
     assert set(takers) == set(NAMES)
     takers[name](np.int64(2))  # also leaves something in the cache, where there is one
     for size in (0, -1, 2.0, True, "2", None):
-        with pytest.raises(ValueError, match=r"batch_size=.*whole number of at least 1"):
+        with pytest.raises(ValueError, match=r"batch_size=.*integer of at least 1"):
             takers[name](size)

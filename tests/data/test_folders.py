@@ -145,7 +145,7 @@ def test_recordings_that_metadata_leaves_out_are_counted(folder: Path, caplog: p
     assert len(load_recordings(str(folder))) == 6
     (record,) = caplog.records
     assert record.levelno == logging.WARNING
-    assert "34 of 40 files of sound are left out, not listed in metadata.csv: audio/10.wav," in record.getMessage()
+    assert "34 of 40 audio files are left out, not listed in metadata.csv: audio/10.wav," in record.getMessage()
 
 
 def test_hidden_files_are_left_out_as_audiofolder_does_and_said(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -157,7 +157,7 @@ def test_hidden_files_are_left_out_as_audiofolder_does_and_said(folder: Path, ca
     table = load_recordings(str(folder))
     assert set(by_audiofolder(folder)) == {row["audio"]["path"] for row in table}
     assert table["file_name"][:] == [*NAMES, "audio/__e.wav"]
-    assert "5 of 10 files of sound are left out, hidden: ._x.wav" in caplog.text
+    assert "5 of 10 audio files are left out, hidden: ._x.wav" in caplog.text
     write_metadata(folder / "metadata.csv", {"file_name": ["._x.wav"]})  # but what is named is what is meant
     assert load_recordings(str(folder))["file_name"][:] == ["._x.wav"]
     write_sound(folder.parent / ".cache" / "clips" / "a.wav")
@@ -170,7 +170,7 @@ def test_sound_of_other_kinds_is_said(folder: Path, caplog: pytest.LogCaptureFix
     (folder / "audio" / "x.wma").write_bytes(b"sound")
     (folder / "audio" / "notes.txt").write_text("none")
     assert len(load_recordings(str(folder))) == 4
-    assert "1 of 5 files of sound are left out" in caplog.text and "audio/x.wma" in caplog.text
+    assert "1 of 5 audio files are left out" in caplog.text and "audio/x.wma" in caplog.text
     assert "notes" not in caplog.text
 
 

@@ -119,7 +119,7 @@ def test_without_copies_groups_are_those_of_the_column(noise: Path) -> None:
 
 def test_copies_are_held_out_together(noise: Path, tmp_path: Path) -> None:
     data = prepare(DataArguments([str(noise)], cache_dir=str(tmp_path / "cache")), AudioMAEFeatureExtractor())
-    train, held = split_held_out(data, HeldOutArguments(eval_share=0.3), 0)
+    train, held = split_held_out(data, HeldOutArguments(eval_fraction=0.3), 0)
     assert len(held.dataset) == 18 and not set(train.groups) & set(held.groups)
     with pytest.raises(DataError, match=r"30 groups have clips on both sides of .*0\.wav, .*copy-0\.wav"):
         split_held_out(data, HeldOutArguments(eval_where=["fold=1"]), 0)

@@ -50,8 +50,8 @@ def test_rows_that_meet_all_conditions_are_held_out(data: PreparedData) -> None:
 def test_a_share_of_the_groups_is_drawn_by_seed(data: PreparedData) -> None:
     drawn = set()
     for seed in range(20):
-        train, held = split_held_out(data, HeldOutArguments(eval_share=0.34), seed)
-        again = split_held_out(data, HeldOutArguments(eval_share=0.34), seed)[1]
+        train, held = split_held_out(data, HeldOutArguments(eval_fraction=0.34), seed)
+        again = split_held_out(data, HeldOutArguments(eval_fraction=0.34), seed)[1]
         assert held is not None and again is not None and ids(held) == ids(again)
         assert sorted(ids(train) + ids(held)) == list(range(10))
         names = {SPEAKERS[row] or row for row in ids(held)}
@@ -64,7 +64,7 @@ def test_a_share_of_the_groups_is_drawn_by_seed(data: PreparedData) -> None:
 def test_without_groups_clips_are_drawn_and_at_least_one(data: PreparedData) -> None:
     data.groups = None
     for share, count in ((0.01, 1), (0.5, 5), (0.99, 9)):
-        train, held = split_held_out(data, HeldOutArguments(eval_share=share), 1)
+        train, held = split_held_out(data, HeldOutArguments(eval_fraction=share), 1)
         assert held is not None and len(ids(held)) == count and len(ids(train)) == 10 - count
 
 
@@ -89,10 +89,10 @@ def test_what_cannot_be_held_out_is_refused(data: PreparedData, conditions: list
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"eval_share": 1.0}, {"eval_share": -0.1}, {"eval_share": 0.5, "eval_where": ["a=b"]}]
+    "wrong", [{"eval_fraction": 1.0}, {"eval_fraction": -0.1}, {"eval_fraction": 0.5, "eval_where": ["a=b"]}]
 )
 def test_contradicting_flags_are_refused(wrong: dict) -> None:
-    with pytest.raises(ValueError, match="eval_share"):
+    with pytest.raises(ValueError, match="eval_fraction"):
         HeldOutArguments(**wrong)
 
 

@@ -1,4 +1,4 @@
-"""A folder of sound from elsewhere, however it is made, chooses nothing that is read outside of it."""
+"""An untrusted audio folder, however it is made, chooses nothing that is read outside of it."""
 
 import os
 import re
@@ -166,7 +166,7 @@ def test_rows_of_a_dataset_cannot_name_files_that_did_not_come_with_it(folder: P
     (tmp_path / "links" / "x.wav").symlink_to(private)
     for number, path in enumerate([private, tmp_path / "3" / ".." / "private" / "x.wav", tmp_path / "links" / "x.wav"]):
         dataset = parquet(tmp_path / f"dataset{number}", path, None)
-        with pytest.raises(DataError, match=re.escape(f"lists {path}, which is no file that came with it")):
+        with pytest.raises(DataError, match=re.escape(f"lists {path}, which is not a file of the dataset")):
             load_recordings(dataset_name=str(dataset))
     held = parquet(tmp_path / "held", private, private.read_bytes())  # the name is never opened where there are bytes
     assert load_recordings(dataset_name=str(held))["audio"][0]["bytes"] == private.read_bytes()
@@ -202,5 +202,5 @@ def test_archives_are_not_unpacked(folder: Path) -> None:
 def test_a_column_without_sound_is_an_error(folder: Path) -> None:
     (folder / "in.wav").unlink()
     (folder / "table.csv").write_text("audio,label\n3,b\n")
-    with pytest.raises(DataError, match="Column 'audio' of .*data holds no sound"):
+    with pytest.raises(DataError, match="Column 'audio' of .*data holds no audio"):
         load_recordings(dataset_name=str(folder))

@@ -270,7 +270,7 @@ def test_conditions_of_folders_are_checked(listed: Path, second: Path) -> None:
     with pytest.raises(DataError, match="Give either"):
         load_recordings([])
     for given in ({"dataset_split": "test"}, {"audio_column": "sound"}):
-        with pytest.raises(DataError, match="without effect on folders"):
+        with pytest.raises(DataError, match="no effect on folders"):
             load_recordings(str(listed), **given)
 
 

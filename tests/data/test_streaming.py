@@ -44,7 +44,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def stream(rows, seed: int = 0, rank: int = 0, world: int = 1, on_error: str = "raise", buffer: int = 4) -> AudioStream:
-    args = StreamingArguments(streaming=True, shuffle_buffer=buffer, shortest_rest=REST)
+    args = StreamingArguments(streaming=True, shuffle_buffer=buffer, min_remainder_frames=REST)
     return AudioStream(rows, EXTRACTOR, WINDOW, args, on_error, seed, rank, world)
 
 
@@ -172,7 +172,7 @@ def test_a_stream_of_nothing_that_can_be_read_is_an_error(tmp_path: Path) -> Non
         next(iter(of_folder(tmp_path, on_error="skip")))
 
 
-@pytest.mark.parametrize("field", ["shuffle_buffer", "shortest_rest", "statistics_clips"])
+@pytest.mark.parametrize("field", ["shuffle_buffer", "min_remainder_frames", "statistics_clips"])
 def test_sizes_of_nothing_are_errors(field: str) -> None:
     with pytest.raises(ValueError, match=f"{field}=0"):
         StreamingArguments(**{field: 0})
@@ -227,7 +227,7 @@ def test_columns_that_are_not_there_or_no_sound_are_errors_before_anything_is_re
     name = str(parquet(tmp_path / "clips", sorted(folder.glob("*.wav"))[:2], [0, 1]))
     for column, where, message in (
         ("audio", [], "no column 'audio', only sound, label"),
-        ("label", [], "'label' of .* holds no sound"),
+        ("label", [], "'label' of .* holds no audio"),
         ("sound", ["species=dog"], "no column 'species'"),
         ("sound", ["dog"], "not of the form"),
     ):
@@ -247,7 +247,7 @@ def test_a_dataset_cannot_choose_which_files_are_read(folder: Path, tmp_path: Pa
         pq.write_table(
             table.data.table, made / "data" / "train-00000-of-00001.parquet"
         )  # datasets would embed the file
-        with pytest.raises(DataError, match="no file that came with it"):
+        with pytest.raises(DataError, match="not a file of the dataset"):
             next(iter(stream(of_dataset(str(made), column="audio"))))
 
 
@@ -293,7 +293,7 @@ def test_a_value_that_no_class_has_is_an_error_before_anything_is_read(folder: P
     one = str(parquet(tmp_path / "one", [folder / "0.wav"] * 2, [0, 1]))
     conditions = StreamConditions(["label=dog, bird"])
     rows = hub_rows(one, "train", "sound", conditions)
-    with pytest.raises(DataError, match="No row has label=bird, as label=dog, bird says; label is cat, dog"):
+    with pytest.raises(DataError, match="No row has label=bird, as in label=dog, bird; label is cat, dog"):
         AudioStream(rows, EXTRACTOR, WINDOW, StreamingArguments(), conditions=conditions)
 
 

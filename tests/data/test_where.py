@@ -44,7 +44,7 @@ def test_values_mean_what_they_read_like(folder: Path, where: str, ids: list[int
 @pytest.mark.parametrize(
     ("where", "says"),
     [
-        ("fold=1,222", r"No row has fold=222, as fold=1,222 says; fold is , 1, 2, 22, 3\."),
+        ("fold=1,222", r"No row has fold=222, as in fold=1,222; fold is , 1, 2, 22, 3\."),
         ("fold=1;2", "No row has fold=1;2;"),
         ("label=dog,cat", "No row has label=cat, as"),
         ("label=Bark, woof", "No row has label=Bark,woof, as"),

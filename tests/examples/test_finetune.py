@@ -246,7 +246,7 @@ def test_two_processes_stay_in_step(base: Path, sounds: Path, tmp_path: Path) ->
         (["--where", "fold=3"], "All 9 clips are held out"),
         (["--where", "label=mid"], "1 classes"),
         (["--test_where", "colour=red"], "no column 'colour'"),
-        (["--dataset_split", "test"], "without effect on folders"),
+        (["--dataset_split", "test"], "no effect on folders"),
     ],
 )
 def test_what_cannot_be_learnt_is_refused_before_any_training(finetune, monkeypatch, tmp_path, flags, message) -> None:

@@ -87,10 +87,10 @@ def test_all_that_the_run_was_told_is_saved_and_the_rate_is_printed(
     pretrain, folders: list[Path], tmp_path: Path, capsys
 ) -> None:
     flags = ["--train_dir", *folders, "--output_dir", tmp_path / "out", *SMALL, "--max_steps", 2]
-    pretrain(*flags, "--gradient_accumulation_steps", 2, "--eval_share", 0.25, "--contrastive_weight", 0.1)
+    pretrain(*flags, "--gradient_accumulation_steps", 2, "--eval_fraction", 0.25, "--contrastive_weight", 0.1)
     saved = json.loads((tmp_path / "out" / "arguments.json").read_text())
     assert saved["learning_rate"] == pytest.approx(2e-4 * 8 / 256) and saved["base_learning_rate"] == 2e-4
-    assert (saved["eval_share"], saved["contrastive_weight"], saved["shuffle_buffer"]) == (0.25, 0.1, 1000)
+    assert (saved["eval_fraction"], saved["contrastive_weight"], saved["shuffle_buffer"]) == (0.25, 0.1, 1000)
     assert "Learning rate 6.25e-06 for 8 clips a step" in capsys.readouterr().out
     assert json.loads((tmp_path / "out" / "eval_results.json").read_text())["eval_loss"] > 0
 

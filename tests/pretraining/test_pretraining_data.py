@@ -43,7 +43,7 @@ def sounds(rows) -> set[bytes]:
     return {row["log_mel"].half().numpy().tobytes() for row in rows}
 
 
-@pytest.mark.parametrize("held_out", [{"eval_where": ["speaker=b"]}, {"eval_share": 0.25}])
+@pytest.mark.parametrize("held_out", [{"eval_where": ["speaker=b"]}, {"eval_fraction": 0.25}])
 def test_a_stream_holds_out_the_clips_that_the_cache_would(load, held_out: dict) -> None:
     cached = load(held_out=HeldOutArguments(**held_out))
     streamed = load(STREAM, HeldOutArguments(**held_out))
@@ -65,7 +65,7 @@ def test_statistics_of_a_stream_are_those_of_its_first_clips(load) -> None:
 
 def test_groups_are_held_out_whole_by_a_stream_too(load, folder: Path, tmp_path: Path) -> None:
     data = DataArguments(train_dir=[str(folder)], group_column="speaker", cache_dir=str(tmp_path / "cache"))
-    streamed = load(STREAM, HeldOutArguments(eval_share=0.4), data=data)
+    streamed = load(STREAM, HeldOutArguments(eval_fraction=0.4), data=data)
     assert len(streamed.held_out) == 4 and len(sounds(streamed.train.one_pass(0))) == 8
     with pytest.raises(DataError, match="both sides"):
         load(STREAM, HeldOutArguments(eval_where=["take=1"]), data=data)
@@ -83,7 +83,7 @@ def test_a_streamed_dataset_is_evaluated_on_another_split_of_it(load, folder: Pa
     assert len(streamed.held_out) == 4 and len(sounds(streamed.train.one_pass(0))) == 8
     assert not sounds(streamed.train.one_pass(0)) & sounds(streamed.held_out)
     with pytest.raises(DataError, match="--eval_split"):
-        load(STREAM, HeldOutArguments(eval_share=0.5), data=data)
+        load(STREAM, HeldOutArguments(eval_fraction=0.5), data=data)
 
 
 def test_a_stream_trains_without_lengths_and_is_evaluated(load, make_model, make_args) -> None:
@@ -110,7 +110,7 @@ def test_a_model_that_could_learn_from_nothing_is_not_trained(load, make_model, 
     [
         ({"streaming": STREAM, "max_steps": -1}, ValueError, "--max_steps"),
         ({"data": DataArguments(["a"], label_column="label")}, ValueError, "label_column=label: pretraining"),
-        ({"data": DataArguments(["a"], group_column="speaker")}, ValueError, "--eval_where or --eval_share"),
+        ({"data": DataArguments(["a"], group_column="speaker")}, ValueError, "--eval_where or --eval_fraction"),
         ({"data": DataArguments(dataset_name="a", group_column="b"), "streaming": STREAM}, ValueError, "--eval_where"),
         ({"streaming": STREAM, "save_strategy": "epoch"}, ValueError, "--save_strategy steps"),
         ({"streaming": STREAM, "eval_strategy": "epoch"}, ValueError, "--eval_strategy steps"),

@@ -60,14 +60,14 @@ def test_a_foreign_model_with_code_of_its_own_is_refused(tmp_path: Path, sounds:
         assert not witness.exists(), loader
 
 
-@pytest.mark.parametrize("script", ["tune", "evaluate", "embed"])
+@pytest.mark.parametrize("script", ["tune", "few_shot", "embed"])
 def test_the_examples_ask_for_no_code(tmp_path: Path, sounds: Path, witness: Path, monkeypatch, script: str) -> None:
     folder = repository(tmp_path / "model", witness, "planted")
     rows = [f"{number:02d}.wav,{'ab'[number % 2]}\n" for number in range(4)]
     (sounds / "metadata.csv").write_text("file_name,label\n" + "".join(rows))
     flags = {
         "tune": ["--train_dir", sounds, "--output_dir", tmp_path / "out", "--use_cpu", "--report_to", "none"],
-        "evaluate": ["--data_dir", sounds, "--output_dir", tmp_path / "out", "--protocol", "knn"],
+        "few_shot": ["--data_dir", sounds, "--output_dir", tmp_path / "out", "--protocol", "knn"],
         "embed": ["--data_dir", sounds, "--output_file", tmp_path / "vectors.npz"],
     }[script]
     monkeypatch.setattr(sys, "argv", [f"{script}.py", "--model_name_or_path", str(folder), *map(str, flags)])

@@ -1,4 +1,4 @@
-"""Datasets in, model batches out."""
+"""Data loading: audio folders and Hub datasets to log-mels and model batches."""
 
 import lazy_loader
 

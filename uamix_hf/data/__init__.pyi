@@ -1,6 +1,6 @@
 from .arguments import DataArguments, PreparedData, prepare
 from .batches import LengthBucketSampler, LogMelCollator, VisitedRows
-from .folders import sound_folder
+from .folders import audio_folder
 from .groups import as_groups, read_groups
 from .held_out import HeldOutArguments, select_rows, split_held_out
 from .labels import LabelledClips, read_classes, read_labels
@@ -32,6 +32,6 @@ __all__ = [
     "report_skipped",
     "rows_where",
     "select_rows",
-    "sound_folder",
+    "audio_folder",
     "split_held_out",
 ]

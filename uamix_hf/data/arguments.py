@@ -1,4 +1,4 @@
-"""The flags by which every example finds its data, and what they give."""
+"""Data flags of the examples, and the data that they describe."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,36 +17,39 @@ from .where import column_as_text
 
 @dataclass
 class DataArguments:
-    """Where the recordings are and which of them to use."""
+    """Which recordings to use."""
 
     train_dir: list[str] = field(
         default_factory=list,
-        metadata={"help": "Folders of sound, nested or not, with or without metadata.csv, .jsonl or .parquet."},
+        metadata={"help": "Audio folders, nested or not, with or without metadata.csv, .jsonl or .parquet."},
     )
     dataset_name: str | None = field(default=None, metadata={"help": "Dataset on the Hub, instead of a folder."})
     dataset_split: str = field(default="train", metadata={"help": "Split of that dataset."})
-    audio_column: str = field(default="audio", metadata={"help": "Column of that dataset that holds the sound."})
+    audio_column: str = field(default="audio", metadata={"help": "Audio column of that dataset."})
     where: list[str] = field(
         default_factory=list,
         metadata={
-            "help": "Rows to use: COLUMN=VALUE[,VALUE...]; all conditions must hold, each value must occur, and one "
-            "with a comma stands in double quotes. Of several folders, FOLDER:COLUMN=VALUE restricts one.",
+            "help": "Rows to use: COLUMN=VALUE[,VALUE...]; all conditions must hold, and each value must occur. Put "
+            "a value with a comma in double quotes. With several folders, FOLDER:COLUMN=VALUE restricts one.",
             "action": "extend",
         },
     )
     label_column: str | None = field(
-        default=None, metadata={"help": "Labels: what fine-tuning learns, and what tuning is checked with alone."}
+        default=None,
+        metadata={"help": "Column of the labels: fine-tuning learns them, tuning is only monitored with them."},
     )
     group_column: str | None = field(
         default=None,
-        metadata={"help": "Speaker or source, which does not come on both sides of a split, nor counts in checks."},
+        metadata={
+            "help": "Column of the speaker or source: a group stays on one side of a split, and is no neighbour in kNN."
+        },
     )
     on_error: Literal["raise", "skip"] = field(
         default="raise",
-        metadata={"help": "What to do with an unreadable recording: stop and name it, or leave it out."},
+        metadata={"help": "Whether an unreadable recording is an error (raise), or is left out (skip)."},
     )
     cache_dir: str | None = field(
-        default=None, metadata={"help": "Where log-mels are cached; datasets' cache if unset."}
+        default=None, metadata={"help": "Folder of the log-mel cache; datasets' cache if unset."}
     )
 
     def __post_init__(self) -> None:
@@ -62,13 +65,15 @@ class DataArguments:
 
 @dataclass
 class PreparedData:
-    """
+    """Data of [`prepare`].
+
     Args:
-        dataset: Columns `log_mel`, `length`, `sample_id` and, where labels are known, `labels` (class numbers; -1 for
-            a clip without).
-        label_names: Names of the class numbers. groups: Per row, of [`read_groups`].
-        skipped: Unreadable recordings and why.
-        recordings: Of [`load_recordings`], undecoded, row by row those of `dataset`.
+        dataset: Columns `log_mel`, `length`, `sample_id` and, with a label column, `labels` (class numbers; -1 for a
+            clip without label).
+        label_names: Class names in the order of their numbers.
+        groups: Group number of each row, from [`read_groups`], or None.
+        skipped: The reason for each unreadable recording, by its name.
+        recordings: Table of [`load_recordings`], undecoded, with the same rows as `dataset`.
     """
 
     dataset: Dataset
@@ -78,15 +83,16 @@ class PreparedData:
     recordings: Dataset
 
     def report_skipped(self) -> None:
-        """Lists the recordings that were left out."""
+        """Prints the recordings that were left out."""
         report_skipped(self.skipped)
 
 
 def prepare(args: DataArguments, feature_extractor: AudioMAEFeatureExtractor) -> PreparedData:
-    """Recordings that the flags name, as cached log-mels.
+    """Loads the recordings that the arguments describe, as cached log-mels.
 
     Raises:
-        DataError: missing folder, column or rows. AudioInputError: an unreadable recording, unless they are skipped.
+        DataError: A missing folder, column or row, or a feature extractor without raw log-mels.
+        AudioInputError: An unreadable recording, unless these are skipped.
     """
     if not hasattr(feature_extractor, "log_mels"):
         raise DataError(

@@ -1,4 +1,4 @@
-"""Rows of log-mels to batches: grouped by length, padded, the same for the same seed."""
+"""Batches of log-mels: clips of similar length, padded, reproducible by a seed."""
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,13 +12,18 @@ from torch.utils.data import Dataset, Sampler
 from ..models.audio_mae.feature_extraction_audio_mae import AudioMAEFeatureExtractor
 from .checks import checked_batch_size
 
-# Batches whose clips are sorted by length together: enough to leave little padding, few enough to stay shuffled.
+# Number of batches that are sorted by length together: enough for little padding, few enough to stay shuffled.
 BATCHES_SORTED_TOGETHER = 50
 
 
 class Visit(int):
-    """A row number that knows which visit to the row it is: `visit` is the epoch, and how often the row came before in
-    it."""
+    """A row number with its visit: the epoch, and how often the row came before in that epoch.
+
+    Args:
+        row: The row number.
+        epoch: The epoch.
+        before: Earlier visits to the row in the epoch.
+    """
 
     visit: tuple[int, int]
 
@@ -32,8 +37,13 @@ class Visit(int):
 
 
 class VisitedRows(Dataset):
-    """Rows of a `datasets.Dataset`, fetched by [`Visit`], with the column `visit`, on which it depends what
-    [`LogMelCollator`] draws."""
+    """Rows of a `datasets.Dataset`, fetched by [`Visit`], with the additional column `visit`.
+
+    The random draws of [`LogMelCollator`] depend on it.
+
+    Args:
+        rows: The dataset.
+    """
 
     def __init__(self, rows: Any):
         self.rows = rows
@@ -44,19 +54,24 @@ class VisitedRows(Dataset):
     def __getitem__(self, number: Visit) -> dict[str, Any]:
         return self.__getitems__([number])[0]
 
-    def __getitems__(self, numbers: list[Visit]) -> list[dict[str, Any]]:  # at once, which is twice as fast
+    def __getitems__(self, numbers: list[Visit]) -> list[dict[str, Any]]:  # all at once, which is twice as fast
         rows = self.rows.__getitems__([int(number) for number in numbers])
         return [{**row, "visit": number.visit} for row, number in zip(rows, numbers, strict=True)]
 
 
 class LengthBucketSampler(Sampler[Visit]):
-    """Shuffled row numbers in which each run of `batch_size` has clips of similar length.
+    """Samples shuffled row numbers such that the clips of a batch have similar lengths.
 
-    The order depends on seed and epoch alone, not on the global random state, so that a resumed run sees the same one.
+    The order depends only on seed and epoch, not on the global random state, so that a resumed run sees the same one.
 
     Args:
-        lengths: Frames of each row. visit_frames: A row comes once an epoch for each so many frames that it has, and at
-            least once; 0 is once for all.
+        lengths: Frames of each row.
+        batch_size: Clips of a batch, over all processes.
+        seed: Seed of the order.
+        visit_frames: A row comes once per epoch for every `visit_frames` of its frames, and at least once; 0 for once.
+
+    Raises:
+        ValueError: A batch size below 1.
     """
 
     def __init__(self, lengths: Sequence[int], batch_size: int, seed: int = 0, visit_frames: int = 0):
@@ -75,21 +90,21 @@ class LengthBucketSampler(Sampler[Visit]):
         return int(self.visits.sum())
 
     def draw(self, generator: torch.Generator) -> torch.Tensor:
-        """Row numbers of an epoch, shuffled, whatever their lengths."""
-        # Round after round, so that a clip that comes several times is hardly ever twice in a batch.
+        """Draws the row numbers of an epoch, shuffled regardless of their lengths."""
+        # In rounds, so that a clip that comes several times is hardly ever twice in a batch.
         rounds = [(self.visits > visit).nonzero()[:, 0] for visit in range(max(self.visits.tolist(), default=1))]
         return torch.cat([part[torch.randperm(len(part), generator=generator)] for part in rounds])
 
     def __iter__(self) -> Iterator[Visit]:
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
         rows = self.draw(generator)
-        # A short batch, if any, is last, where drop_last finds it. Its rows are taken before sorting: else it would
-        # always be the longest clips that are dropped.
+        # An incomplete batch is last, for drop_last. Its rows are taken before sorting, or the longest clips would be
+        # dropped always.
         whole = len(rows) // self.batch_size * self.batch_size
         chunks = rows[:whole].split(self.batch_size * BATCHES_SORTED_TOGETHER)
         sorted_rows = torch.cat([chunk[self.lengths[chunk].argsort(stable=True)] for chunk in chunks])
         batches = sorted_rows.view(-1, self.batch_size)
-        # Inside a batch too: its order decides which process gets which clips.
+        # Shuffled inside a batch too, because the order decides which process gets which clips.
         batches = batches.gather(1, torch.rand(batches.shape, generator=generator).argsort(dim=1))
         order = torch.randperm(len(batches), generator=generator)
         visits: Counter[int] = Counter()
@@ -99,21 +114,22 @@ class LengthBucketSampler(Sampler[Visit]):
 
 
 class LogMelCollator:
-    """
-    Rows of [`cached_log_mels`] to `input_values` (batch, frames, mel bins) float32, `attention_mask` (batch, frames)
-    and `sample_id` (batch,) int64, and `labels` where the rows have them.
+    """Collates rows of [`cached_log_mels`] to a batch.
 
-    What is random is drawn for each clip from the seed, the clip's id, and which visit to it this is, where the rows
-    have a column `visit` ([`VisitedRows`], [`AudioStream`]); other clips of the batch, processes and loaders' workers
-    make no difference, and a resumed run draws alike. Without that column a clip gives the same whenever it comes.
+    A batch has `input_values` (batch, frames, mel bins) float32, `attention_mask` (batch, frames) int64, `sample_id`
+    (batch,) int64, and `labels` if the rows have them.
+
+    Random draws depend on the seed, the clip's id and, if the rows have a column `visit` ([`VisitedRows`],
+    [`AudioStream`]), the visit. They do not depend on the other clips of the batch, on processes or on loaders'
+    workers, so that a resumed run draws the same. Without that column a clip is the same every time.
 
     Args:
         feature_extractor: Its patch size rounds the padded length up; its statistics normalise.
-        max_frames: A longer recording gives a random window of this many frames.
-        normalize: Whether to normalise; views are made of raw log-mels, which are padded with 0.
-        roll: Whether to turn each clip round by a random number of frames (method.md 1.1).
-        gain_alpha: Each clip is amplified by g ~ Beta(gain_alpha, gain_alpha) + 0.5, which adds 2 ln g; 0 turns it off.
-        seed: Of the random draws.
+        max_frames: Longer recordings are cropped to a random window of this many frames.
+        normalize: Whether to normalise. Views are made from raw log-mels, which are padded with 0.
+        roll: Whether to shift each clip circularly by a random number of frames (docs/concepts/method.md#front-end).
+        gain_alpha: Clips get a gain g ~ Beta(gain_alpha, gain_alpha) + 0.5, which adds 2 ln g; 0 for none.
+        seed: Seed of the random draws.
     """
 
     def __init__(
@@ -140,17 +156,19 @@ class LogMelCollator:
         return batch
 
     def generator(self, *rows: Mapping[str, Any]) -> np.random.Generator:
-        """What draws for a clip, or for several together. Loaders fetch ahead, so that the global random state would
-        be another one on resuming."""
+        """Makes the random generator of a clip, or of several together.
+
+        The global random state would differ in a resumed run, because loaders prefetch.
+        """
         visits = [(*row.get("visit", ()), int(row["sample_id"])) for row in rows]
         return np.random.default_rng([self.seed, *(number for visit in visits for number in visit)])
 
     def clip(self, row: Mapping[str, Any], rng: np.random.Generator) -> torch.Tensor:
-        """Raw log-mel (frames, mel bins) float32 of what this visit takes of a row."""
+        """Raw log-mel (frames, mel bins) float32 of a row in this visit: window, circular shift and gain."""
         return self.augment(self.window(row["log_mel"].float(), rng), rng)
 
     def pad(self, mels: list[torch.Tensor], ids: list[int]) -> dict[str, torch.Tensor]:
-        """A batch of raw log-mels (frames, mel bins), normalised if that is asked for."""
+        """Pads raw log-mels (frames, mel bins) to a batch, and normalises them if `normalize`."""
         if self.normalize:
             mels = [self.feature_extractor.normalize(mel) for mel in mels]
         frames = self.feature_extractor.whole_patches(max(len(mel) for mel in mels))
@@ -162,10 +180,12 @@ class LogMelCollator:
         }
 
     def window(self, mel: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
+        """Crops a log-mel to a random window of at most `max_frames`."""
         start = int(rng.integers(max(1, len(mel) - self.max_frames + 1)))
         return mel[start : start + self.max_frames]
 
     def augment(self, mel: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
+        """Applies the circular shift and the gain to a raw log-mel."""
         if self.roll:
             mel = mel.roll(int(rng.integers(len(mel))), dims=0)
         if self.gain_alpha > 0:

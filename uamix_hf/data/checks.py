@@ -1,4 +1,4 @@
-"""Checks of arguments that several parts of the package take."""
+"""Checks of arguments that several parts of the package share."""
 
 from collections.abc import Iterable
 from dataclasses import MISSING, fields
@@ -7,22 +7,26 @@ from typing import Any
 
 
 def checked_batch_size(size: Any) -> int:
-    """
+    """Checks a batch size.
+
     Raises:
-        ValueError: no whole number of at least 1.
+        ValueError: Not an integer of at least 1.
     """
     if not isinstance(size, Integral) or isinstance(size, bool) or size < 1:
-        raise ValueError(f"batch_size={size!r}: a whole number of at least 1.")
+        raise ValueError(f"batch_size={size!r}: an integer of at least 1 is needed.")
     return int(size)
 
 
 def refuse_idle(arguments: Any, names: Iterable[str], effect: str) -> None:
-    """
+    """Refuses arguments that would have no effect.
+
     Args:
-        arguments: A dataclass. names: Its fields that have no effect as the others are. effect: What they go with.
+        arguments: A dataclass.
+        names: Fields that have no effect with the values of the others.
+        effect: The argument that they go with, for the message.
 
     Raises:
-        ValueError: one of them is not at its default.
+        ValueError: One of them differs from its default.
     """
     known = {entry.name: entry for entry in fields(arguments)}
 

@@ -1,4 +1,4 @@
-"""A folder of sound to a table: which files are recordings, and what the folder says of them."""
+"""Reads an audio folder as a table of recordings and their metadata."""
 
 import logging
 import os
@@ -11,44 +11,50 @@ from datasets.data_files import SPLIT_KEYWORDS
 from datasets.packaged_modules.audiofolder.audiofolder import AudioFolder
 
 from ..audio.files import AUDIO_SUFFIXES, other_unicode_form
-from .metadata import METADATA, SHOWN, DataError, first_few, read_metadata
+from .metadata import MAX_SHOWN, METADATA, DataError, abbreviate, read_metadata
 
 logger = logging.getLogger(__name__)
 
 
-def sound_folder(folder: str | Path) -> Dataset:
-    """Every recording of a folder, nested or not, read as `audiofolder` does.
+def audio_folder(folder: str | Path) -> Dataset:
+    """Reads every recording of a folder, nested or not, as `audiofolder` of `datasets` does.
 
-    With `metadata.csv`, `.jsonl` or `.parquet` (column `file_name`, paths from where that file is), in the folder or in
-    sub-folders of it, what is listed, in that order, with all columns as text. Without, all recordings sorted by path,
-    and `label` is the name of the folder that holds the file, where there are sub-folders. Where all sub-folders are
-    named after splits (train, validation, test), `split` says which.
+    With `metadata.csv`, `.jsonl` or `.parquet` (column `file_name`, relative to that file) in the folder or its
+    sub-folders, the rows are the listed recordings in that order, with all columns as text. Without, they are all
+    recordings sorted by path; if there are sub-folders, `label` is the name of the file's folder. If all sub-folders
+    are named after splits (train, validation, test), `split` names the split.
 
-    Hidden files and folders, and folders that begin with `__`, do not count. What is left out is named in a warning. No
-    link and no listed name leads out of the folder: data from elsewhere must not choose what is read here.
+    Hidden files and folders, and folders whose names begin with `__`, do not count. A warning names the files that are
+    left out. No link and no listed name may lead out of the folder: untrusted data must not choose what is read.
+
+    Args:
+        folder: The folder.
+
+    Returns:
+        Columns `audio` (`Audio(decode=False)`), `file_name` and the metadata.
 
     Raises:
-        DataError: no folder, no recording, a file that is listed but absent or outside the folder, a link that leads
-            out of it, or metadata that cannot be read.
+        DataError: No folder, no recording, a listed file that is missing or outside the folder, a link that leads out
+            of it, or metadata that cannot be read.
     """
     root = Path(folder)
     if not root.is_dir():
         raise DataError(f"{root} is not a folder.")
-    everything = sorted(files_of(root))
+    everything = sorted(list_files(root))
     files = [path for path in everything if not is_hidden(path.relative_to(root))]
     tables = metadata_files(root, files)
     if tables:
-        columns, paths = listed(root, tables)
+        columns, paths = read_listed(root, tables)
     else:
-        paths = recordings_of(root, files)
+        paths = find_recordings(root, files)
         columns = {"file_name": [str(path.relative_to(root)) for path in paths]}
     if not paths:
         raise DataError(f"{root} holds no recordings ({', '.join(AUDIO_SUFFIXES)}).")
     warn_unused(root, everything, paths, tables)
     tops = [Path(name).parts[0] if len(Path(name).parts) > 1 else "" for name in columns["file_name"]]
-    splits = [split_named(top) for top in tops]
+    splits = [split_of_folder(top) for top in tops]
     if all(splits):
-        columns = {"split": splits} | columns  # the folder's own column, if any, is kept
+        columns = {"split": splits} | columns  # the metadata's own column, if any, is kept
     if not tables:
         parents = [path.parent for path in paths]
         no_class = [root, *(root / top for top in tops if all(splits))]
@@ -60,11 +66,11 @@ def sound_folder(folder: str | Path) -> Dataset:
     )
 
 
-def files_of(root: Path) -> Iterator[Path]:
-    """All files of a folder, and links to folders, which are not followed: what is in those is found where it is.
+def list_files(root: Path) -> Iterator[Path]:
+    """Lists all files of a folder, and links to folders, which are not followed.
 
     Raises:
-        DataError: a folder that cannot be listed.
+        DataError: A folder that cannot be listed.
     """
 
     def stop(error: OSError) -> None:
@@ -76,27 +82,35 @@ def files_of(root: Path) -> Iterator[Path]:
 
 
 def is_hidden(path: Path) -> bool:
-    """Whether `datasets` leaves a path of a folder out: `.DS_Store`, `._a.wav`, `.Trashes/a.wav`, `__MACOSX/a.wav`."""
+    """Whether `datasets` ignores a relative path: `.DS_Store`, `._a.wav`, `.Trashes/a.wav`, `__MACOSX/a.wav`."""
     return any(part.startswith(".") for part in path.parts) or any(part.startswith("__") for part in path.parts[:-1])
 
 
 def metadata_files(root: Path, files: Sequence[Path]) -> list[Path]:
-    """
+    """Finds the metadata files of a folder.
+
     Raises:
-        DataError: files of several kinds, or one that is called almost so.
+        DataError: Files of several kinds, or one whose name differs by its case.
     """
     for path in files:
         if path.name.lower() in METADATA and path.name not in METADATA:
             raise DataError(f"{path} is not read as metadata: rename it to {path.name.lower()}.")
     tables = [path for path in files if path.name in METADATA]
     if len({path.name for path in tables}) > 1:
-        names = first_few(str(path.relative_to(root)) for path in tables)
+        names = abbreviate(str(path.relative_to(root)) for path in tables)
         raise DataError(f"{root} holds metadata of several kinds ({names}): keep one.")
     return tables
 
 
-def listed(root: Path, tables: Sequence[Path]) -> tuple[dict[str, list[str]], list[Path]]:
-    """Columns of all metadata files, and the recordings that they list; `file_name` is from `root` on."""
+def read_listed(root: Path, tables: Sequence[Path]) -> tuple[dict[str, list[str]], list[Path]]:
+    """Reads all metadata files of a folder.
+
+    Returns:
+        Their columns, with `file_name` relative to `root`, and the paths of the recordings.
+
+    Raises:
+        DataError: A file that cannot be read, different columns, or a listed file that is missing or outside.
+    """
     columns: dict[str, list[str]] = {}
     paths = []
     for file in tables:
@@ -108,18 +122,18 @@ def listed(root: Path, tables: Sequence[Path]) -> tuple[dict[str, list[str]], li
             own["file_name"] = [str(place / name) for name in own["file_name"]]
         columns = columns or {name: [] for name in own}
         if own.keys() != columns.keys():
-            names = first_few(sorted(own.keys() ^ columns.keys()))
+            names = abbreviate(sorted(own.keys() ^ columns.keys()))
             raise DataError(f"{file} and {tables[0]} have different columns: {names} is not in both.")
         for name, values in own.items():
             columns[name] += values
     return columns, paths
 
 
-def recordings_of(root: Path, files: Sequence[Path]) -> list[Path]:
-    """Those files that are recordings by their ending.
+def find_recordings(root: Path, files: Sequence[Path]) -> list[Path]:
+    """Finds the recordings among the files of a folder, by their endings.
 
     Raises:
-        DataError: a link that leads out of the folder or nowhere, or a name that is not Unicode.
+        DataError: A link that leads out of the folder or nowhere, or a name that is not Unicode.
     """
     found = []
     for path in files:
@@ -138,7 +152,7 @@ def recordings_of(root: Path, files: Sequence[Path]) -> list[Path]:
 
 
 def warn_unused(root: Path, everything: Sequence[Path], used: Sequence[Path], tables: Sequence[Path]) -> None:
-    """Names the files that look like recordings and are not used, and why."""
+    """Warns of files that look like recordings and are not used, with the reason."""
     taken = {os.path.realpath(path) for path in used}
     unused: dict[str, list[str]] = {}
     for path in everything:
@@ -155,13 +169,13 @@ def warn_unused(root: Path, everything: Sequence[Path], used: Sequence[Path], ta
         unused.setdefault(reason, []).append(str(name))
     for reason, names in unused.items():
         logger.warning(
-            "%s: %d of %d files of sound are left out, %s: %s",
-            root, len(names), len(names) + len(taken), reason, first_few(names),
+            "%s: %d of %d audio files are left out, %s: %s",
+            root, len(names), len(names) + len(taken), reason, abbreviate(names),
         )  # fmt: skip
 
 
-def split_named(folder: str) -> str:
-    """Split that the name of a folder says, as `datasets` reads it, or nothing."""
+def split_of_folder(folder: str) -> str:
+    """Split that a folder is named after, as `datasets` reads it, or an empty string."""
     for split, words in SPLIT_KEYWORDS.items():
         if re.fullmatch(rf"({'|'.join(words)})([-._ 0-9].*)?", folder):
             return str(split)
@@ -169,35 +183,38 @@ def split_named(folder: str) -> str:
 
 
 def path_inside(root: Path, name: str, source: str, shown: str | None = None) -> Path:
-    """`name` in the folder `root`, with all links followed.
+    """Resolves a path inside a folder, with all links followed.
 
     Args:
-        source: Who names it, for the message: "x.csv lists". shown: How it is named there, if otherwise.
+        root: The folder.
+        name: The path, relative to `root`.
+        source: Beginning of the error's message: what names the path, as in "x.csv lists".
+        shown: The path as it is given there, if different.
 
     Raises:
-        DataError: it lies outside the folder.
+        DataError: The path lies outside the folder.
     """
-    path = Path(os.path.realpath(root / name))  # unlike Path.resolve, no error for a link that leads to itself
+    path = Path(os.path.realpath(root / name))  # unlike Path.resolve, no error for a link to itself
     if not path.is_relative_to(os.path.realpath(root)):
         raise DataError(
-            f"{source} {(shown or name)[:SHOWN]}, which lies outside the folder: copy it into {root}, or give a folder "
-            "that holds both."
+            f"{source} {(shown or name)[:MAX_SHOWN]}, which lies outside the folder: copy it into {root}, or give a "
+            "folder that holds both."
         )
     return path
 
 
 def file_inside(root: Path, name: str, source: str, shown: str | None = None) -> Path:
-    """As [`path_inside`], and a file; in the name of it accents may be encoded otherwise.
+    """As [`path_inside`], for a file, whose accents may be in the other Unicode form.
 
     Raises:
-        DataError: it lies outside the folder, or is no file.
+        DataError: The path lies outside the folder, or is not a file.
     """
     path = path_inside(root, name, source, shown)
     if os.path.isfile(path):  # unlike Path.is_file, no error for a name that is too long
         return path
     if spelling := other_unicode_form(root / name):
         return path_inside(root, os.path.abspath(spelling), source, shown)
-    raise DataError(f"{source} {(shown or name)[:SHOWN]}, which does not exist.")
+    raise DataError(f"{source} {(shown or name)[:MAX_SHOWN]}, which does not exist.")
 
 
-__all__ = ["sound_folder"]
+__all__ = ["audio_folder"]

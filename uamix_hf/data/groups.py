@@ -1,4 +1,4 @@
-"""Which recordings belong together: of one speaker or source, or the same audio under two names."""
+"""Groups of recordings that belong together: of one speaker or source, or copies of the same audio."""
 
 import hashlib
 import io
@@ -14,32 +14,35 @@ from scipy.sparse.csgraph import connected_components
 from tqdm.auto import tqdm
 
 from ..audio.errors import source_name
-from .metadata import first_few
+from .metadata import abbreviate
 from .where import column_as_text
 
 logger = logging.getLogger(__name__)
 
-BLOCK = 1 << 16  # bytes that tell most files of one size apart
+BLOCK = 1 << 16  # bytes; enough to distinguish most files of equal size
 
 
 def as_groups(values: list[str]) -> np.ndarray:
-    """Group numbers (rows,); an empty value is a group of its own."""
+    """Group numbers (rows,) of values; every empty value is a group of its own."""
     distinct = [value or f"\0{row}" for row, value in enumerate(values)]
     return np.unique(distinct, return_inverse=True)[1]
 
 
 def read_groups(recordings: Dataset, column: str | None = None) -> np.ndarray | None:
-    """Group numbers (rows,) by a column, and by the content of the files: what is copied, linked or listed twice is one
-    group, with a warning. Otherwise a clip would be found by its copy, and learnt labels count as found.
+    """Groups recordings by a column and by content.
+
+    Recordings that are copied, linked or listed twice are one group, with a warning: otherwise copies of training clips
+    would be in the held-out part.
 
     Args:
-        recordings: Of [`load_recordings`]. column: Speaker or source; an empty value is a group of its own.
+        recordings: Table of [`load_recordings`].
+        column: Column with speaker or source; an empty value is a group of its own.
 
     Returns:
-        None without a column where no two rows have the same audio.
+        Group numbers (rows,), or None without a column if no two rows have the same audio.
 
     Raises:
-        DataError: no such column.
+        DataError: No such column.
     """
     groups = as_groups(column_as_text(recordings, column)) if column else None
     copies = same_audio(recordings)
@@ -50,13 +53,13 @@ def read_groups(recordings: Dataset, column: str | None = None) -> np.ndarray | 
     pairs = [f"{source_name(audio[int(row)])} is {source_name(audio[int(copies[row])])}" for row in repeated[:3]]
     logger.warning(
         "%d of %d rows have the audio of another row: %s. Rows of the same audio are one group.",
-        len(repeated), len(copies), first_few([*pairs, *repeated[3:]], 3),
+        len(repeated), len(copies), abbreviate([*pairs, *repeated[3:]], 3),
     )  # fmt: skip
-    return copies if groups is None else merged(groups, copies)
+    return copies if groups is None else merge_groups(groups, copies)
 
 
-def merged(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """Numbers (rows,) of the smallest groups that keep together what either of two groupings keeps together."""
+def merge_groups(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """Merges two groupings (rows,) to the finest one in which rows share a group if they do in either."""
     second = second + first.max() + 1
     nodes = int(second.max()) + 1
     edges = coo_array((np.ones(len(first)), (first, second)), (nodes, nodes))
@@ -64,7 +67,7 @@ def merged(first: np.ndarray, second: np.ndarray) -> np.ndarray:
 
 
 def same_audio(recordings: Dataset) -> np.ndarray:
-    """For each row the first row with the same bytes of sound (rows,). Files are read only as far as they are alike."""
+    """For each row, the first row with the same audio (rows,). Files are compared by size, middle, then whole."""
     audio = recordings["audio"]
     alike = [np.arange(len(recordings))]
     for property_of in (size_of, middle_of, digest_of):
@@ -81,7 +84,7 @@ def same_audio(recordings: Dataset) -> np.ndarray:
 
 
 def size_of(value: Mapping[str, Any]) -> int | None:
-    """Bytes of a recording, None where there are none to be had."""
+    """Size of a recording in bytes, None if it is empty or missing."""
     if value["bytes"] is not None:
         return len(value["bytes"]) or None
     path = value["path"] or ""
@@ -89,21 +92,23 @@ def size_of(value: Mapping[str, Any]) -> int | None:
 
 
 def middle_of(value: Mapping[str, Any]) -> bytes | None:
+    """Hash of the middle of a recording."""
     size = size_of(value) or 0
 
     def read(file: Any) -> bytes:
         file.seek(max(0, size - BLOCK) // 2)
         return hashlib.sha256(file.read(BLOCK)).digest()
 
-    return opened(value, read)
+    return read_or_none(value, read)
 
 
 def digest_of(value: Mapping[str, Any]) -> bytes | None:
-    return opened(value, lambda file: hashlib.file_digest(file, "sha256").digest())
+    """Hash of a whole recording."""
+    return read_or_none(value, lambda file: hashlib.file_digest(file, "sha256").digest())
 
 
-def opened(value: Mapping[str, Any], read: Callable[[Any], bytes]) -> bytes | None:
-    """What `read` gives; None where the file cannot be read, which whoever decodes it will say."""
+def read_or_none(value: Mapping[str, Any], read: Callable[[Any], bytes]) -> bytes | None:
+    """Applies `read` to the open file; None if it cannot be read, which is an error on decoding."""
     try:
         with io.BytesIO(value["bytes"]) if value["bytes"] is not None else open(value["path"], "rb") as file:
             return read(file)

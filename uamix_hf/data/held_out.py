@@ -1,4 +1,4 @@
-"""Rows that training does not see: by condition, or a share of them at random."""
+"""Rows that are held out of training: by condition, or a random fraction."""
 
 import dataclasses
 import math
@@ -9,13 +9,17 @@ import numpy as np
 
 from ..audio.errors import source_name
 from .arguments import PreparedData
-from .metadata import DataError, first_few
+from .metadata import DataError, abbreviate
 from .where import rows_where
 
 
 @dataclass
 class HeldOutArguments:
-    """Which rows are held out of training and evaluated on."""
+    """Which rows are held out of training and evaluated on.
+
+    Raises:
+        ValueError: Both a condition and a fraction, or a fraction out of range.
+    """
 
     eval_where: list[str] = field(
         default_factory=list,
@@ -24,19 +28,19 @@ class HeldOutArguments:
             "action": "extend",
         },
     )
-    eval_share: float = field(
-        default=0.0, metadata={"help": "Or the share of the groups, or of the clips, to hold out at random."}
+    eval_fraction: float = field(
+        default=0.0, metadata={"help": "Or the fraction of the groups, or of the clips, to hold out at random."}
     )
 
     def __post_init__(self) -> None:
-        if self.eval_where and self.eval_share:
-            raise ValueError("Give either eval_where or eval_share: both say which rows are held out.")
-        if not 0 <= self.eval_share < 1:
-            raise ValueError(f"eval_share={self.eval_share} is outside [0, 1).")
+        if self.eval_where and self.eval_fraction:
+            raise ValueError("Give either eval_where or eval_fraction: both choose the rows that are held out.")
+        if not 0 <= self.eval_fraction < 1:
+            raise ValueError(f"eval_fraction={self.eval_fraction} is outside [0, 1).")
 
 
 def select_rows(data: PreparedData, rows: Sequence[int] | np.ndarray) -> PreparedData:
-    """The given rows of all that is known."""
+    """Selects rows of the dataset, the groups and the recordings alike."""
     groups = None if data.groups is None else data.groups[rows]
     return dataclasses.replace(
         data, dataset=data.dataset.select(rows), groups=groups, recordings=data.recordings.select(rows)
@@ -44,15 +48,20 @@ def select_rows(data: PreparedData, rows: Sequence[int] | np.ndarray) -> Prepare
 
 
 def split_held_out(data: PreparedData, args: HeldOutArguments, seed: int) -> tuple[PreparedData, PreparedData | None]:
-    """Splits into rows to train on and rows to evaluate on; the latter are None where nothing is asked for.
+    """Splits data into rows to train on and rows to evaluate on.
 
     Args:
-        data: Of [`prepare`]. seed: Draws the groups, or clips, of `eval_share`; at least one is drawn.
+        data: Data of [`prepare`].
+        args: Which rows to hold out.
+        seed: Seed of the draw of `eval_fraction` of the groups, or clips; at least one is drawn.
+
+    Returns:
+        Rows to train on and rows to evaluate on; the latter are None if `args` holds nothing out.
 
     Raises:
-        DataError: no row is held out or none is left, a missing column, or a group on both sides.
+        DataError: No row is held out or none is left, a missing column, or a group on both sides.
     """
-    if not (args.eval_where or args.eval_share):
+    if not (args.eval_where or args.eval_fraction):
         return data, None
     rows = np.arange(len(data.dataset))
     units = rows if data.groups is None else data.groups
@@ -63,12 +72,12 @@ def split_held_out(data: PreparedData, args: HeldOutArguments, seed: int) -> tup
             first = data.recordings.select(np.flatnonzero(units == min(both)))["audio"]
             raise DataError(
                 f"{len(both)} groups have clips on both sides of eval_where={' '.join(args.eval_where)}, the first of "
-                f"them {first_few(source_name(value) for value in first)}: what is learnt of their clips would count "
+                f"them {abbreviate(source_name(value) for value in first)}: what is learnt of their clips would count "
                 "as found. Hold them out wholly; of copies of a recording, leave all but one out."
             )
     else:
         names = np.unique(units)
-        count = max(1, math.floor(args.eval_share * len(names)))
+        count = max(1, math.floor(args.eval_fraction * len(names)))
         held = np.isin(units, np.random.default_rng(seed).choice(names, count, replace=False))
     if held.all():
         raise DataError(f"All {len(rows)} clips are held out: none is left to train on.")

@@ -14,11 +14,14 @@ from .where import column_as_text
 
 @dataclass(frozen=True)
 class LabelledClips:
-    """
+    """Labels, groups and folds of clips.
+
     Args:
-        names: Of the classes. labels: Class numbers (clips,), or bool (clips, classes) where a clip has several.
-        groups, group_names: Speaker or source of each clip (clips,), as a number and in words, of [`read_groups`].
-        folds: Official fold of each clip (clips,) as text, where there is one.
+        names: Class names.
+        labels: Class numbers (clips,), or bool (clips, classes) for several labels per clip.
+        groups: Group number of each clip (clips,), from [`read_groups`], or None.
+        group_names: Name of each clip's group (clips,), or None.
+        folds: Official fold of each clip (clips,) as text, or None.
     """
 
     names: list[str]
@@ -31,7 +34,19 @@ class LabelledClips:
 def read_classes(
     recordings: Dataset, label_column: str, label_separator: str | None = None
 ) -> tuple[list[str], np.ndarray]:
-    """Names of the classes, and the labels: `names` and `labels` of [`read_labels`], with its errors."""
+    """Reads class names and labels.
+
+    Args:
+        recordings: Table of [`load_recordings`].
+        label_column: Column of the labels.
+        label_separator: As in [`read_labels`].
+
+    Returns:
+        `names` and `labels` of [`LabelledClips`].
+
+    Raises:
+        DataError: No such column, a clip without a label, or fewer than two classes.
+    """
     texts = column_as_text(recordings, label_column)
     if label_separator:
         sets = [{part.strip() for part in text.split(label_separator)} - {""} for text in texts]
@@ -55,14 +70,18 @@ def read_labels(
     group_column: str | None = None,
     fold_column: str | None = None,
 ) -> LabelledClips:
-    """Labels, groups and folds from columns of [`load_recordings`].
+    """Reads labels, groups and folds from columns of recordings.
 
     Args:
-        label_separator: What stands between the labels of a clip that has several, such as `;` in `dog;rain`. Then an
-            empty value says that a clip has none of the classes.
+        recordings: Table of [`load_recordings`].
+        label_column: Column of the labels.
+        label_separator: Separator of several labels per clip, such as `;` in `dog;rain`. A clip with an empty value
+            then has none of the classes.
+        group_column: Column of the speaker or source.
+        fold_column: Column of the official folds.
 
     Raises:
-        DataError: no such column, a clip without a label, or fewer than two classes.
+        DataError: No such column, a clip without a label, or fewer than two classes.
     """
     names, labels = read_classes(recordings, label_column, label_separator)
     groups = read_groups(recordings, group_column)
@@ -75,20 +94,26 @@ def read_labels(
 
 
 def draw_labelled(labels: np.ndarray, train_rows: np.ndarray, k: int, seed: int) -> np.ndarray:
-    """Rows (classes * k,) of `k` random training clips of every class in `labels`, in order of the classes.
+    """Draws `k` training clips of every class.
 
-    The same for every model. The clips drawn for a smaller `k` are among those for a larger one.
+    The draw is the same for every model, and that for a smaller `k` is a subset of that for a larger one.
 
     Args:
-        labels: Class numbers (clips,). train_rows: Rows to draw from.
+        labels: Class numbers (clips,).
+        train_rows: Rows to draw from.
+        k: Clips per class.
+        seed: Seed of the draw.
+
+    Returns:
+        Rows (classes * k,) in order of the classes.
 
     Raises:
-        DataError: a class has fewer than `k` clips among the training rows.
+        DataError: A class has fewer than `k` clips among the training rows.
     """
     if k < 1:
         raise DataError(f"k={k}: at least one labelled clip per class is needed.")
     train_rows = np.sort(train_rows)
-    rng = np.random.default_rng([seed, *train_rows])  # with the rows, so that folds do not draw alike
+    rng = np.random.default_rng([seed, *train_rows])  # seeded with the rows, so that folds draw differently
     drawn = []
     for label in np.unique(labels):
         rows = train_rows[labels[train_rows] == label]

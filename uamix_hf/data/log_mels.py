@@ -1,4 +1,4 @@
-"""Recordings to raw log-mels, computed once and kept on disk as float16."""
+"""Raw log-mels of recordings, computed once and cached on disk as float16."""
 
 import hashlib
 import json
@@ -23,7 +23,7 @@ from .metadata import DataError
 
 logger = logging.getLogger(__name__)
 
-# What is said of a recording's sound while it is read.
+# Warnings about a recording's audio, which are cached with its log-mel.
 WARNINGS: dict[str, type[Warning]] = {
     kind.__name__: kind for kind in (DamagedAudioWarning, TruncatedAudioWarning, UserWarning)
 }
@@ -35,7 +35,7 @@ class LogMels:
 
     Args:
         dataset: Columns `log_mel` (frames, mel bins) float32 rounded to float16, `length` in frames, `sample_id`.
-        skipped: Recordings that could not be read, by name, with the reason.
+        skipped: The reason for each recording that could not be read, by its name.
     """
 
     dataset: Dataset
@@ -43,19 +43,19 @@ class LogMels:
 
 
 def source_key(value: Mapping[str, Any]) -> Any:
-    """What identifies the sound of a row: its path, size and time of change, or a hash of its bytes."""
+    """Key that identifies the audio of a row: path, size and modification time, or a hash of its bytes."""
     if value.get("bytes") is not None:
-        return hashlib.sha256(value["bytes"]).digest()  # the bytes themselves would all be held at once
+        return hashlib.sha256(value["bytes"]).digest()  # keys of the bytes themselves would keep all of them in memory
     path = Path(value["path"])
     status = path.stat() if path.is_file() else None
     return str(path), status and (status.st_size, status.st_mtime_ns)
 
 
 def read_log_mel(value: Any, feature_extractor: AudioMAEFeatureExtractor) -> np.ndarray:
-    """Raw log-mel (frames, mel bins) float16 of a value of an audio column.
+    """Computes the raw log-mel (frames, mel bins) float16 of a value of an audio column.
 
     Raises:
-        AudioInputError: with the name of the recording.
+        AudioInputError: An unreadable recording; the message names it.
     """
     try:
         wave = load_audio(value, feature_extractor.sampling_rate)
@@ -66,7 +66,7 @@ def read_log_mel(value: Any, feature_extractor: AudioMAEFeatureExtractor) -> np.
 
 
 def read_with_warnings(value: Any, feature_extractor: AudioMAEFeatureExtractor) -> tuple[np.ndarray, str]:
-    """As [`read_log_mel`], and what was warned of meanwhile, as JSON: it holds for the cached log-mel, too."""
+    """As [`read_log_mel`], also returning the warnings as JSON, to cache them with the log-mel."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         log_mel = read_log_mel(value, feature_extractor)
@@ -77,10 +77,14 @@ def read_with_warnings(value: Any, feature_extractor: AudioMAEFeatureExtractor) 
 def cached_part(
     recordings: Dataset, feature_extractor: AudioMAEFeatureExtractor, on_error: str, folder: str
 ) -> tuple[Dataset | None, dict[int, str]]:
-    """Those rows of a table that can be read, from the cache or else into it: the columns of [`LogMels`], `row` and
-    `warnings`. None where there are none: such a result is not kept.
+    """Reads the rows of a table from the cache, or decodes them into it.
 
-    With them, what is wrong with each other row, by its number, where the recordings were read just now.
+    Returns:
+        The readable rows, with the columns of [`LogMels`], `row` and `warnings`, or None if there are none, which is
+        not cached; and if the recordings were decoded now, the error of each unreadable row by its number.
+
+    Raises:
+        AudioInputError: The first unreadable recording (`on_error="raise"`).
     """
     features = Features(
         log_mel=Array2D((None, feature_extractor.num_mel_bins), "float16"),
@@ -108,7 +112,7 @@ def cached_part(
     keys = [(source_key(row["audio"]), row["sample_id"]) for row in recordings]
     fingerprint = Hasher.hash((keys, feature_extractor.to_json_string(), list(features)))
     shown = not are_progress_bars_disabled()
-    disable_progress_bars()  # ours knows how many there are
+    disable_progress_bars()  # the bar above knows the number of rows
     try:
         return Dataset.from_generator(rows, features=features, cache_dir=folder, fingerprint=fingerprint), failed
     except DatasetGenerationError as wrapped:
@@ -128,17 +132,20 @@ def cached_log_mels(
     on_error: str = "raise",
     cache_dir: str | Path | None = None,
 ) -> LogMels:
-    """Decodes each recording once; a second call with the same files and settings reads the cache. What could not be
-    read is tried again each time, and what was warned of is warned of again.
+    """Computes the log-mels of recordings, or reads them from the cache.
 
-    float16 holds log-mels (-16 to 15) to 0.008; bfloat16 would to 0.06 only.
+    A second call with the same files and settings reads the cache, and repeats the warnings. Unreadable recordings are
+    tried again each time. float16 stores log-mels (-16 to 15) to 0.008; bfloat16 would only to 0.06.
 
     Args:
-        recordings: From [`load_recordings`]. on_error: `"raise"`, or `"skip"` to leave unreadable recordings out.
-        cache_dir: `datasets`' own cache by default.
+        recordings: Table of [`load_recordings`].
+        feature_extractor: Makes the log-mels.
+        on_error: `"raise"`, or `"skip"` to leave unreadable recordings out.
+        cache_dir: Folder of the cache; `datasets`' own by default.
 
     Raises:
-        AudioInputError: the first unreadable recording, by name (`on_error="raise"`), or all are unreadable.
+        AudioInputError: The first unreadable recording, by name (`on_error="raise"`), or all are unreadable.
+        ValueError: An unknown `on_error`.
     """
     if on_error not in ("raise", "skip"):
         raise ValueError(f"on_error={on_error!r}: there are 'raise' and 'skip'.")
@@ -146,7 +153,7 @@ def cached_log_mels(
     parts, places = [], []
     failed: dict[int, str] = {}
     left = np.arange(len(recordings))
-    while len(left) and not failed:  # of a part from the cache, the other rows are read again
+    while len(left) and not failed:  # rows that a cached part lacks are tried again
         part, failed = cached_part(recordings.select(left), feature_extractor, on_error, folder)
         if part is not None:
             parts.append(part)
@@ -171,14 +178,19 @@ def cached_log_mels(
 def compute_norm_stats(
     dataset: Iterable[Any], feature_extractor: AudioMAEFeatureExtractor, audio_column: str = "audio"
 ) -> tuple[float, float]:
-    """Mean and standard deviation of the log-mels of one's own data, over all frames and bins, padding left out.
+    """Computes mean and standard deviation of your own log-mels, over all frames and bins without padding.
 
     Args:
-        dataset: Rows with a column `log_mel` (of [`cached_log_mels`]) or `audio_column`, or bare waveforms.
-        feature_extractor: Makes the log-mels; give the result to a new one as `mean` and `std`.
+        dataset: Rows with a column `log_mel` (of [`cached_log_mels`]) or `audio_column`, or waveforms.
+        feature_extractor: Makes the log-mels; pass the result to a new one as `mean` and `std`.
+        audio_column: Name of the audio column.
+
+    Returns:
+        Mean and standard deviation.
 
     Raises:
-        AudioInputError: an unreadable recording. DataError: no rows.
+        AudioInputError: An unreadable recording.
+        DataError: No rows.
     """
     count, total, squares = 0, 0.0, 0.0
     for row in dataset:
@@ -189,7 +201,7 @@ def compute_norm_stats(
             log_mel = read_log_mel(value, feature_extractor).astype(np.float64)
         count, total, squares = count + log_mel.size, total + log_mel.sum(), squares + np.square(log_mel).sum()
     if count == 0:
-        raise DataError("There are no recordings to compute statistics of.")
+        raise DataError("There are no recordings to compute statistics from.")
     mean = total / count
     return float(mean), float(np.sqrt(max(squares / count - mean**2, 0.0)))
 

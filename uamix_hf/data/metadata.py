@@ -1,4 +1,4 @@
-"""What a folder of sound says of its recordings, read as text: metadata.csv, metadata.jsonl or metadata.parquet."""
+"""Reads the metadata files of an audio folder as text: metadata.csv, metadata.jsonl or metadata.parquet."""
 
 import csv
 import io
@@ -12,61 +12,63 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 METADATA = ("metadata.csv", "metadata.jsonl", "metadata.parquet")  # as `audiofolder`
-SHOWN = 200  # characters of foreign text in a message
+MAX_SHOWN = 200  # characters of untrusted text in a message
 
-Row = tuple[str, dict[str, Any]]  # where it is in its file, and its cells by column
+Row = tuple[str, dict[str, Any]]  # its position in the file, and its cells by column
 
 
 class DataError(ValueError):
-    """Data that cannot be used; the message names the folder, column or value and says what to do."""
+    """Data that cannot be used; the message names the folder, column or value and what to do."""
 
 
-def first_few(names: Iterable[object], count: int = 5) -> str:
-    """The first names, for a message."""
+def abbreviate(names: Iterable[object], count: int = 5) -> str:
+    """Joins the first `count` names for a message."""
     texts = [str(name) for name in names]
     shown = ", ".join(texts[:count])
-    return shown[:SHOWN] + ", ..." * (len(texts) > count or len(shown) > SHOWN)
+    return shown[:MAX_SHOWN] + ", ..." * (len(texts) > count or len(shown) > MAX_SHOWN)
 
 
 def plain_text(value: Any, source: str) -> str:
-    """A cell as text; nothing, also NaN, is empty.
+    """Converts a cell to text; None and NaN are empty.
 
     Args:
-        source: What holds it, for the message.
+        value: The cell.
+        source: Where it is, for the message.
 
     Raises:
-        DataError: a list, a dictionary or bytes.
+        DataError: A list, a dictionary or bytes.
     """
     if value is None or value != value:
         return ""
     if isinstance(value, (list, dict, bytes)):
-        raise DataError(f"{source} holds {str(value)[:SHOWN]}: text or a number is needed.")
+        raise DataError(f"{source} holds {str(value)[:MAX_SHOWN]}: text or a number is needed.")
     return str(value)
 
 
 def as_text(value: Any, source: str) -> str:
-    """As [`plain_text`], so that what reads alike is alike: no space around it, letters composed (NFC)."""
+    """As [`plain_text`], without surrounding space and in Unicode's NFC, so that texts that look equal are equal."""
     return unicodedata.normalize("NFC", plain_text(value, source)).strip()
 
 
 def read_metadata(path: Path, file: Path) -> dict[str, list[str]]:
-    """Columns of a metadata file by name, among them `file_name`, as text.
+    """Reads the columns of a metadata file, one of them `file_name`, as text.
 
-    Everything is kept as text: class "01" must not turn into the number 1, nor an empty cell into NaN.
+    Everything stays text: class "01" must not become the number 1, nor an empty cell NaN.
 
     Args:
-        path: What is opened; its ending says how. file: Its name for messages.
+        path: The file that is opened.
+        file: Its name for messages; the ending is its format.
 
     Raises:
-        DataError: not a table in UTF-8, no column `file_name`, two columns of one name, or a row without a file, with
-            more cells than the header, or with what is neither text nor number.
+        DataError: Not a table in UTF-8, no column `file_name`, two columns of the same name, or a row without a file,
+            with more cells than the header, or with a value that is neither text nor number.
     """
     read = {".csv": read_csv, ".jsonl": read_jsonl, ".parquet": read_parquet}[file.suffix]
     names, rows = read(path, file)
     if "file_name" not in names:
-        raise DataError(f"{file} has no column file_name, only {', '.join(names)[:SHOWN] or 'nothing'}.")
+        raise DataError(f"{file} has no column file_name, only {', '.join(names)[:MAX_SHOWN] or 'nothing'}.")
     if twice := sorted({name for name in names if names.count(name) > 1}):
-        raise DataError(f"{file} has several columns of the name {', '.join(twice)[:SHOWN]}: rename all but one.")
+        raise DataError(f"{file} has several columns of the name {', '.join(twice)[:MAX_SHOWN]}: rename all but one.")
     for place, row in rows:
         if not row.get("file_name"):
             raise DataError(f"{file}, {place}: file_name is empty.")
@@ -74,6 +76,11 @@ def read_metadata(path: Path, file: Path) -> dict[str, list[str]]:
 
 
 def text_of(path: Path, file: Path) -> str:
+    """Reads a file as UTF-8 text.
+
+    Raises:
+        DataError: Not UTF-8, or with NUL characters.
+    """
     try:
         text = path.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -84,13 +91,18 @@ def text_of(path: Path, file: Path) -> str:
 
 
 def read_csv(path: Path, file: Path) -> tuple[list[str], list[Row]]:
+    """Reads the column names and rows of metadata.csv.
+
+    Raises:
+        DataError: Not comma-separated values in UTF-8, or a row with more cells than the header.
+    """
     reader = csv.DictReader(io.StringIO(text_of(path, file), newline=""), strict=True)
     rows = []
     try:
         names = [name for name in reader.fieldnames or [] if name]  # spreadsheets leave nameless columns at the end
         for row in reader:
             place = f"line {reader.line_num}"
-            if any(row.pop(None, None) or []):  # type: ignore[call-overload]  # where DictReader puts what has no name
+            if any(row.pop(None, None) or []):  # type: ignore[call-overload]  # DictReader's entry for cells without a name
                 raise DataError(
                     f"{file}, {place}: more cells than the header has. Put cells that hold a comma between quotes."
                 )
@@ -101,6 +113,11 @@ def read_csv(path: Path, file: Path) -> tuple[list[str], list[Row]]:
 
 
 def read_jsonl(path: Path, file: Path) -> tuple[list[str], list[Row]]:
+    """Reads the column names and rows of metadata.jsonl.
+
+    Raises:
+        DataError: A line that is not a JSON object, or has a name twice.
+    """
     rows = []
     for number, line in enumerate(text_of(path, file).split("\n"), 1):
         if not line.strip():
@@ -120,13 +137,18 @@ def read_jsonl(path: Path, file: Path) -> tuple[list[str], list[Row]]:
 
 
 def read_parquet(path: Path, file: Path) -> tuple[list[str], list[Row]]:
+    """Reads the column names and rows of metadata.parquet.
+
+    Raises:
+        DataError: Not a Parquet file.
+    """
     try:
         with open(path, "rb") as opened:
             table = pq.read_table(opened)
     except (pa.ArrowException, OSError) as error:
-        raise DataError(f"{file} is not a Parquet file ({str(error)[:SHOWN]}).") from error
+        raise DataError(f"{file} is not a Parquet file ({str(error)[:MAX_SHOWN]}).") from error
     rows = [(f"row {number}", row) for number, row in enumerate(table.to_pylist(), 1)]
     return table.column_names, rows
 
 
-__all__ = ["METADATA", "DataError", "as_text", "first_few", "plain_text", "read_metadata"]
+__all__ = ["METADATA", "DataError", "as_text", "abbreviate", "plain_text", "read_metadata"]

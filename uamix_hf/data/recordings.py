@@ -1,4 +1,4 @@
-"""Folders and Hub datasets of sound to one table: `audio` (undecoded), `sample_id`, and what is known of each row."""
+"""Audio folders and Hub datasets as one table: `audio` (undecoded), `sample_id` and their own columns."""
 
 import logging
 import os
@@ -17,10 +17,10 @@ from tqdm.auto import tqdm
 from ..audio.errors import source_name
 from ..audio.loading import stream_audio
 from ..models.audio_mae.feature_extraction_audio_mae import AudioInputError
-from .folders import sound_folder
+from .folders import audio_folder
 from .metadata import DataError
 from .undecoded import without_torchcodec
-from .where import check_values, conditions_of, matching_rows, rows_where
+from .where import check_values, matching_rows, parse_conditions, rows_where
 
 logger = logging.getLogger(__name__)
 
@@ -32,53 +32,54 @@ def load_recordings(
     audio_column: str = "audio",
     where: Sequence[str] = (),
 ) -> Dataset:
-    """Folders of sound or a dataset of the Hub as one table, filtered.
+    """Loads audio folders or a dataset of the Hub as one table, filtered.
 
     Args:
-        data_dir: One folder or several, see [`sound_folder`]; of several, the columns that all have are kept, and a
-            warning names the others.
-        dataset_name: For `datasets.load_dataset`. Either this or `data_dir`.
-        where: Conditions `COLUMN=VALUE[,VALUE...]` that all must hold; values are compared as text, as
-            [`column_as_text`] gives it. With several folders, `FOLDER:COLUMN=VALUE` holds for the folder of that name
-            alone.
+        data_dir: One folder or several, see [`audio_folder`]. Of several, the common columns are kept, and a warning
+            names the others.
+        dataset_name: Name for `datasets.load_dataset`, instead of `data_dir`.
+        dataset_split: Split of that dataset.
+        audio_column: Audio column of that dataset.
+        where: Conditions `COLUMN=VALUE[,VALUE...]`, all of which must hold; values are compared as text, see
+            [`column_as_text`]. With several folders, `FOLDER:COLUMN=VALUE` restricts the folder of that name.
 
     Returns:
-        Columns `audio` (`Audio(decode=False)`), `sample_id` (int64, row number before filtering, counted through all
-        folders) and the data's own.
+        Columns `audio` (`Audio(decode=False)`), `sample_id` (int64, row number before filtering, over all folders) and
+        the data's own.
 
     Raises:
-        DataError: neither or both sources, arguments of the other one, folders of equal names, a missing column, a
-            value of `where` that no row has, or no row that meets it.
+        DataError: Neither or both sources, arguments of the other source, folders of equal names, a missing column, a
+            value of `where` that no row has, or no row that meets the conditions.
     """
     folders = [data_dir] if isinstance(data_dir, (str, Path)) else list(data_dir or [])
     if bool(folders) == (dataset_name is not None):
-        raise DataError("Give either a folder of sound or the name of a dataset.")
+        raise DataError("Give either an audio folder or the name of a dataset.")
     if dataset_name is not None:
-        table = with_ids(hub_dataset(dataset_name, dataset_split, audio_column), 0)
+        table = add_sample_ids(hub_dataset(dataset_name, dataset_split, audio_column), 0)
         return table.select(rows_where(table, where)) if where else table
     if (dataset_split, audio_column) != ("train", "audio"):
-        raise DataError("dataset_split and audio_column are of a dataset by its name, and without effect on folders.")
+        raise DataError("dataset_split and audio_column go with dataset_name, and have no effect on folders.")
     names = [Path(folder).resolve().name for folder in folders]
     if len(set(names)) < len(names):
         raise DataError(f"Two folders have the same name ({', '.join(names)}), so conditions cannot tell them apart.")
     tables: list[Dataset] = []
     for folder in folders:
-        tables.append(with_ids(sound_folder(folder), sum(map(len, tables))))
+        tables.append(add_sample_ids(audio_folder(folder), sum(map(len, tables))))
     prefixes = tuple(f"{name}:" for name in names)
-    shared = conditions_of([text for text in where if not text.startswith(prefixes)])
+    shared = parse_conditions([text for text in where if not text.startswith(prefixes)])
     check_values(tables, shared)
     for number, (prefix, table) in enumerate(zip(prefixes, tables, strict=True)):
-        own = conditions_of([text.removeprefix(prefix) for text in where if text.startswith(prefix)])
+        own = parse_conditions([text.removeprefix(prefix) for text in where if text.startswith(prefix)])
         check_values([table], own)
         tables[number] = table.select(matching_rows(table, [*shared, *own])) if shared or own else table
-    table = joined(tables, names)
+    table = concatenate_common_columns(tables, names)
     if "split" in table.column_names and len(splits := sorted(set(table["split"]))) > 1:
         logger.warning("Rows of all splits are used: %s. --where split=... chooses.", ", ".join(splits))
     return table
 
 
-def joined(tables: Sequence[Dataset], names: Sequence[str]) -> Dataset:
-    """Tables below each other, with the columns that all have."""
+def concatenate_common_columns(tables: Sequence[Dataset], names: Sequence[str]) -> Dataset:
+    """Concatenates tables, with the columns that all have; warns of the others."""
     common = [column for column in tables[0].column_names if all(column in table.column_names for table in tables)]
     for name, table in zip(names, tables, strict=True):
         if dropped := [column for column in table.column_names if column not in common]:
@@ -87,6 +88,11 @@ def joined(tables: Sequence[Dataset], names: Sequence[str]) -> Dataset:
 
 
 def hub_dataset(name: str, split: str, audio_column: str) -> Dataset:
+    """Loads a dataset of the Hub with its audio column undecoded, as `audio`.
+
+    Raises:
+        DataError: The dataset cannot be read, has no such column, none with audio, or a file outside the dataset.
+    """
     try:
         with without_torchcodec():
             table = load_dataset(name, split=split)
@@ -95,18 +101,20 @@ def hub_dataset(name: str, split: str, audio_column: str) -> Dataset:
     if audio_column not in table.column_names:
         raise DataError(f"{name} has no column {audio_column!r}, only {', '.join(table.column_names)}.")
     try:
-        # load_audio decodes: one path for training and inference, which averages channels without a gain of 3 dB.
+        # load_audio decodes, for training and inference alike; it averages channels without a gain of 3 dB.
         with without_torchcodec():
             table = table.cast_column(audio_column, Audio(decode=False))
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError, TypeError) as error:
-        raise DataError(f"Column {audio_column!r} of {name} holds no sound: {error}") from error
+        raise DataError(f"Column {audio_column!r} of {name} holds no audio: {error}") from error
     check_paths(table, audio_column, name)
     return table if audio_column == "audio" else table.rename_column(audio_column, "audio")
 
 
-def came_with(path: str, name: str) -> bool:
-    """Whether a file is of the dataset `name` itself: in its own folder, in the cache that it was downloaded to, or at
-    its address on the Hub, perhaps inside an archive there."""
+def belongs_to_dataset(path: str, name: str) -> bool:
+    """Whether a file belongs to the dataset `name` itself.
+
+    It does in the dataset's own folder, in the download cache, and at its Hub address, also inside an archive there.
+    """
     if "://" in path:
         inside = r"((zip|tar|gzip|bz2|xz|lz4|zstd)://[^:]*::)*"
         return re.fullmatch(rf"{inside}hf://datasets/{re.escape(name)}@[^:]*", path) is not None
@@ -115,35 +123,40 @@ def came_with(path: str, name: str) -> bool:
     return any(Path(os.path.realpath(path)).is_relative_to(root) for root in roots)
 
 
-def foreign_file(path: str, name: str) -> DataError:
+def foreign_file_error(path: str, name: str) -> DataError:
+    """Error for a row of a dataset with a file outside the dataset."""
     return DataError(
-        f"{name} lists {path}, which is no file that came with it: store the sound itself in the dataset, or unpack it "
+        f"{name} lists {path}, which is not a file of the dataset: store the audio itself in the dataset, or unpack it "
         "and give the folder."
     )
 
 
 def check_paths(table: Dataset, column: str, name: str) -> None:
-    """
+    """Checks that all files of a dataset belong to it.
+
     Raises:
-        DataError: a row without bytes names a file that did not come with the dataset.
+        DataError: A row without bytes names a file outside the dataset.
     """
     values = table.data.column(column)
     bare = values.filter(pc.is_null(pc.struct_field(values, "bytes")))
     for path in pc.struct_field(bare, "path").drop_null().to_pylist():
-        if not came_with(path, name):
-            raise foreign_file(path, name)
+        if not belongs_to_dataset(path, name):
+            raise foreign_file_error(path, name)
 
 
-def with_ids(table: Dataset, first: int) -> Dataset:
-    """Numbered before filtering: an id means the same clip whichever rows a run uses."""
+def add_sample_ids(table: Dataset, first: int) -> Dataset:
+    """Adds `sample_id`, numbered before filtering, so that an id is the same clip whichever rows a run uses."""
     return table.add_column("sample_id", list(range(first, first + len(table))))
 
 
 def leave_out_unreadable(recordings: Dataset) -> tuple[Dataset, dict[str, str]]:
-    """The rows whose audio can be read to its end, and the others by name, with the reason.
+    """Leaves out the rows whose audio cannot be decoded to its end.
+
+    Returns:
+        The readable rows, and the reason for each other one by its name.
 
     Raises:
-        AudioInputError: not one can be read.
+        AudioInputError: Not one recording can be read.
     """
     rows, skipped, first = [], {}, ""
     for row, value in enumerate(tqdm(recordings["audio"], desc="Checking", unit="clip")):
@@ -160,7 +173,7 @@ def leave_out_unreadable(recordings: Dataset) -> tuple[Dataset, dict[str, str]]:
 
 
 def report_skipped(skipped: Mapping[str, str]) -> None:
-    """Prints the recordings that were left out, with the reasons."""
+    """Prints the recordings that were left out, and the reasons."""
     if skipped:
         print(f"{len(skipped)} recordings were left out:")
         for name, reason in skipped.items():

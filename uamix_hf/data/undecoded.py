@@ -1,7 +1,7 @@
-"""Audio columns of `datasets` that stay as they are: [`load_audio`] decodes them, torchcodec is not asked for.
+"""Audio columns of `datasets` that stay undecoded and do not need torchcodec; [`load_audio`] decodes them.
 
-`Audio.encode_example` of `datasets` 5.0 to 5.2 imports torchcodec, and with it FFmpeg's libraries, before it looks at
-the value, even where that is a path or the bytes of a file. Rows of files, of archives and of streams are all encoded.
+`Audio.encode_example` of `datasets` 5.0 to 5.2 imports torchcodec, and with it FFmpeg's libraries, even if the value is
+a path or the bytes of a file. Rows of files, of archives and of streams are all encoded.
 """
 
 import io
@@ -18,12 +18,19 @@ from datasets import Audio, IterableDataset, load_dataset_builder
 
 @dataclass
 class UndecodedAudio(Audio):
-    """`Audio(decode=False)` that encodes by itself."""
+    """`Audio(decode=False)` that encodes without torchcodec."""
 
     decode: bool = False
 
     def encode_example(self, value: Any) -> dict[str, Any]:
-        """A path, the bytes of a file, a dictionary of both, or of `array` and `sampling_rate`, as Arrow stores it."""
+        """Encodes a value for Arrow.
+
+        Args:
+            value: A path, the bytes of a file, a dictionary of both, or one of `array` and `sampling_rate`.
+
+        Returns:
+            A dictionary of `bytes` and `path`.
+        """
         if isinstance(value, (str, Path)):
             return {"bytes": None, "path": str(value)}
         if isinstance(value, (bytes, bytearray)):
@@ -37,7 +44,7 @@ class UndecodedAudio(Audio):
 
 @contextmanager
 def without_torchcodec() -> Iterator[None]:
-    """Inside, `Audio` encodes as [`UndecodedAudio`]: for what `datasets` builds with features that it makes itself."""
+    """Context in which `Audio` encodes as [`UndecodedAudio`], for features that `datasets` makes itself."""
     original = Audio.encode_example
     Audio.encode_example = UndecodedAudio.encode_example  # type: ignore[method-assign]
     try:
@@ -47,10 +54,10 @@ def without_torchcodec() -> Iterator[None]:
 
 
 def load_stream(name: str, split: str) -> IterableDataset:
-    """`datasets.load_dataset(name, split, streaming=True)`, audio undecoded."""
+    """As `datasets.load_dataset(name, split, streaming=True)`, with undecoded audio."""
     builder = load_dataset_builder(name)
     if hasattr(builder.config, "decode_num_threads"):
-        builder.config.decode_num_threads = 0  # else rows of files on the Hub are encoded before they can be cast
+        builder.config.decode_num_threads = 0  # else files on the Hub are decoded before the column is cast
     rows = builder.as_streaming_dataset(split)
     for column, feature in (rows.features or {}).items():
         if isinstance(feature, Audio):

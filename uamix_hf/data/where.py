@@ -1,4 +1,4 @@
-"""Conditions `COLUMN=VALUE[,VALUE...]` on rows, of a table and of a stream."""
+"""Conditions `COLUMN=VALUE[,VALUE...]` on the rows of tables and streams."""
 
 import csv
 import logging
@@ -9,16 +9,19 @@ from typing import Any
 import torch
 from datasets import ClassLabel, Dataset, Features
 
-from .metadata import DataError, as_text, first_few
+from .metadata import DataError, abbreviate, as_text
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Condition:
-    """
+    """A condition on rows.
+
     Args:
-        text: As it was given. values: Of which a row must have one, as [`as_text`] gives them.
+        text: The condition as it was given.
+        column: Name of the column.
+        values: The row must have one of these values, normalised by [`as_text`].
     """
 
     text: str
@@ -26,11 +29,13 @@ class Condition:
     values: tuple[str, ...]
 
 
-def conditions_of(texts: Sequence[str]) -> list[Condition]:
-    """Values that hold a comma stand between double quotes: `label="Bark, woof",Meow`.
+def parse_conditions(texts: Sequence[str]) -> list[Condition]:
+    """Parses conditions `COLUMN=VALUE[,VALUE...]`.
+
+    Values with a comma are put in double quotes: `label="Bark, woof",Meow`.
 
     Raises:
-        DataError: a condition of another form.
+        DataError: A condition of another form.
     """
     found = []
     for text in texts:
@@ -43,17 +48,17 @@ def conditions_of(texts: Sequence[str]) -> list[Condition]:
 
 
 def value_as_text(value: Any, column: str, feature: Any = None) -> str:
-    """A value of a column as text; a class number becomes its name, none and -1, as `datasets` marks none, empty."""
+    """Converts a value of a column to text: class numbers to names; None and class -1 to an empty string."""
     if isinstance(feature, ClassLabel) and isinstance(value, int):
         value = feature.int2str(value) if value >= 0 else None
     return as_text(value, f"Column {column!r}")
 
 
 def column_as_text(table: Dataset, column: str) -> list[str]:
-    """Values of a column as text, without space around them and composed (NFC), so that what reads alike is alike.
+    """Values of a column as text, without surrounding space and in Unicode's NFC.
 
     Raises:
-        DataError: no such column, or it holds neither text nor numbers.
+        DataError: No such column, or one with neither text nor numbers.
     """
     if column not in table.column_names:
         raise DataError(f"There is no column {column!r}, only {', '.join(table.column_names)}.")
@@ -61,28 +66,30 @@ def column_as_text(table: Dataset, column: str) -> list[str]:
 
 
 def check_values(tables: Sequence[Dataset], conditions: Sequence[Condition]) -> None:
-    """
+    """Checks that each value of the conditions occurs in the tables.
+
     Raises:
-        DataError: a value that no row of the tables has, or a missing column.
+        DataError: A value that no row of the tables has, or a missing column.
     """
     for condition in conditions:
         present = {text for table in tables for text in column_as_text(table, condition.column)}
         absent = [value for value in condition.values if value not in present]
         if absent:
-            raise no_row(condition, absent, present)
+            raise no_row_error(condition, absent, present)
 
 
-def no_row(condition: Condition, absent: Sequence[str], present: Sequence[str] | set[str]) -> DataError:
+def no_row_error(condition: Condition, absent: Sequence[str], present: Sequence[str] | set[str]) -> DataError:
+    """Error for values of a condition that no row has."""
     what = f"{condition.column}={','.join(absent)}"
-    of = "" if what == condition.text else f", as {condition.text} says"
-    return DataError(f"No row has {what}{of}; {condition.column} is {first_few(sorted(present), 20)}.")
+    of = "" if what == condition.text else f", as in {condition.text}"
+    return DataError(f"No row has {what}{of}; {condition.column} is {abbreviate(sorted(present), 20)}.")
 
 
 def matching_rows(table: Dataset, conditions: Sequence[Condition]) -> list[int]:
     """Numbers of the rows that meet all conditions.
 
     Raises:
-        DataError: a missing column, or no such row.
+        DataError: A missing column, or no such row.
     """
     rows = list(range(len(table)))
     for condition in conditions:
@@ -90,7 +97,7 @@ def matching_rows(table: Dataset, conditions: Sequence[Condition]) -> list[int]:
         present = {texts[row] for row in rows}
         rows = [row for row in rows if texts[row] in condition.values]
         if not rows:
-            raise no_row(condition, condition.values, present)
+            raise no_row_error(condition, condition.values, present)
     return rows
 
 
@@ -98,32 +105,38 @@ def rows_where(table: Dataset, conditions: Sequence[str]) -> list[int]:
     """Numbers of the rows that meet all conditions `COLUMN=VALUE[,VALUE...]`, compared as text.
 
     Raises:
-        DataError: a condition of another form, a missing column, a value that no row has, or no row that meets all.
+        DataError: A condition of another form, a missing column, a value that no row has, or no row that meets all.
     """
-    parsed = conditions_of(conditions)
+    parsed = parse_conditions(conditions)
     check_values([table], parsed)
     return matching_rows(table, parsed)
 
 
 class StreamConditions:
-    """Conditions on the rows of streams. Which values there are is known of classes; of other columns it shows in the
-    first pass, in which the workers of a loader mark what they met.
+    """Conditions on the rows of streams.
+
+    The values of class columns are known beforehand; those of other columns only after the first pass, in which the
+    loader's workers mark the values that occur.
+
+    Args:
+        texts: Conditions `COLUMN=VALUE[,VALUE...]`.
 
     Raises:
-        DataError: a condition of another form.
+        DataError: A condition of another form.
     """
 
     def __init__(self, texts: Sequence[str]):
-        self.conditions = conditions_of(texts)
+        self.conditions = parse_conditions(texts)
         self.streams: list[Features] = []
         self.wanted = [(condition, value) for condition in self.conditions for value in condition.values]
         self.met = torch.zeros(len(self.wanted), dtype=torch.bool).share_memory_()
-        self.told = torch.zeros(1, dtype=torch.bool).share_memory_()
+        self.warned = torch.zeros(1, dtype=torch.bool).share_memory_()
 
     def add_stream(self, name: str, features: Features) -> None:
-        """
+        """Adds a stream that the conditions filter.
+
         Raises:
-            DataError: a missing column.
+            DataError: A missing column.
         """
         for condition in self.conditions:
             if condition.column not in features:
@@ -131,9 +144,10 @@ class StreamConditions:
         self.streams.append(features)
 
     def check_classes(self) -> None:
-        """
+        """Checks the values of conditions on class columns.
+
         Raises:
-            DataError: a value that is none of the classes of any stream.
+            DataError: A value that is not a class of any stream.
         """
         for condition in self.conditions:
             features = [stream[condition.column] for stream in self.streams]
@@ -141,9 +155,10 @@ class StreamConditions:
                 names = {as_text(name, condition.column) for feature in features for name in feature.names}
                 absent = [value for value in condition.values if value and value not in names]
                 if absent:
-                    raise no_row(condition, absent, names)
+                    raise no_row_error(condition, absent, names)
 
     def meets(self, row: Mapping[str, Any], features: Features) -> bool:
+        """Whether a row meets all conditions; marks the values that it has."""
         texts = {each.column: value_as_text(row[each.column], each.column, features[each.column])
                  for each in self.conditions}  # fmt: skip
         for number, (condition, value) in enumerate(self.wanted):
@@ -152,16 +167,16 @@ class StreamConditions:
         return all(texts[each.column] in each.values for each in self.conditions)
 
     def unmet(self) -> list[str]:
-        """Values that no row had so far."""
+        """Values that no row has had so far."""
         marked = zip(self.wanted, self.met.tolist(), strict=True)
         return [f"{condition.column}={value}" for (condition, value), met in marked if not met]
 
     def warn_unmet(self) -> None:
-        """To be called when all workers have ended a pass; only the first call says anything."""
-        if not self.told.item():
-            self.told[0] = True
+        """Warns of values that did not occur. Called when all workers have ended a pass; only the first call warns."""
+        if not self.warned.item():
+            self.warned[0] = True
             if unmet := self.unmet():
                 logger.warning("No row that this process has read has %s, of --where.", ", ".join(unmet))
 
 
-__all__ = ["StreamConditions", "check_values", "column_as_text", "conditions_of", "matching_rows", "rows_where"]
+__all__ = ["StreamConditions", "check_values", "column_as_text", "parse_conditions", "matching_rows", "rows_where"]

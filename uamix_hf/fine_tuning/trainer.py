@@ -216,7 +216,7 @@ def settle_evaluation(args: FineTuningArguments, problem_type: str, names: Seque
         idle = [name for name in given if args.is_given(name)] + ["save_strategy"] * (args.save_strategy == "best")
         if idle:
             raise ValueError(
-                f"{', '.join(idle)}: nothing is evaluated. Give rows to evaluate on (eval_share, eval_where)."
+                f"{', '.join(idle)}: nothing is evaluated. Give rows to evaluate on (eval_fraction, eval_where)."
             )
         return dataclasses.replace(
             args, eval_strategy="no", do_eval=False, eval_steps=None, load_best_model_at_end=False,

@@ -61,17 +61,17 @@ def pretraining_data(
     """
     if data_args.label_column:
         raise ValueError(f"label_column={data_args.label_column}: pretraining learns from no labels, leave it out.")
-    if data_args.group_column and not (held_out_args.eval_where or held_out_args.eval_share):
+    if data_args.group_column and not (held_out_args.eval_where or held_out_args.eval_fraction):
         raise ValueError(
-            f"group_column={data_args.group_column} says what is held out together: give --eval_where or --eval_share."
+            f"group_column={data_args.group_column} has an effect only with --eval_where or --eval_fraction."
         )
     if streaming_args.eval_split and not (streaming_args.streaming and data_args.dataset_name):
         raise ValueError(
-            "eval_split is for streamed datasets of the Hub: hold rows out with --eval_where or --eval_share."
+            "eval_split is for streamed datasets of the Hub: hold rows out with --eval_where or --eval_fraction."
         )
     if streaming_args.streaming:
         return streamed(data_args, streaming_args, held_out_args, args, feature_extractor, max_frames)
-    refuse_idle(streaming_args, ("shuffle_buffer", "shortest_rest", "statistics_clips"), "--streaming")
+    refuse_idle(streaming_args, ("shuffle_buffer", "min_remainder_frames", "statistics_clips"), "--streaming")
     if args.ignore_data_skip:
         raise ValueError(f"ignore_data_skip is for streams: {REFUSED['ignore_data_skip']}.")
     with args.main_process_first(desc="log-mels"):
@@ -101,7 +101,7 @@ def streamed(
         raise DataError("Give either folders of sound or the names of datasets.")
     seed = args.seed if args.data_seed is None else args.data_seed
     on_error, held_out = data_args.on_error, None
-    holds_out = bool(held_out_args.eval_where or held_out_args.eval_share)
+    holds_out = bool(held_out_args.eval_where or held_out_args.eval_fraction)
     conditions = StreamConditions(data_args.where if data_args.dataset_name else ())
     if data_args.dataset_name:
         if holds_out:

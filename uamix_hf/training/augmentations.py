@@ -16,7 +16,7 @@ from .distributed import of_first
 SPECTRUM_CORNERS = 6
 NOISE_SNR_RANGE = 30.0  # dB
 NOISE_SPECTRUM_DB = 10.0
-LITTLE_SOUND = 3600  # seconds; with less, dropping tokens costs more than it teaches (docs/experiments.md)
+SMALL_CORPUS_SECONDS = 3600  # seconds; with less, dropping tokens costs more than it teaches (docs/experiments.md)
 
 
 class ViewSettings(Protocol):
@@ -40,7 +40,7 @@ def resolve_token_drop(config: ViewSettings, dataset: Dataset, feature_extractor
         return config.token_drop
     frames_per_second = feature_extractor.sampling_rate / feature_extractor.frame_shift
     seconds = torch.as_tensor(dataset["length"][:]).sum().item() / frames_per_second
-    return 0.0 if seconds < LITTLE_SOUND else 0.5
+    return 0.0 if seconds < SMALL_CORPUS_SECONDS else 0.5
 
 
 def crop_lengths(lengths: torch.Tensor, share: float, least: int, patch: int, max_frames: int) -> torch.Tensor:
