@@ -14,6 +14,9 @@ from .version import PACKAGES, package_versions
 CONVERSION_OPTIONS: dict[str, tuple[type, str]] = {
     "num_attention_heads": (int, "audiomae: of the encoder (if not hidden size / 64)"),
     "decoder_num_attention_heads": (int, "audiomae: of the decoder (if not hidden size / 32)"),
+    "mean": (float, "openbeats: mean of the log-mels (if not that of the checkpoint, or else BEATs')"),
+    "std": (float, "openbeats: standard deviation of the log-mels (likewise)"),
+    "max_distance": (int, "openbeats: largest relative position in tokens (if not the checkpoint's, or else 800)"),
 }
 
 

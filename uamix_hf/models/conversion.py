@@ -7,10 +7,11 @@ from typing import Any
 from huggingface_hub import ModelCard, ModelCardData
 
 from .audio_mae.convert_audio_mae import AUDIOMAE, AUDIOMAE_LICENCE
+from .beats.convert_beats import BEATS, OPENBEATS
 from .checkpoint import CheckpointError, KeyReport, UnsafeCheckpointError, find_checkpoint, read_checkpoint
 from .system import System
 
-SYSTEMS: dict[str, System] = {"audiomae": AUDIOMAE}
+SYSTEMS: dict[str, System] = {"audiomae": AUDIOMAE, "beats": BEATS, "openbeats": OPENBEATS}
 TEMPLATE = Path(__file__).parent / "templates" / "converted.md"
 
 
