@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from toy_sounds import CONFIG, EXTRACTOR, log_mels, tones
 from transformers import TrainerCallback, set_seed
 
@@ -122,6 +122,28 @@ def test_other_settings_are_refused_by_name_with_both_values(runs, tmp_path, kin
     with pytest.raises(AnotherRunError, match=re.escape(message)) as caught:
         resume(runs, kind, tmp_path, **changes)
     assert "checkpoint-2 was made by another run" in str(caught.value)
+    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint-2"]
+
+
+@pytest.mark.parametrize(
+    "kind, before, now",
+    [
+        ("tune", "support_queue.", "neighbour_queue."),  # as version 0.1.0 called it
+        ("finetune", "head.", "classifier."),
+        ("pretrain", "audio_mae.blocks.", "audio_mae.layers."),
+    ],
+)
+def test_weights_under_other_names_are_refused(runs, tmp_path, kind, before, now):
+    """Else a run would go on with what its model was initialised with, here with an empty queue."""
+    trainer = make(kind, tmp_path, **NO_EVALUATION.get(kind, {}))
+    shutil.copytree(runs[kind] / "checkpoint-2", tmp_path / "checkpoint-2")
+    file = tmp_path / "checkpoint-2" / "model.safetensors"
+    weights = {name.replace(now, before): value for name, value in load_file(file).items()}
+    assert any(name.startswith(before) for name in weights)
+    save_file(weights, file, {"format": "pt"})
+    with pytest.raises(AnotherRunError, match=re.escape(f"checkpoint-2 lacks {now}")) as caught:
+        trainer.train(resume_from_checkpoint="true")
+    assert f"holds {before}" in str(caught.value)
     assert [path.name for path in tmp_path.iterdir()] == ["checkpoint-2"]
 
 

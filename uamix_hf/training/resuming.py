@@ -23,6 +23,7 @@ from .checkpoints import (
 from .interruption import StopCallback
 from .run_identity import (
     MAY_CHANGE_WITH_WARNING,
+    AnotherRunError,
     arguments_identity,
     base_identity,
     check_identity,
@@ -30,6 +31,11 @@ from .run_identity import (
     data_identity,
     write_identity,
 )
+
+
+def shown_names(names: list[str]) -> str:
+    """The first few of many."""
+    return ", ".join(names[:4]) + (f" and {len(names) - 4} more weights" if len(names) > 4 else "")
 
 
 class BestCheckpointCallback(TrainerCallback):
@@ -49,7 +55,8 @@ class ResumableTrainer(Trainer):
     Raises:
         RunCheckpointError: a checkpoint cannot be written (what there is of it is removed), or the one to resume from
             is not whole; or the output folder holds those of another run.
-        AnotherRunError: the checkpoint to resume from was made by other settings or from other data.
+        AnotherRunError: the checkpoint to resume from was made by other settings or from other data, or its weights
+            are of another model.
         RunStoppedError: SIGTERM, with `enable_jit_checkpoint`; there is a checkpoint.
     """
 
@@ -116,6 +123,29 @@ class ResumableTrainer(Trainer):
     def last_checkpoint(self) -> str | None:
         """What the run can go on from if it stops now."""
         return last_complete_checkpoint(str(self.args.output_dir))
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        self._resumed_from = resume_from_checkpoint
+        super()._load_from_checkpoint(resume_from_checkpoint, model)
+
+    def _issue_warnings_after_load(self, load_result: Any) -> None:
+        """An error where transformers warns: the run would go on with what the missing weights were initialised with.
+
+        Raises:
+            AnotherRunError: the checkpoint does not hold the weights of this model and no others.
+        """
+        model: Any = self.model
+        state, missing = model.state_dict(), set(load_result.missing_keys)
+        # Of weights that are one tensor under several names, a file holds one.
+        loaded = {state[name].data_ptr() for name in state.keys() - missing}
+        missing = {name for name in missing if state[name].data_ptr() not in loaded}
+        parts = (("lacks", sorted(missing)), ("holds", sorted(load_result.unexpected_keys)))
+        found = [f"{verb} {shown_names(names)}" for verb, names in parts if names]
+        if found:
+            raise AnotherRunError(
+                f"{self._resumed_from} {' and '.join(found)}: they are weights of another model, or of another "
+                "version of this package. Go on with that version, or start afresh in another output_dir."
+            )
 
     # --- what it is
 
