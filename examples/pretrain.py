@@ -81,7 +81,7 @@ def main() -> None:
     trainer.add_callback(SaveArguments(tuple(parts)))
     if trainer.is_world_process_zero():
         print(f"Learning rate {args.learning_rate:.4g} for {args.clips_per_step} clips a step")
-    trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
+    trainer.train()
     trainer.save_model()
     if data.held_out is not None:
         trainer.save_metrics("eval", trainer.evaluate())

@@ -16,7 +16,7 @@ EXTRACTOR = AudioMAEFeatureExtractor(num_mel_bins=32, max_length=64, mean=-1.2, 
 
 # Fine-tuning of random weights on so few steps learns without what keeps longer runs from overfitting.
 PLAIN = {"layer_decay": 1.0, "drop_path_rate": 0.0, "patchout_time_ratio": 0.0, "patchout_mel_ratio": 0.0,
-         "time_mask_share": 0.0, "mel_mask_share": 0.0, "mixup_probability": 0.0}  # fmt: skip
+         "time_mask_fraction": 0.0, "mel_mask_fraction": 0.0, "mixup_probability": 0.0}  # fmt: skip
 
 
 def tones(

@@ -9,8 +9,10 @@ import torch.distributed as dist
 sys.path.insert(0, str(Path(__file__).parents[2] / "examples"))
 import finetune  # noqa: E402
 
+from uamix_hf.fine_tuning import FineTuningTrainer, runs  # noqa: E402
 
-class TracedTrainer(finetune.FineTuningTrainer):
+
+class TracedTrainer(FineTuningTrainer):
     def train(self, *args, **kwargs):
         self.clips: list[list[int]] = []
         output = super().train(*args, **kwargs)
@@ -23,5 +25,5 @@ class TracedTrainer(finetune.FineTuningTrainer):
         return super().compute_loss(model, inputs, *args, **kwargs)
 
 
-finetune.FineTuningTrainer = TracedTrainer
+runs.FineTuningTrainer = TracedTrainer
 finetune.main()

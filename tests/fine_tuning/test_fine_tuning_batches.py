@@ -18,7 +18,13 @@ def collate(tmp_path):
     """`collate(rows, epoch=0, classes=3, max_frames=64, **arguments)`: a batch."""
 
     def collate(rows, epoch=0, classes=3, max_frames=64, **arguments):
-        plain = {"roll": False, "gain_alpha": 0, "mixup_probability": 0, "time_mask_share": 0, "mel_mask_share": 0}
+        plain = {
+            "roll": False,
+            "gain_alpha": 0,
+            "mixup_probability": 0,
+            "time_mask_fraction": 0,
+            "mel_mask_fraction": 0,
+        }
         args = FineTuningArguments(str(tmp_path), use_cpu=True, report_to="none", **{**plain, **arguments})
         return FineTuningCollator(EXTRACTOR, max_frames, args, classes)([{**row, "visit": (epoch, 0)} for row in rows])
 
@@ -66,7 +72,7 @@ def test_masks_and_their_places_are_drawn_evenly():
 def test_masks_cover_sound_alone_and_become_what_silence_is_after_normalising(collate):
     silence = EXTRACTOR.normalize(torch.zeros(1)).item()
     for epoch in range(40):
-        batch = collate(rows(20, 48), epoch, time_mask_share=0.5, mel_mask_share=0.5)
+        batch = collate(rows(20, 48), epoch, time_mask_fraction=0.5, mel_mask_fraction=0.5)
         values, mask = batch["input_values"], batch["attention_mask"]
         assert torch.allclose(values[0, 20:], torch.full((28, 32), silence))  # padding is as it was
         masked = torch.isclose(values[0, :20], torch.tensor(silence))
@@ -159,7 +165,7 @@ def test_as_many_clips_are_mixed_as_asked_for_and_never_with_themselves(collate)
 
 
 def test_a_batch_that_comes_again_is_augmented_anew_but_for_the_same_epoch_and_seed(collate):
-    everything = {"roll": True, "gain_alpha": 10.0, "mixup_probability": 1.0, "time_mask_share": 0.5}
+    everything = {"roll": True, "gain_alpha": 10.0, "mixup_probability": 1.0, "time_mask_fraction": 0.5}
     first = collate(rows(20, 30), epoch=3, **everything)
     torch.manual_seed(9)
     again = collate(rows(20, 30), epoch=3, **everything)

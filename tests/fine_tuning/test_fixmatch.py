@@ -72,7 +72,7 @@ def test_the_loss_is_the_closed_form(make, sure: int) -> None:
     supervised = F.cross_entropy(labelled, batch["labels"]).item()
     assert len(terms) == sure
     assert loss.item() == pytest.approx(supervised + 0.7 * sum(terms) / 18, rel=1e-4)
-    assert trainer._parts["pseudo_label_share"][0].item() == pytest.approx(sure / 18)
+    assert trainer._parts["pseudo_label_fraction"][0].item() == pytest.approx(sure / 18)
 
 
 def test_no_gradient_goes_through_the_pseudo_labels(make) -> None:
@@ -93,7 +93,7 @@ def test_no_gradient_goes_through_the_pseudo_labels(make) -> None:
 
 def test_weak_and_strong_views_are_of_the_same_clips_which_have_no_label(make, clips) -> None:
     trainer = make(
-        roll=False, gain_alpha=0.0, time_mask_share=0.2, mel_mask_share=0.4, fixmatch={"unlabelled_ratio": 4}
+        roll=False, gain_alpha=0.0, time_mask_fraction=0.2, mel_mask_fraction=0.4, fixmatch={"unlabelled_ratio": 4}
     )
     batch = one_batch(trainer)
     ids = batch["weak"]["sample_id"].tolist()
@@ -127,7 +127,7 @@ def test_distorted_clips_are_learnt_without_their_labels(make, clips) -> None:
         trainer.train()
         mels = [clips[int(row)]["log_mel"].float() for row in TEST] * 5
         batch = trainer.data_collator.pad(
-            trainer.data_collator.distort(mels, np.random.default_rng(0)), list(range(len(mels)))
+            trainer.data_collator.strong_views(mels, np.random.default_rng(0)), list(range(len(mels)))
         )
         with torch.no_grad():
             logits = trainer.model.eval()(batch["input_values"], batch["attention_mask"]).logits
@@ -140,14 +140,14 @@ def test_the_parts_of_the_loss_are_logged(make) -> None:
     trainer.train()
     for entry in trainer.state.log_history[:2]:
         assert entry["loss"] == pytest.approx(entry["loss_labelled"] + 0.5 * entry["loss_unlabelled"], rel=1e-3)
-        assert 0 <= entry["pseudo_label_share"] <= 1
+        assert 0 <= entry["pseudo_label_fraction"] <= 1
     json.dumps(trainer.state.log_history)
 
 
 def test_what_cannot_be_learnt_so_is_refused_before_training(make) -> None:
-    with pytest.raises(DataError, match="no clip without label"):
+    with pytest.raises(DataError, match="no unlabelled clip"):
         make(unlabelled=[])
-    with pytest.raises(ValueError, match="never sure of one class"):
+    with pytest.raises(ValueError, match="has no single class per clip"):
         make(problem_type="multi_label_classification")
 
 

@@ -11,7 +11,7 @@ from toy_sounds import CONFIG, EXTRACTOR, tones
 from transformers import EvalPrediction, Trainer, TrainingArguments, set_seed
 
 from uamix_hf import AudioMAEForAudioClassification
-from uamix_hf.fine_tuning.metrics import best_metric, confusion_picture, make_compute_metrics
+from uamix_hf.fine_tuning.metrics import best_metric, make_compute_metrics, write_confusion_matrix
 
 NAMES = ("siren", "rain", "dog bark")
 DARKEST = (0.03, 0.19, 0.42)  # the colour of a share of 1
@@ -156,12 +156,12 @@ def test_a_trainer_logs_them_and_reloads_the_best_model(problem_type: str, tmp_p
     assert trainer.evaluate()[f"eval_{name}"] == pytest.approx(trainer.state.best_metric, abs=1e-6)
 
 
-def test_the_confusion_picture_shows_who_is_taken_for_whom(tmp_path: Path):
+def test_the_write_confusion_matrix_shows_who_is_taken_for_whom(tmp_path: Path):
     """All of one class taken for another: one dark cell a row, on the diagonal or beside it."""
     references = np.repeat(np.arange(3), 5)
     darkest = []
     for predictions in (references, (references + 1) % 3):
-        confusion_picture(tmp_path / "confusion.png", references, predictions, NAMES)
+        write_confusion_matrix(tmp_path / "confusion.png", references, predictions, NAMES)
         picture = imread(tmp_path / "confusion.png")[:, :, :3]
         dark = np.abs(picture - DARKEST).max(axis=2) < 0.05
         rows, columns = np.nonzero(dark[: int(0.6 * len(dark))])

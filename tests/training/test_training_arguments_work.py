@@ -147,7 +147,7 @@ def test_labels_are_smoothed_in_training_alone(make: Callable, share: float) -> 
 def test_there_is_nothing_to_smooth_without_one_class_a_clip(make: Callable) -> None:
     for problem, values in (("regression", LABELS.astype(np.float32)),
                             ("multi_label_classification", np.eye(3, dtype=np.float32)[LABELS])):  # fmt: skip
-        with pytest.raises(ValueError, match=f"label_smoothing_factor=0.1: of {problem}, no clip has one class"):
+        with pytest.raises(ValueError, match=f"label_smoothing_factor=0.1: labels of {problem} cannot be smoothed"):
             make("finetune", values, problem, label_smoothing_factor=0.1)
     with pytest.raises(ValueError, match="outside"):
         make("finetune", label_smoothing_factor=1.0)

@@ -1,13 +1,17 @@
 from .arguments import FineTuningArguments
-from .fixmatch import FixMatchArguments, FixMatchCollator, FixMatchTrainer, unlabelled_clips
+from .data import FineTuningData, fine_tuning_data, unlabelled_clips
+from .fixmatch import FixMatchArguments, FixMatchCollator, FixMatchTrainer
 from .labels import LabelArguments, Targets, check_training_labels, draw_shots, read_targets, with_labels
+from .metrics import make_compute_metrics, write_confusion_matrix
 from .models import freeze, make_classifier
 from .predictions import predict, predict_logits
 from .pseudo_labels import PSEUDO_LABELS_IGNORE, PseudoLabelTrainer, tune_on_pseudo_labels
-from .trainer import FineTuningTrainer, fine_tune
+from .runs import fine_tune, fine_tuning_trainer, save_results
+from .trainer import FineTuningTrainer
 
 __all__ = [
     "FineTuningArguments",
+    "FineTuningData",
     "FineTuningTrainer",
     "FixMatchArguments",
     "FixMatchCollator",
@@ -19,12 +23,17 @@ __all__ = [
     "check_training_labels",
     "draw_shots",
     "fine_tune",
+    "fine_tuning_data",
+    "fine_tuning_trainer",
     "freeze",
     "make_classifier",
+    "make_compute_metrics",
     "predict",
     "predict_logits",
     "read_targets",
+    "save_results",
     "tune_on_pseudo_labels",
     "unlabelled_clips",
     "with_labels",
+    "write_confusion_matrix",
 ]

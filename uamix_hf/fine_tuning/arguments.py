@@ -5,18 +5,33 @@ from typing import Any
 
 from ..training.arguments import ONLY_FINISHED, REFUSED, UPLOADED_WHOLE, LayerwiseArguments, shards_weights
 
-SHARES = ("drop_path_rate", "patchout_ratio", "patchout_time_ratio", "patchout_mel_ratio")
+MODEL_RATES = ("drop_path_rate", "patchout_ratio", "patchout_time_ratio", "patchout_mel_ratio")
 
 
 @dataclass
 class FineTuningArguments(LayerwiseArguments):
-    """
-    transformers' arguments, with the defaults of Audio-MAE's fine-tuning on small data (method.md 1.8) and its
-    augmentation (method.md 1.1 and 1.7). What Audio-MAE gives in frames of a clip of 1024 is a share of the clip here,
-    so that it fits clips of any length.
+    """transformers' training arguments with the defaults of Audio-MAE's fine-tuning on small data, and augmentation.
 
-    `metric_for_best_model` is by default the accuracy, the mean average precision or the squared error, by the type of
-    the problem. Where nothing is evaluated, there is no best model either.
+    Audio-MAE's masks in frames of a clip of 1024 frames are fractions of the clip here, so that they fit clips of any
+    length (docs/concepts/method.md, Fine-tuning). The fields without a description here are transformers' own.
+
+    `metric_for_best_model` is by default the accuracy, the mean average precision or the mean squared error, by the
+    problem type. Where nothing is evaluated, there is no best model either.
+
+    Args:
+        layer_decay: Factor of the learning rate from each encoder layer to the one below.
+        linear_probe: Whether to freeze the whole encoder and train the linear layer only.
+        class_balanced: Whether all classes are sampled equally often.
+        drop_path_rate: Stochastic depth rate of the last encoder layer; it grows linearly with depth.
+        patchout_ratio: Fraction of all patch tokens that is dropped in training.
+        patchout_time_ratio: Fraction of the time columns of tokens that is dropped in training.
+        patchout_mel_ratio: Fraction of the frequency bands of tokens that is dropped in training.
+        time_mask_fraction: SpecAugment: widest time mask, as a fraction of the clip.
+        mel_mask_fraction: SpecAugment: widest frequency mask, as a fraction of the mel bins.
+        mixup_probability: Fraction of the clips that are mixed with another one of their batch.
+        mixup_alpha: Parameter a of mixup; the mixing weight is drawn from Beta(a, a).
+        roll: Whether to circularly shift each clip by a random time.
+        gain_alpha: Parameter a of the random gain, Beta(a, a) + 0.5; 0 turns it off.
 
     Raises:
         ValueError: a value out of range, or two that contradict each other.
@@ -26,35 +41,41 @@ class FineTuningArguments(LayerwiseArguments):
         default=0.75, metadata={"help": "Factor of the learning rate from each encoder layer to the one below."}
     )
     linear_probe: bool = field(
-        default=False, metadata={"help": "Whether to freeze the whole encoder and train the linear layer alone."}
+        default=False, metadata={"help": "Whether to freeze the whole encoder and train the linear layer only."}
     )
-    class_balanced: bool = field(default=False, metadata={"help": "Whether every class is drawn equally often."})
-    drop_path_rate: float = field(default=0.1, metadata={"help": "Stochastic depth of the last encoder block."})
-    patchout_ratio: float = field(default=0.0, metadata={"help": "Share of the tokens dropped while training."})
-    patchout_time_ratio: float = field(default=0.2, metadata={"help": "Share of the time columns of tokens dropped."})
-    patchout_mel_ratio: float = field(default=0.2, metadata={"help": "Share of the mel rows of tokens dropped."})
-    time_mask_share: float = field(
-        default=0.1875, metadata={"help": "SpecAugment: widest stretch that is masked, as a share of the clip."}
+    class_balanced: bool = field(default=False, metadata={"help": "Whether all classes are sampled equally often."})
+    drop_path_rate: float = field(default=0.1, metadata={"help": "Stochastic depth rate of the last encoder layer."})
+    patchout_ratio: float = field(default=0.0, metadata={"help": "Fraction of the patch tokens dropped in training."})
+    patchout_time_ratio: float = field(
+        default=0.2, metadata={"help": "Fraction of the time columns of tokens dropped."}
     )
-    mel_mask_share: float = field(
-        default=0.375, metadata={"help": "SpecAugment: widest band that is masked, as a share of the mel bins."}
+    patchout_mel_ratio: float = field(
+        default=0.2, metadata={"help": "Fraction of the frequency bands of tokens dropped."}
+    )
+    time_mask_fraction: float = field(
+        default=0.1875, metadata={"help": "SpecAugment: widest time mask, as a fraction of the clip."}
+    )
+    mel_mask_fraction: float = field(
+        default=0.375, metadata={"help": "SpecAugment: widest frequency mask, as a fraction of the mel bins."}
     )
     mixup_probability: float = field(
-        default=0.5, metadata={"help": "Share of the clips that are mixed with another of their batch, and its label."}
+        default=0.5, metadata={"help": "Fraction of the clips that are mixed with another one of their batch."}
     )
-    mixup_alpha: float = field(default=10.0, metadata={"help": "A clip's share in a mixture is of Beta(a, a)."})
-    roll: bool = field(default=True, metadata={"help": "Whether to turn each clip round by a random time."})
+    mixup_alpha: float = field(default=10.0, metadata={"help": "Mixing weight of mixup, drawn from Beta(a, a)."})
+    roll: bool = field(default=True, metadata={"help": "Whether to circularly shift each clip by a random time."})
     gain_alpha: float = field(default=10.0, metadata={"help": "Random gain of Beta(a, a) + 0.5; 0 turns it off."})
 
     per_device_train_batch_size: int = field(default=32, metadata={"help": "Clips per step and process."})
-    num_train_epochs: float = field(default=50.0, metadata={"help": "Epochs; max_steps wins over them."})
+    num_train_epochs: float = field(default=50.0, metadata={"help": "Epochs; max_steps overrides them."})
     learning_rate: float = field(
-        default=5e-4, metadata={"help": "Peak learning rate of the linear layer and of what follows the blocks."}
+        default=5e-4, metadata={"help": "Peak learning rate of the linear layer and of the last norm."}
     )
     weight_decay: float = field(default=0.05, metadata={"help": "Weight decay of matrices."})
-    adam_beta2: float = field(default=0.95, metadata={"help": "Second moment of AdamW."})
-    lr_scheduler_type: str = field(default="cosine", metadata={"help": "Schedule of the learning rates."})
-    warmup_steps: float = field(default=0.1, metadata={"help": "Steps of warm-up, or their share below 1."})
+    adam_beta2: float = field(default=0.95, metadata={"help": "Beta2 of AdamW."})
+    lr_scheduler_type: str = field(default="cosine", metadata={"help": "Schedule of the learning rate."})
+    warmup_steps: float = field(
+        default=0.1, metadata={"help": "Warm-up steps, or their fraction of all steps below 1."}
+    )
     eval_strategy: str = field(
         default="auto",
         metadata={"help": "When to evaluate: no, steps or epoch; auto is when checkpoints are saved, else each epoch."},
@@ -63,14 +84,14 @@ class FineTuningArguments(LayerwiseArguments):
     save_total_limit: int | None = field(default=1, metadata={"help": "Checkpoints to keep beside the best one."})
     load_best_model_at_end: bool | None = field(  # type: ignore[assignment]
         default=None,
-        metadata={"help": "Whether to end with the best checkpoint; unless said, where rows are evaluated and saved."},
+        metadata={
+            "help": "Whether to end with the best checkpoint; by default where there are evaluations and checkpoints."
+        },
     )
     metric_for_best_model: str | None = field(
-        default="auto", metadata={"help": "Metric that tells the best checkpoint; auto goes by the problem's type."}
+        default="auto", metadata={"help": "Metric that chooses the best checkpoint; auto goes by the problem type."}
     )
-    label_smoothing_factor: float = field(
-        default=0.0, metadata={"help": "Of one class a clip: what is taken from it in training and shared by all."}
-    )
+    label_smoothing_factor: float = field(default=0.0, metadata={"help": "Label smoothing, for one class per clip."})
     ddp_find_unused_parameters: bool | None = field(default=False, metadata={"help": "All parameters are used."})
 
     refused = REFUSED | dict.fromkeys(UPLOADED_WHOLE, ONLY_FINISHED)
@@ -95,7 +116,7 @@ class FineTuningArguments(LayerwiseArguments):
             )
         if not 0 <= self.label_smoothing_factor < 1:
             raise ValueError(f"label_smoothing_factor={self.label_smoothing_factor} is outside [0, 1).")
-        for name in (*SHARES, "time_mask_share", "mel_mask_share"):
+        for name in (*MODEL_RATES, "time_mask_fraction", "mel_mask_fraction"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)} is outside [0, 1).")
         if not 0 <= self.mixup_probability <= 1:
@@ -106,8 +127,8 @@ class FineTuningArguments(LayerwiseArguments):
             raise ValueError("linear_probe freezes the whole encoder: leave freeze_blocks out.")
 
     def model_settings(self) -> dict[str, Any]:
-        """Fields of the model's configuration that these arguments decide; a frozen encoder sees whole clips."""
-        return {name: 0.0 if self.linear_probe else getattr(self, name) for name in SHARES}
+        """Fields of the model's configuration that these arguments set; without drop path and patchout for a probe."""
+        return {name: 0.0 if self.linear_probe else getattr(self, name) for name in MODEL_RATES}
 
 
 __all__ = ["FineTuningArguments"]

@@ -1,4 +1,4 @@
-"""Batches of labelled clips: every class equally often, clips masked, and mixed with one another."""
+"""Batches of labelled clips: class-balanced sampling, SpecAugment and mixup."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -14,56 +14,63 @@ from .arguments import FineTuningArguments
 
 
 def class_weights(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """How often each clip is to be drawn, in shares of all draws, and the class that it is counted for.
+    """Sampling probability of each clip, and the class that it is counted for.
 
-    Every class has an equal part, which its clips share; one with several classes has its share of each (method.md
-    1.8). Those without any are a class of their own.
+    Every class has the same probability, which its clips share; a clip of several classes has its part of each
+    (docs/concepts/method.md, Recipes). Clips without a class are a class of their own.
 
     Args:
         labels: Class numbers (clips,), or 0/1 (clips, classes).
+
+    Returns:
+        Probabilities (clips,), which sum to 1, and class numbers (clips,).
     """
     if labels.ndim == 1:
         labels = labels[:, None] == np.unique(labels)
     labels = np.column_stack([labels > 0, ~(labels > 0).any(axis=1)])
     labels = labels[:, labels.any(axis=0)]
-    shares = (labels / labels.sum(axis=0)).sum(axis=1)
-    return shares / shares.sum(), labels.argmax(axis=1)
+    weights = (labels / labels.sum(axis=0)).sum(axis=1)
+    return weights / weights.sum(), labels.argmax(axis=1)
 
 
 class ClassBalancedSampler(LengthBucketSampler):
-    """As many rows an epoch as there are, of every class equally many up to one, in batches of similar length.
+    """Samples every class equally often, up to one clip, in batches of similar length.
 
-    Rows of rare classes come several times, and of frequent ones not all: others in each epoch. The order depends on
-    seed and epoch alone.
+    An epoch has as many rows as the data. Rows of rare classes occur several times, and of frequent classes not all,
+    but others in each epoch. The order depends on seed and epoch only.
 
     Args:
-        lengths: Frames of each row. labels: See [`class_weights`].
+        lengths: Frames of each row.
+        labels: Class numbers (clips,), or 0/1 (clips, classes).
+        batch_size: Rows in a batch.
+        seed: Random seed of the order.
     """
 
     def __init__(self, lengths: Sequence[int], labels: np.ndarray, batch_size: int, seed: int = 0):
         super().__init__(lengths, batch_size, seed)
-        shares, classes = class_weights(labels)
-        self.shares, self.classes = torch.from_numpy(shares), torch.from_numpy(classes)
+        weights, classes = class_weights(labels)
+        self.weights, self.classes = torch.from_numpy(weights), torch.from_numpy(classes)
 
     def draw(self, generator: torch.Generator) -> torch.Tensor:
-        count = len(self.shares)
+        count = len(self.weights)
         order = torch.randperm(count, generator=generator)
         order = order[self.classes[order].argsort(stable=True)]
-        # Points at equal distance on the line of shares, class by class: a class, and a row, is met as often as its
-        # share says, up to one. Independent draws would leave that to chance.
+        # Systematic sampling, class by class: a class, and a row, occurs as often as its probability says, up to one.
+        # Independent draws would leave that to chance.
         points = (torch.arange(count) + torch.rand((), generator=generator).double()) / count
-        rows = order[torch.searchsorted(self.shares[order].cumsum(0), points).clamp_max(count - 1)]
+        rows = order[torch.searchsorted(self.weights[order].cumsum(0), points).clamp_max(count - 1)]
         return rows[torch.randperm(count, generator=generator)]
 
 
 class FineTuningCollator(LogMelCollator):
-    """
-    Rows of log-mels with `labels` to a batch as of [`LogMelCollator`], augmented: rolled and amplified, mixed within
-    the batch, masked. What is mixed with what is drawn for the batch as the rest is for each clip.
+    """Collator of log-mels with `labels`: shifts, amplifies, mixes and masks the clips of a [`LogMelCollator`] batch.
 
     Args:
-        num_classes: Of single-label problems, whose labels become shares (batch, num_classes) where clips are mixed;
-            None for others, whose labels are numbers already.
+        feature_extractor: Normalises and pads.
+        max_frames: Longest clip, in frames; longer ones are cropped at random.
+        args: Training arguments, with the augmentation.
+        num_classes: Number of classes in single-label problems, whose labels become probabilities (batch, num_classes)
+            where clips are mixed; None for other problems.
     """
 
     def __init__(
@@ -86,7 +93,7 @@ class FineTuningCollator(LogMelCollator):
         if self.args.mixup_probability > 0:
             mels, labels = self.mix(mels, labels, self.generator(*rows))
         mels = [
-            mask_log_mel(mel, self.args.time_mask_share, self.args.mel_mask_share, rng)
+            mask_log_mel(mel, self.args.time_mask_fraction, self.args.mel_mask_fraction, rng)
             for mel, rng in zip(mels, generators, strict=True)
         ]
         return self.pad(mels, [int(row["sample_id"]) for row in rows]) | {"labels": labels}
@@ -94,17 +101,17 @@ class FineTuningCollator(LogMelCollator):
     def mix(
         self, mels: list[torch.Tensor], labels: torch.Tensor, rng: np.random.Generator
     ) -> tuple[list[torch.Tensor], torch.Tensor]:
-        """Each clip mixed, with a probability, with another of the batch; labels in the same shares, float32."""
+        """Mix clips, with a probability, with another one of the batch, and their labels (float32) likewise."""
         labels = labels.float() if self.num_classes is None else F.one_hot(labels, self.num_classes).float()
         partners = (np.arange(len(mels)) + rng.integers(1, max(2, len(mels)), len(mels))) % len(mels)
-        shares = np.clip(rng.beta(self.args.mixup_alpha, self.args.mixup_alpha, len(mels)), 1e-6, 1 - 1e-6)
-        shares[rng.random(len(mels)) >= self.args.mixup_probability] = 1.0
+        weights = np.clip(rng.beta(self.args.mixup_alpha, self.args.mixup_alpha, len(mels)), 1e-6, 1 - 1e-6)
+        weights[rng.random(len(mels)) >= self.args.mixup_probability] = 1.0
         mixed = [
-            mel if share == 1 or partner == place else mix_log_mels(mel, mels[partner], share)
-            for place, (mel, partner, share) in enumerate(zip(mels, partners, shares, strict=True))
+            mel if weight == 1 or partner == place else mix_log_mels(mel, mels[partner], weight)
+            for place, (mel, partner, weight) in enumerate(zip(mels, partners, weights, strict=True))
         ]
-        weights = torch.from_numpy(shares).float().view(-1, *[1] * (labels.ndim - 1))
-        return mixed, weights * labels + (1 - weights) * labels[partners]
+        of_label = torch.from_numpy(weights).float().view(-1, *[1] * (labels.ndim - 1))
+        return mixed, of_label * labels + (1 - of_label) * labels[partners]
 
 
 __all__ = ["ClassBalancedSampler", "FineTuningCollator", "class_weights"]

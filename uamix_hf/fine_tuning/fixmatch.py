@@ -1,6 +1,6 @@
-"""Semi-supervised fine-tuning: few labels and many clips without (FixMatch, Sohn et al. 2020, arXiv 2001.07685).
+"""Semi-supervised fine-tuning on few labelled and many unlabelled clips: FixMatch (Sohn et al. 2020, 2001.07685).
 
-What the model is sure of for a clip as it is becomes the label of the same clip, distorted.
+A confident prediction on a weakly augmented clip is the pseudo-label of the same clip, strongly augmented.
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,7 +12,7 @@ import torch
 from datasets import Dataset
 from torch.nn import functional as F
 
-from ..data import DataArguments, DataError, PreparedData, prepare
+from ..data import DataError
 from ..models.audio_mae.feature_extraction_audio_mae import AudioMAEFeatureExtractor
 from ..models.audio_mae.modeling_audio_mae import AudioMAEForAudioClassification
 from ..training.augmentations import mask_log_mel, random_equalizer, random_resized_crop
@@ -24,29 +24,43 @@ from .trainer import FineTuningTrainer
 
 @dataclass
 class FixMatchArguments:
-    """Semi-supervised learning (FixMatch); the defaults of its threshold and weight are the paper's.
+    """Settings of FixMatch; the default threshold and weight are the paper's.
+
+    Args:
+        fixmatch: Whether to learn from unlabelled clips as well.
+        unlabelled_dir: Folders of unlabelled clips; by default the training rows that `k_shot` leaves out.
+        unlabelled_ratio: Unlabelled clips in a step for each labelled one.
+        unlabelled_weight: Weight of the loss on unlabelled clips.
+        confidence_threshold: Least probability of the predicted class with which a clip counts.
+        strong_resize_time: Strong augmentation: largest factor by which a clip is slower or faster.
+        strong_resize_mel: Strong augmentation: largest zoom of the mel axis.
+        strong_equalizer_db: Strong augmentation: largest gain of the random equaliser, +-dB.
 
     Raises:
         ValueError: a value out of range.
     """
 
     fixmatch: bool = field(
-        default=False, metadata={"help": "Whether to learn from clips without labels as well (FixMatch)."}
+        default=False, metadata={"help": "Whether to learn from unlabelled clips as well (FixMatch)."}
     )
     unlabelled_dir: list[str] = field(
         default_factory=list,
-        metadata={"help": "Folders of these clips; if unset, the training rows that k_shot leaves out."},
+        metadata={"help": "Folders of unlabelled clips; if unset, the training rows that k_shot leaves out."},
     )
-    unlabelled_ratio: int = field(default=4, metadata={"help": "Clips without label in a step for each labelled one."})
-    unlabelled_weight: float = field(default=1.0, metadata={"help": "Weight of their loss beside the labelled one's."})
+    unlabelled_ratio: int = field(default=4, metadata={"help": "Unlabelled clips per labelled clip of a batch."})
+    unlabelled_weight: float = field(default=1.0, metadata={"help": "Weight of the loss on unlabelled clips."})
     confidence_threshold: float = field(
-        default=0.95, metadata={"help": "A clip counts where the model gives one class at least this probability."}
+        default=0.95, metadata={"help": "Least probability of the predicted class with which a clip counts."}
     )
     strong_resize_time: float = field(
-        default=1.25, metadata={"help": "Distortion: up to this many times faster or slower."}
+        default=1.25, metadata={"help": "Strong augmentation: up to this many times faster or slower."}
     )
-    strong_resize_mel: float = field(default=1.15, metadata={"help": "Distortion: mel axis zoomed by up to this."})
-    strong_equalizer_db: float = field(default=6.0, metadata={"help": "Distortion: random filter within this, +-dB."})
+    strong_resize_mel: float = field(
+        default=1.15, metadata={"help": "Strong augmentation: mel axis zoomed by up to this."}
+    )
+    strong_equalizer_db: float = field(
+        default=6.0, metadata={"help": "Strong augmentation: random equaliser within +-dB."}
+    )
 
     def __post_init__(self) -> None:
         if self.unlabelled_ratio < 1:
@@ -59,34 +73,19 @@ class FixMatchArguments:
             raise ValueError("strong_resize_time and strong_resize_mel are at least 1, strong_equalizer_db at least 0.")
 
 
-def unlabelled_clips(
-    args: FixMatchArguments,
-    data_args: DataArguments,
-    feature_extractor: AudioMAEFeatureExtractor,
-    train: PreparedData,
-    labelled: PreparedData,
-) -> Dataset:
-    """Log-mels of the folders that `args` names, or else of the training rows that are not among the labelled ones.
-
-    Raises:
-        DataError: there are none. AudioInputError: an unreadable recording, unless `data_args` skips them.
-    """
-    if args.unlabelled_dir:
-        folders = DataArguments(args.unlabelled_dir, on_error=data_args.on_error, cache_dir=data_args.cache_dir)
-        return prepare(folders, feature_extractor).dataset
-    rest = ~np.isin(train.dataset["sample_id"][:], labelled.dataset["sample_id"][:])
-    if not rest.any():
-        raise DataError("fixmatch: all training rows are labelled. Give unlabelled_dir, or lower k_shot.")
-    return train.dataset.select(np.flatnonzero(rest))
-
-
 class FixMatchCollator(FineTuningCollator):
-    """
-    A batch as of [`FineTuningCollator`] and, for each of its clips, `unlabelled_ratio` others without label, as two
-    batches: `weak`, rolled and amplified, and `strong`, the same clips resampled in time and mel, filtered and masked.
+    """Collator that adds unlabelled clips to the batch of [`FineTuningCollator`].
+
+    Two batches are added, of `unlabelled_ratio` clips for each labelled one: `weak`, circularly shifted and amplified;
+    and `strong`, the same clips resampled in time and mel, equalised and masked.
 
     Args:
-        unlabelled: Log-mels with `sample_id`; a column `labels` is not looked at.
+        feature_extractor: Normalises and pads.
+        max_frames: Longest clip, in frames.
+        args: Training arguments, with the augmentation of labelled clips.
+        num_classes: Number of classes.
+        fixmatch: Settings of FixMatch.
+        unlabelled: Log-mels with `sample_id`; `labels` are not read.
     """
 
     def __init__(
@@ -109,12 +108,12 @@ class FixMatchCollator(FineTuningCollator):
         drawn = [self.unlabelled[int(row)] for row in rng.choice(len(self.unlabelled), count, replace=False)]
         ids = [int(row["sample_id"]) for row in drawn]
         mels = [self.clip(row, rng) for row in drawn]
-        return batch | {"weak": self.pad(mels, ids), "strong": self.pad(self.distort(mels, rng), ids)}
+        return batch | {"weak": self.pad(mels, ids), "strong": self.pad(self.strong_views(mels, rng), ids)}
 
-    def distort(self, mels: list[torch.Tensor], rng: np.random.Generator) -> list[torch.Tensor]:
-        """Raw log-mels (frames, mel bins) of the same lengths."""
+    def strong_views(self, mels: list[torch.Tensor], rng: np.random.Generator) -> list[torch.Tensor]:
+        """Strongly augmented raw log-mels, each (frames, mel bins), of the same lengths."""
         settings = self.fixmatch
-        with torch.random.fork_rng(devices=[]):  # views draw from the global state, which is training's
+        with torch.random.fork_rng(devices=[]):  # views use the global random state, which is training's
             torch.manual_seed(int(rng.integers(2**62)))
             lengths = torch.tensor([len(mel) for mel in mels])
             padded = torch.nn.utils.rnn.pad_sequence(mels, batch_first=True)
@@ -123,25 +122,34 @@ class FixMatchCollator(FineTuningCollator):
             )
             views = random_equalizer(views, settings.strong_equalizer_db)
         return [
-            mask_log_mel(view[:length], self.args.time_mask_share, self.args.mel_mask_share, rng)
+            mask_log_mel(view[:length], self.args.time_mask_fraction, self.args.mel_mask_fraction, rng)
             for view, length in zip(views, lengths.tolist(), strict=True)
         ]
 
 
 class FixMatchTrainer(FineTuningTrainer):
-    """
-    [`FineTuningTrainer`] with a second loss: the cross-entropy of distorted clips against the class that the model, in
-    evaluation mode, gives the clips as they are, of those clips for which it is sure. Logs `loss_labelled`,
-    `loss_unlabelled` and `pseudo_label_share`, the share of the clips that counted.
+    """[`FineTuningTrainer`] with FixMatch's loss on unlabelled clips.
+
+    It is the cross-entropy of strongly augmented clips against the class that the model, in evaluation mode, predicts
+    for the weakly augmented ones, where that prediction is confident. Logs `loss_labelled`, `loss_unlabelled` and
+    `pseudo_label_fraction`, the fraction of unlabelled clips that counted.
 
     Args:
-        train_dataset: Labelled clips, as the other arguments those of [`FineTuningTrainer`]. unlabelled: Log-mels.
+        model: Of [`make_classifier`], for one class per clip.
+        args: Training arguments.
+        train_dataset: Log-mels with `labels`.
+        feature_extractor: Normalises and pads; saved with the model.
+        unlabelled: Log-mels of unlabelled clips.
+        fixmatch: Settings of FixMatch.
+        eval_dataset: Log-mels with `labels` to evaluate on during training.
+        **kwargs: Further arguments of [`FineTuningTrainer`].
 
     Raises:
-        ValueError: the problem is not of one class a clip. DataError: no clip without label.
+        ValueError: the problem does not have one class per clip.
+        DataError: no unlabelled clip.
     """
 
-    logged = ("loss_labelled", "loss_unlabelled", "pseudo_label_share")
+    logged = ("loss_labelled", "loss_unlabelled", "pseudo_label_fraction")
 
     def __init__(
         self,
@@ -156,9 +164,9 @@ class FixMatchTrainer(FineTuningTrainer):
     ):
         config: Any = model.config
         if config.problem_type != "single_label_classification":
-            raise ValueError(f"fixmatch: of {config.problem_type}, the model is never sure of one class.")
+            raise ValueError(f"fixmatch: {config.problem_type} has no single class per clip to be confident of.")
         if len(unlabelled) == 0:
-            raise DataError("fixmatch: there is no clip without label.")
+            raise DataError("fixmatch: there is no unlabelled clip.")
         super().__init__(model, args, train_dataset, feature_extractor, eval_dataset, **kwargs)
         self.fixmatch, self.unlabelled = fixmatch, unlabelled
         self.data_collator = FixMatchCollator(
@@ -173,15 +181,15 @@ class FixMatchTrainer(FineTuningTrainer):
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
         weak, strong = inputs["weak"], inputs["strong"]
-        labels, sure = self.pseudo_labels(weak["input_values"], weak["attention_mask"])
+        labels, confident = self.pseudo_labels(weak["input_values"], weak["attention_mask"])
         together = join(inputs, strong, self.feature_extractor.padding_value)
         outputs = model(**together)
         labelled = len(inputs["labels"])
         loss_labelled = self.loss(outputs.logits[:labelled], inputs["labels"], self.args.label_smoothing_factor)
-        surprise = F.cross_entropy(outputs.logits[labelled:].float(), labels, reduction="none")
-        loss_unlabelled = (surprise * sure).mean()  # of all clips, so that few sure ones weigh little
+        losses = F.cross_entropy(outputs.logits[labelled:].float(), labels, reduction="none")
+        loss_unlabelled = (losses * confident).mean()  # over all clips, so that few confident ones weigh little
         loss = loss_labelled + self.fixmatch.unlabelled_weight * loss_unlabelled
-        for name, value in zip(self.logged, (loss_labelled, loss_unlabelled, sure.mean()), strict=True):
+        for name, value in zip(self.logged, (loss_labelled, loss_unlabelled, confident.mean()), strict=True):
             self._parts.setdefault(name, []).append(value.detach())
         return (loss, outputs) if return_outputs else loss
 
@@ -189,7 +197,7 @@ class FixMatchTrainer(FineTuningTrainer):
     def pseudo_labels(
         self, input_values: torch.Tensor, attention_mask: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Class numbers (clips,) int64 and whether the model is sure of them (clips,), 1.0 or 0.0."""
+        """Predicted class numbers (clips,) int64, and whether they are confident (clips,), 1.0 or 0.0."""
         self.model.eval()
         probabilities = self.model(input_values, attention_mask=attention_mask).logits.float().softmax(dim=1)
         self.model.train()
@@ -200,7 +208,7 @@ class FixMatchTrainer(FineTuningTrainer):
 
 
 def join(one: Mapping[str, Any], other: Mapping[str, Any], padding_value: float) -> dict[str, torch.Tensor]:
-    """Two batches as one, padded to the longer."""
+    """Concatenate two batches, padded to the longer."""
     frames = max(part["input_values"].shape[1] for part in (one, other))
     values, masks = [], []
     for part in (one, other):
@@ -210,4 +218,4 @@ def join(one: Mapping[str, Any], other: Mapping[str, Any], padding_value: float)
     return {"input_values": torch.cat(values), "attention_mask": torch.cat(masks)}
 
 
-__all__ = ["FixMatchArguments", "FixMatchCollator", "FixMatchTrainer", "unlabelled_clips"]
+__all__ = ["FixMatchArguments", "FixMatchCollator", "FixMatchTrainer"]

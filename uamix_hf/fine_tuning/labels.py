@@ -1,4 +1,4 @@
-"""What is to be learnt: one class, several classes or a number, from a column, checked before training."""
+"""Training targets from a column: one class, several classes or a number per clip; checked before training."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -17,7 +17,13 @@ ProblemType = Literal["single_label_classification", "multi_label_classification
 
 @dataclass
 class LabelArguments:
-    """What the label column holds, and how much of it is used.
+    """What the label column holds, and how many labels are used.
+
+    Args:
+        problem_type: `"single_label_classification"`, `"multi_label_classification"` or `"regression"`; by default the
+            second where there is a `label_separator`, else the first.
+        label_separator: What separates the labels of a clip that has several.
+        k_shot: Labelled clips per class to train on, chosen at random; all by default.
 
     Raises:
         ValueError: values that contradict each other or are out of range.
@@ -31,10 +37,11 @@ class LabelArguments:
         },
     )
     label_separator: str | None = field(
-        default=None, metadata={"help": "What separates the labels of a clip that has several: ';' in 'dog;rain'."}
+        default=None, metadata={"help": "Separator of the labels of a clip that has several: ';' in 'dog;rain'."}
     )
     k_shot: int | None = field(
-        default=None, metadata={"help": "Train on so many clips per class, drawn by the seed, and on no others."}
+        default=None,
+        metadata={"help": "Train on this many labelled clips per class, chosen by the seed; on all if unset."},
     )
 
     def __post_init__(self) -> None:
@@ -53,11 +60,12 @@ class LabelArguments:
 
 @dataclass(frozen=True)
 class Targets:
-    """
+    """Training targets of all recordings.
+
     Args:
-        values: One for each recording: class numbers (clips,) int64, 0/1 (clips, classes) float32, or numbers (clips,)
-            float32.
-        names: Of the classes, or of the column of numbers.
+        values: Class numbers (clips,) int64, 0/1 (clips, classes) float32, or numbers (clips,) float32.
+        names: Class names, or the name of the column of numbers.
+        problem_type: As in the model's configuration.
     """
 
     values: np.ndarray
@@ -65,7 +73,7 @@ class Targets:
     problem_type: ProblemType
 
     def model_settings(self) -> dict[str, Any]:
-        """Fields of the model's configuration."""
+        """Fields of the model's configuration: `id2label`, `label2id` and `problem_type`."""
         names = dict(enumerate(self.names))
         return {
             "id2label": names,
@@ -75,13 +83,19 @@ class Targets:
 
 
 def read_targets(recordings: Dataset, column: str | None, args: LabelArguments) -> Targets:
-    """The column's values, as what `args.problem_type` says.
+    """Targets from the label column.
+
+    Args:
+        recordings: Of [`load_recordings`].
+        column: Name of the label column.
+        args: What the column holds.
 
     Raises:
-        DataError: no such column, a clip without a label, fewer than two classes, or what is no finite number.
+        DataError: no such column, a clip without a label, fewer than two classes, or a value that is not a finite
+            number.
     """
     if column is None:
-        raise DataError(f"Give --label_column: what is to be learnt. There are {', '.join(recordings.column_names)}.")
+        raise DataError(f"Give --label_column, the column to learn. There are {', '.join(recordings.column_names)}.")
     assert args.problem_type is not None
     if args.problem_type == "regression":
         return Targets(read_numbers(recordings, column), [column], args.problem_type)
@@ -91,10 +105,10 @@ def read_targets(recordings: Dataset, column: str | None, args: LabelArguments) 
 
 
 def read_numbers(recordings: Dataset, column: str) -> np.ndarray:
-    """(clips,) float32.
+    """Numbers of a column (clips,) float32.
 
     Raises:
-        DataError: no such column, or a value that is no finite number.
+        DataError: no such column, or a value that is not a finite number.
     """
     numbers = np.empty(len(recordings), np.float32)
     for row, text in enumerate(column_as_text(recordings, column)):
@@ -104,23 +118,26 @@ def read_numbers(recordings: Dataset, column: str) -> np.ndarray:
             numbers[row] = np.nan
         if not np.isfinite(numbers[row]):
             raise DataError(
-                f"{source_name(recordings[row]['audio'])} has {column}={text!r}, which is no finite number: name the "
-                "rows that have one with --where."
+                f"{source_name(recordings[row]['audio'])} has {column}={text!r}, which is not a finite number: select "
+                "the rows that have one with --where."
             )
     return numbers
 
 
 def with_labels(dataset: Dataset, values: np.ndarray) -> Dataset:
-    """Log-mels with a column `labels`, in place of the one they may have."""
+    """Log-mels with a column `labels` of these values, which replaces an existing one."""
     table = dataset.select_columns(["log_mel", "length", "sample_id"])
     return table.add_column("labels", list(values) if values.ndim > 1 else values)
 
 
 def labelled_rows(dataset: Dataset, rows: np.ndarray, labels: np.ndarray, number_of_classes: int) -> Dataset:
-    """The chosen rows with a column `labels` of class numbers.
+    """Chosen rows with a column `labels` of class numbers.
 
     Args:
-        rows: (n,) int. labels: (clips,) int, one for each row of `dataset`; those of other rows are never looked at.
+        dataset: Log-mels.
+        rows: Rows to choose (n,) int.
+        labels: Class numbers (clips,) int, one for each row of `dataset`; those of other rows are not read.
+        number_of_classes: Labels must be below it.
 
     Raises:
         ValueError: no rows, not one label per clip, or a label outside 0 ... number_of_classes - 1.
@@ -142,13 +159,16 @@ def labelled_rows(dataset: Dataset, rows: np.ndarray, labels: np.ndarray, number
 
 
 def check_training_labels(train: np.ndarray, others: Mapping[str, np.ndarray], targets: Targets) -> None:
-    """
+    """Check that the training rows can be learnt and the held-out rows measured.
+
     Args:
-        train: Values of the training rows. others: Those of rows that are evaluated, by what they are called.
+        train: Targets of the training rows.
+        others: Targets of held-out rows, by their name.
+        targets: Class names and problem type.
 
     Raises:
-        DataError: a class of evaluated rows that no training row has, evaluated rows that are all of one class or of
-            the same classes, one class alone, or numbers that are all equal.
+        DataError: a held-out class without training rows, held-out rows that all have the same classes, training rows
+            of a single class, or numbers that are all equal.
     """
     if targets.problem_type == "regression":
         if np.ptp(train) == 0:
@@ -172,21 +192,28 @@ def check_training_labels(train: np.ndarray, others: Mapping[str, np.ndarray], t
         if not (len(classes_in(values, targets)) > 1 if single else measurable_classes(values != 0).any()):
             names = ", ".join(targets.names[number] for number in sorted(classes_in(values, targets)))
             raise DataError(
-                f"All {len(values)} {part} rows are of the same class ({names}), so a model that says nothing else "
-                "would look perfect: hold out other rows."
+                f"All {len(values)} {part} rows are of the same class ({names}), so a constant model "
+                "would score perfectly: hold out other rows."
             )
 
 
 def classes_in(values: np.ndarray, targets: Targets) -> set[int]:
+    """Class numbers that occur."""
     single = targets.problem_type == "single_label_classification"
     return set(np.unique(values).tolist() if single else np.flatnonzero(values.any(axis=0)).tolist())
 
 
 def draw_shots(train: PreparedData, targets: Targets, k: int, seed: int) -> PreparedData:
-    """`k` clips of each class, those of [`draw_labelled`].
+    """Choose `k` clips of each class at random, those of [`draw_labelled`].
+
+    Args:
+        train: Training rows, with `labels`.
+        targets: Class names.
+        k: Clips per class.
+        seed: Random seed.
 
     Raises:
-        DataError: a class has fewer.
+        DataError: a class has fewer clips.
     """
     labels = train.dataset["labels"][:].numpy()
     for number, count in zip(*np.unique(labels, return_counts=True), strict=True):

@@ -1,4 +1,4 @@
-"""What a fine-tuned model is measured by: figures for the Trainer, and the confusion matrix as a picture."""
+"""Metrics of a fine-tuned model: `compute_metrics` for the Trainer, and a plot of the confusion matrix."""
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -22,7 +22,7 @@ BEST: Mapping[str, str] = {
 
 
 def best_metric(problem_type: str) -> tuple[str, bool]:
-    """Name and direction of the figure to choose a model by, for `metric_for_best_model` and `greater_is_better`.
+    """Metric that chooses the best model and whether more is better: `metric_for_best_model`, `greater_is_better`.
 
     Args:
         problem_type: As in the model's configuration.
@@ -36,10 +36,10 @@ def best_metric(problem_type: str) -> tuple[str, bool]:
 
 
 def make_compute_metrics(problem_type: str, label_names: Sequence[str]) -> Callable[[EvalPrediction], dict[str, float]]:
-    """`compute_metrics` of the Trainer, through the package's modules of `evaluate`.
+    """`compute_metrics` for the Trainer, from the package's metrics for `evaluate`.
 
     Args:
-        problem_type: As in the model's configuration. It decides what the function makes of logits and labels:
+        problem_type: As in the model's configuration. It decides the metrics:
 
             - `"single_label_classification"`, logits (clips, classes) and class numbers (clips,): `accuracy`,
               `balanced_accuracy`, and `accuracy_NAME` of each class.
@@ -47,20 +47,20 @@ def make_compute_metrics(problem_type: str, label_names: Sequence[str]) -> Calla
               `mean_average_precision`, `micro_average_precision`, and `average_precision_NAME` of each class.
             - `"regression"`, predictions (clips, 1) and values (clips,): `mse`, `mae`, and Pearson's correlation
               `pearson`, left out where all predictions or all values are equal: it is not defined then.
-        label_names: Of the classes, in the order of their numbers. A class without a clip has no figure, nor has in
-            average precision one that all clips have, which is logged once, and does not count in the means.
+        label_names: Class names, in the order of their numbers. Classes without a clip have no metric, nor have classes
+            of all clips an average precision; they are named in a warning and do not count in the means.
 
     Raises:
-        ValueError: there is no such problem type; when measuring, predictions that are not finite or rows that tell
-            nothing.
+        ValueError: there is no such problem type; when measuring, predictions that are not finite or rows that cannot
+            be measured.
     """
     best_metric(problem_type)
     if problem_type == "regression":
-        return regression_figures
+        return regression_metrics
     if problem_type == "multi_label_classification":
         precision = load_metric("mean_average_precision")
 
-        def multi_label_figures(prediction: EvalPrediction) -> dict[str, float]:
+        def multi_label_metrics(prediction: EvalPrediction) -> dict[str, float]:
             result = precision.compute(predictions=logits_of(prediction), references=prediction.label_ids)
             by_class, left_out = result.pop("by_class"), result.pop("left_out")
             everywhere = [
@@ -73,10 +73,10 @@ def make_compute_metrics(problem_type: str, label_names: Sequence[str]) -> Calla
             absent = [label_names[number] for number in left_out if label_names[number] not in everywhere]
             return result | name_classes("average_precision", by_class, label_names, absent)
 
-        return multi_label_figures
+        return multi_label_metrics
     accuracy = load_metric("classification_accuracy")
 
-    def single_label_figures(prediction: EvalPrediction) -> dict[str, float]:
+    def single_label_metrics(prediction: EvalPrediction) -> dict[str, float]:
         result = accuracy.compute(
             predictions=logits_of(prediction).argmax(axis=1),
             references=prediction.label_ids,
@@ -87,14 +87,14 @@ def make_compute_metrics(problem_type: str, label_names: Sequence[str]) -> Calla
         absent = [name for number, name in enumerate(label_names) if number not in by_class]
         return result | name_classes("accuracy", by_class, label_names, absent)
 
-    return single_label_figures
+    return single_label_metrics
 
 
 def logits_of(prediction: EvalPrediction) -> np.ndarray:
-    """The logits, where the model was asked for hidden states beside them.
+    """Logits of a prediction, which may also hold hidden states.
 
     Raises:
-        ValueError: they are not finite, of which the class number would be 0.
+        ValueError: they are not finite; the predicted class would be 0.
     """
     values = prediction.predictions
     logits = values[0] if isinstance(values, tuple) else values
@@ -105,35 +105,44 @@ def logits_of(prediction: EvalPrediction) -> np.ndarray:
 
 
 def name_classes(
-    figure: str, by_class: Mapping[int, float], label_names: Sequence[str], absent: Sequence[str]
+    metric: str, by_class: Mapping[int, float], label_names: Sequence[str], absent: Sequence[str]
 ) -> dict[str, float]:
-    """A figure for each class that has one: trackers take no dictionaries within dictionaries. Classes that no clip has
-    are named once."""
+    """Metrics of classes by name, since trackers take no nested dictionaries.
+
+    Args:
+        metric: Name of the metric.
+        by_class: Value by class number.
+        label_names: Class names.
+        absent: Classes that no clip has, which are named in a warning once.
+    """
     if absent:
         logger.warning_once(f"Not measured, because no clip to evaluate on has them: {', '.join(absent)}.")
-    return {f"{figure}_{label_names[number]}": value for number, value in by_class.items()}
+    return {f"{metric}_{label_names[number]}": value for number, value in by_class.items()}
 
 
-def regression_figures(prediction: EvalPrediction) -> dict[str, float]:
+def regression_metrics(prediction: EvalPrediction) -> dict[str, float]:
+    """Errors and correlation of predicted numbers."""
     references = np.asarray(prediction.label_ids, dtype=np.float64).ravel()
     predictions = np.asarray(logits_of(prediction), dtype=np.float64).reshape(references.shape)
-    figures = {
+    metrics = {
         "mse": float(mean_squared_error(references, predictions)),
         "mae": float(mean_absolute_error(references, predictions)),
     }
     if np.ptp(references) > 0 and np.ptp(predictions) > 0:
-        figures["pearson"] = float(np.corrcoef(references, predictions)[0, 1])
-    return figures
+        metrics["pearson"] = float(np.corrcoef(references, predictions)[0, 1])
+    return metrics
 
 
-def confusion_picture(
+def write_confusion_matrix(
     path: str | Path, references: np.ndarray, predictions: np.ndarray, label_names: Sequence[str]
 ) -> None:
-    """Writes the confusion matrix as a picture; needs matplotlib (`pip install uamix_hf[demo]`).
+    """Write a plot of the confusion matrix; needs matplotlib (`pip install uamix_hf[demo]`).
 
     Args:
-        path: Of the file, PNG by its ending. references, predictions: True and given class numbers (clips,).
-        label_names: Of the classes, in the order of their numbers.
+        path: File to write; its ending decides the format.
+        references: True class numbers (clips,).
+        predictions: Predicted class numbers (clips,).
+        label_names: Class names, in the order of their numbers.
     """
     from ..metrics.plots import plot_confusion
 
@@ -144,4 +153,4 @@ def confusion_picture(
     plot_confusion(path, {title: np.array(result["confusion_matrix"])}, label_names)
 
 
-__all__ = ["best_metric", "confusion_picture", "make_compute_metrics"]
+__all__ = ["best_metric", "make_compute_metrics", "write_confusion_matrix"]

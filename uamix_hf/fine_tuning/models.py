@@ -1,4 +1,4 @@
-"""A classifier on an encoder, and what of it stays frozen."""
+"""Classifiers on encoders, and their frozen layers."""
 
 import copy
 from typing import Any
@@ -10,11 +10,13 @@ from ..training.encoders import EncoderAdapter
 
 
 def make_classifier(encoder: AudioMAEModel, num_labels: int, **settings: Any) -> AudioMAEForAudioClassification:
-    """A copy of the encoder, with what is frozen in it, under a new linear layer.
+    """Classifier of a copy of the encoder and a new linear layer; frozen parameters stay frozen in the copy.
 
     Args:
-        num_labels: Outputs of the linear layer. settings: Fields of the configuration to change, such as
-            `drop_path_rate` or `id2label`; none that changes the encoder's weights.
+        encoder: Left as it is.
+        num_labels: Outputs of the linear layer.
+        **settings: Fields of the configuration to change, such as `drop_path_rate` or `id2label`; none that changes the
+            shapes of the encoder's weights.
 
     Raises:
         TypeError: an encoder of another kind.
@@ -32,13 +34,17 @@ def make_classifier(encoder: AudioMAEModel, num_labels: int, **settings: Any) ->
     return model
 
 
-def freeze(encoder: AudioMAEModel, blocks: int) -> list[nn.Module]:
-    """Freezes this many lower blocks and all before them, as uaMix does; returns the frozen modules.
+def freeze(encoder: AudioMAEModel, layers: int) -> list[nn.Module]:
+    """Freeze lower layers and all that comes before them, and return the frozen modules.
+
+    Args:
+        encoder: Changed in place.
+        layers: Number of layers to freeze.
 
     Raises:
-        ValueError: the encoder has fewer blocks.
+        ValueError: the encoder has fewer layers.
     """
-    parts = EncoderAdapter(encoder).lower_parts(blocks)
+    parts = EncoderAdapter(encoder).lower_parts(layers)
     for part in parts:
         part.requires_grad_(False)
     return [part for part in parts if isinstance(part, nn.Module)]

@@ -1,4 +1,4 @@
-"""What a model says of whole recordings, from their cached log-mels: windows are averaged."""
+"""Predictions for whole recordings from their cached log-mels: windows are averaged."""
 
 import numpy as np
 from datasets import Dataset
@@ -15,8 +15,20 @@ def predict_logits(
     rows: np.ndarray | None = None,
     batch_size: int = 32,
 ) -> np.ndarray:
-    """Logits (rows, num_labels) float32 of whole recordings, all of them by default; see [`embed_log_mels`]. The
-    linear layer would say the same of the averaged embedding."""
+    """Logits (rows, num_labels) float32 of whole recordings.
+
+    Logits of the windows of a recording are averaged, which equals the logits of its averaged embedding.
+
+    Args:
+        model: Set to evaluation mode.
+        feature_extractor: Normalises and pads.
+        dataset: Log-mels, of [`cached_log_mels`].
+        rows: Rows to predict (rows,) int; all by default.
+        batch_size: Windows in a batch.
+
+    Raises:
+        ValueError: logits that are not finite, or an impossible batch size.
+    """
     return average_windows(
         lambda values, mask: model(values, mask).logits,
         model, feature_extractor, dataset, rows, batch_size, model.num_labels,
@@ -30,7 +42,7 @@ def predict(
     rows: np.ndarray,
     batch_size: int = 32,
 ) -> np.ndarray:
-    """Class numbers (rows,) int64; see [`predict_logits`]."""
+    """Predicted class numbers (rows,) int64 of whole recordings; arguments and errors are [`predict_logits`]'s."""
     return predict_logits(model, feature_extractor, dataset, rows, batch_size).argmax(axis=1)
 
 

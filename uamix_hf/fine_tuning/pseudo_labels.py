@@ -1,7 +1,7 @@
-"""Tuning on pseudo-labels: the encoder learns to predict which cluster of its own embeddings each clip is in.
+"""Tuning on pseudo-labels: the encoder learns to predict the cluster of its own embeddings that each clip is in.
 
-What uaMix is to be compared with: UnFuSeD (Seth et al. 2023, arXiv 2303.05668), without its distillation between the
-exits of a convolutional network, and with uaMix's views as augmentation.
+A baseline for uaMix: UnFuSeD (Seth et al. 2023, arXiv 2303.05668), without its distillation between the exits of a
+convolutional network, and with uaMix's views as augmentation.
 """
 
 import copy
@@ -27,7 +27,7 @@ from ..training.trainer import LengthBucketTrainer
 from .labels import labelled_rows
 from .models import freeze, make_classifier
 
-# Fields of UaMixConfig and of UaMixTrainingArguments that have no part in this.
+# Fields of UaMixConfig and of UaMixTrainingArguments without effect here.
 UNUSED_FIELDS = (
     "layers_path", "mix", "mix_alpha", "mix_probability", "mix_per_sample", "mix_dominant", "mix_align", "mix_position",
     "pairing", "symmetric_mix", "mix_weight", "projector_hidden_size", "projection_size", "predictor_hidden_size",
@@ -41,9 +41,10 @@ PSEUDO_LABELS_IGNORE = UNUSED_FIELDS + UNUSED_ARGUMENTS
 
 
 def refuse_unused(config: ViewSettings, args: LayerwiseArguments) -> None:
-    """
+    """Check that settings without effect here are at their defaults.
+
     Raises:
-        ValueError: a setting of uaMix alone differs from its default.
+        ValueError: one is not.
     """
     given: list[tuple[Any, str]] = [(config, name) for name in UNUSED_FIELDS] + [
         (args, name) for name in UNUSED_ARGUMENTS
@@ -54,10 +55,12 @@ def refuse_unused(config: ViewSettings, args: LayerwiseArguments) -> None:
 
 
 def cluster(vectors: np.ndarray, clusters: int, seed: int) -> np.ndarray:
-    """Cluster number of each clip (clips,) int64: k-means on unit vectors, after the mean of all is taken off.
+    """Cluster number of each clip (clips,) int64, by k-means on centred, L2-normalised embeddings.
 
     Args:
-        vectors: Embeddings (clips, width).
+        vectors: Embeddings, float (clips, embedding_size).
+        clusters: Number of clusters.
+        seed: Random seed of k-means.
 
     Raises:
         ValueError: more clusters than distinct embeddings, or embeddings that are not finite.
@@ -70,12 +73,14 @@ def cluster(vectors: np.ndarray, clusters: int, seed: int) -> np.ndarray:
 
 
 class PseudoLabelTrainer(LengthBucketTrainer):
-    """
-    One round of training on class numbers, by cross-entropy on both of the views that uaMix makes of each clip, with
-    uaMix's share of tokens dropped.
+    """Trainer of one round: cross-entropy on both views of each clip, with tokens dropped as in uaMix.
 
     Args:
-        model: Of [`make_classifier`]. train_dataset: Log-mels with `labels`. config: Of the views.
+        model: Of [`make_classifier`].
+        args: Training arguments.
+        train_dataset: Log-mels with `labels`.
+        feature_extractor: Normalises and pads; saved with the model.
+        config: Settings of the views, and `token_drop`.
         frozen: Modules of the model that are kept in evaluation mode.
     """
 
@@ -96,13 +101,13 @@ class PseudoLabelTrainer(LengthBucketTrainer):
             model=model,
             args=args,
             train_dataset=train_dataset,
-            # Views crop further, so that a long recording gives two different stretches of it.
+            # Views crop further: two different parts of a long recording.
             data_collator=LogMelCollator(feature_extractor, 2 * self.max_frames, normalize=False, seed=args.seed),
             processing_class=feature_extractor,
         )
 
     def augment(self, batch: dict[str, torch.Tensor]) -> dict[str, Any]:
-        """Raw log-mels (batch, frames, mel bins) to the model's inputs (2 * batch, view frames, mel bins)."""
+        """Views of raw log-mels (batch, frames, mel bins), as model inputs (2 * batch, view frames, mel bins)."""
         extractor = self.feature_extractor
         view_a, view_b, lengths = two_views(
             batch["input_values"], batch["attention_mask"].sum(1), self.views, extractor.patch_size, self.max_frames
@@ -132,23 +137,26 @@ def tune_on_pseudo_labels(
     rounds: int = 1,
     student: AudioMAEModel | None = None,
 ) -> PseudoLabelTrainer:
-    """Clusters the clips, trains a copy of the encoder and a linear layer to predict the clusters, and so on.
+    """Cluster the clips, and train a copy of the encoder and a linear layer to predict the clusters; repeat.
 
     Args:
-        encoder: Its embeddings of whole clips are clustered; left as it is, but for the device it is on.
-        dataset: Log-mels as of [`prepare`]; a column `labels` is not looked at.
-        config: The views: crop, gain, equaliser, ... and `token_drop`; other fields must be at their defaults.
-        args: `max_steps` or `num_train_epochs` are each round's, `learning_rate` is also the linear layer's. Nothing is
-            saved.
-        clusters: Number of clusters. rounds: After the first, the clips are clustered by the encoder as trained so far.
-        student: What is trained in place of a copy of `encoder`, also as a copy; of random weights in the original.
+        encoder: Embeds whole clips for the clustering; left as it is, except for its device.
+        feature_extractor: Normalises and pads.
+        dataset: Log-mels of [`prepare`]; `labels` are not read.
+        config: Settings of the views (crop, gain, equaliser, ...), and `token_drop`; other fields must be at their
+            defaults.
+        args: Training arguments. `max_steps` or `num_train_epochs` are those of each round, `learning_rate` is also
+            that of the linear layer. Nothing is saved.
+        clusters: Number of clusters.
+        rounds: How often to cluster and train; after the first round, the trained encoder embeds the clips.
+        student: Encoder to train a copy of instead of `encoder`, such as one of random weights.
 
     Returns:
-        The last round's trainer; the tuned encoder is `trainer.model.audio_mae`, what was used of `config` is
+        Trainer of the last round; the tuned encoder is `trainer.model.audio_mae`, the resolved `config` is
         `trainer.views`.
 
     Raises:
-        ValueError: a setting that is not used, no round, or a number of clusters that the clips do not give.
+        ValueError: a setting without effect, no rounds, or an impossible number of clusters.
         TypeError: another kind of encoder.
     """
     refuse_unused(config, args)

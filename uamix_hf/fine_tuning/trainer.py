@@ -1,7 +1,8 @@
-"""transformers' Trainer for labelled clips: an encoder and a linear layer on its pooled output, trained together."""
+"""Fine-tuning on labelled clips: a Trainer for an encoder with a linear layer on its pooled output."""
 
-import dataclasses
-from collections.abc import Callable, Sequence
+import copy
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,40 +10,53 @@ import torch
 from accelerate.utils import gather_object
 from datasets import Dataset
 from torch.nn import functional as F
-from transformers import EvalPrediction, PrinterCallback, TrainerCallback, set_seed
+from transformers import EvalPrediction, TrainerCallback
 from transformers.trainer_utils import EvalLoopOutput
 
 from ..data import LengthBucketSampler
+from ..hub.push import push_folder
 from ..models.audio_mae.feature_extraction_audio_mae import AudioMAEFeatureExtractor
-from ..models.audio_mae.modeling_audio_mae import AudioMAEForAudioClassification, AudioMAEModel
-from ..training.arguments import check_metric, direction
+from ..models.audio_mae.modeling_audio_mae import AudioMAEForAudioClassification
 from ..training.encoders import EncoderAdapter
 from ..training.parameter_groups import layer_rates, parameter_groups
 from ..training.trainer import LengthBucketTrainer
 from .arguments import FineTuningArguments
 from .batches import ClassBalancedSampler, FineTuningCollator
-from .labels import labelled_rows
-from .metrics import best_metric, make_compute_metrics
-from .models import freeze, make_classifier
+from .metrics import make_compute_metrics
+from .model_selection import measured, settle_evaluation
+from .models import freeze
 from .predictions import predict_logits
 
 
 class FineTuningTrainer(LengthBucketTrainer):
-    """
-    Training with labels (method.md 1.7 and 1.8): batches of similar length, augmented; a learning rate for each depth
-    of the encoder; evaluation on whole recordings, without augmentation; the best model at the end.
+    """Trainer that fine-tunes an encoder on labelled clips (docs/concepts/method.md, Fine-tuning and Recipes).
 
-    In regression, targets are standardised by the training rows for the loss, and the linear layer is rescaled after
-    training, so that the model gives the column's own unit, as metrics do all the time. Checkpoints are of before.
+    Batches hold augmented clips of similar length; the learning rate decays with the depth of the layer. Evaluation is
+    on whole recordings, without augmentation, and the best model is loaded at the end.
+
+    In regression, targets are standardised by the training rows for the loss. The linear layer is rescaled after
+    training, so that the model predicts in the unit of the column, as metrics are at any time; checkpoints hold the
+    standardised layer.
+
+    ```python
+    trainer = FineTuningTrainer(model, args, train_dataset, feature_extractor, eval_dataset)
+    trainer.train()
+    trainer.save_model()
+    print(trainer.predict(test_dataset).metrics)
+    ```
 
     Args:
-        model: Of [`make_classifier`], whose configuration names the `problem_type` and the classes.
-        train_dataset, eval_dataset: Log-mels with `labels`, such as [`with_labels`] gives.
-        feature_extractor: Normalises and pads; saved with each checkpoint.
+        model: Of [`make_classifier`]; its configuration has the `problem_type` and the class names.
+        args: Training arguments. With `push_to_hub`, [`push_to_hub`] uploads the finished model; checkpoints are not
+            uploaded.
+        train_dataset: Log-mels with `labels`, of [`with_labels`].
+        feature_extractor: Normalises and pads; saved with the model, with `truncation` for pipelines.
+        eval_dataset: Log-mels with `labels` to evaluate on during training; without it, the last weights are kept.
+        callbacks: Further callbacks.
 
     Raises:
-        ValueError: classes are to be balanced, or labels smoothed, where there are none; more blocks are frozen than
-            there are; or what is to choose the best model is not measured.
+        ValueError: balanced classes or smoothed labels in a problem that has none, more frozen layers than the encoder
+            has, or a `metric_for_best_model` that is not measured.
     """
 
     args: FineTuningArguments
@@ -62,12 +76,13 @@ class FineTuningTrainer(LengthBucketTrainer):
         self.feature_extractor = feature_extractor
         self.location, self.scale = 0.0, 1.0
         self.standardised = True
+        self.hub_args, args = args, args.without_hub()
         names = [config.id2label[number] for number in range(config.num_labels)]
-        figures = make_compute_metrics(self.problem_type, names)
+        compute_metrics = make_compute_metrics(self.problem_type, names)
         if self.problem_type != "single_label_classification" and args.label_smoothing_factor:
             raise ValueError(
-                f"label_smoothing_factor={args.label_smoothing_factor}: of {self.problem_type}, no clip has one class "
-                "from which to take a part."
+                f"label_smoothing_factor={args.label_smoothing_factor}: labels of {self.problem_type} "
+                "cannot be smoothed."
             )
         if args.dataloader_drop_last and len(train_dataset) < args.train_batch_size * args.world_size:
             raise ValueError(
@@ -81,7 +96,7 @@ class FineTuningTrainer(LengthBucketTrainer):
             self.location, self.scale = float(labels.mean()), float(labels.std())
         super().__init__(
             model=model,
-            args=settle_evaluation(args, self.problem_type, measured(figures, eval_dataset, config.num_labels)),
+            args=settle_evaluation(args, self.problem_type, measured(compute_metrics, eval_dataset, config.num_labels)),
             train_dataset=train_dataset,
             eval_dataset=eval_dataset,
             data_collator=FineTuningCollator(
@@ -90,8 +105,8 @@ class FineTuningTrainer(LengthBucketTrainer):
                 args,
                 config.num_labels if self.problem_type == "single_label_classification" else None,
             ),
-            compute_metrics=figures,
-            processing_class=feature_extractor,
+            compute_metrics=compute_metrics,
+            processing_class=with_truncation(feature_extractor),
             callbacks=list(callbacks),
         )
         # Last: a model that cannot be trained so stays as it was.
@@ -108,6 +123,61 @@ class FineTuningTrainer(LengthBucketTrainer):
             return ClassBalancedSampler(dataset["length"][:], np.asarray(dataset["labels"][:]), batch_size, seed)
         return super().make_sampler(dataset, batch_size, seed)
 
+    # --- what comes out
+
+    @property
+    def repo_id(self) -> str:
+        """Repository that the model is uploaded to, unless another one is given."""
+        return self.hub_args.hub_model_id or Path(str(self.args.output_dir)).resolve().name
+
+    def settings(self) -> dict[str, Any]:
+        """Settings of the training, for results and model card."""
+        return self.args.own_settings() | {
+            "pooling": self.model.config.pooling,
+            "max_steps": self.args.max_steps,
+            "seed": self.args.seed,
+            "updates": self.state.global_step,
+            "processes": self.args.world_size,
+        }
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Save the classifier, its code and the feature extractor, for `from_pretrained` and pipelines.
+
+        Args:
+            output_dir: Folder; `args.output_dir` by default.
+        """
+        if _internal_call:  # of a checkpoint
+            super().save_model(output_dir, _internal_call)
+        elif self.is_world_process_zero():
+            folder = output_dir or str(self.args.output_dir)
+            self.model.save_pretrained(folder)
+            self.processing_class.save_pretrained(folder)  # type: ignore[union-attr]
+
+    def push_to_hub(  # type: ignore[override]
+        self,
+        repo_id: str | None = None,
+        private: bool | None = None,
+        token: str | None = None,
+        commit_message: str = "Upload the fine-tuned model",
+    ) -> str | None:
+        """Upload what [`save_model`] and [`save_results`] wrote into `args.output_dir`; checkpoints stay local.
+
+        Args:
+            repo_id: Repository; `args.hub_model_id`, or the name of the output folder, by default.
+            private: Whether the repository is made private; `args.hub_private_repo` by default.
+            token: Access token; `args.hub_token`, or the one that is logged in, by default.
+            commit_message: Message of the commit.
+
+        Returns:
+            Address of the commit; None on all processes but the first.
+        """
+        if not self.is_world_process_zero():
+            return None
+        args = self.hub_args
+        private = args.hub_private_repo if private is None else private
+        folder = str(self.args.output_dir)
+        return push_folder(folder, repo_id or self.repo_id, private, token or args.hub_token, commit_message)
+
     # --- training
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
@@ -119,7 +189,7 @@ class FineTuningTrainer(LengthBucketTrainer):
 
     @torch.no_grad()
     def standardise(self, wanted: bool) -> None:
-        """Has the linear layer give standardised numbers, or the column's own unit, as outside of training."""
+        """Let the linear layer predict standardised values, as in training, or values in the unit of the column."""
         if wanted == self.standardised:
             return
         layer = self.model.classifier
@@ -144,8 +214,17 @@ class FineTuningTrainer(LengthBucketTrainer):
         return self.optimizer
 
     def loss(self, logits: torch.Tensor, labels: torch.Tensor, smoothing: float = 0.0) -> torch.Tensor:
-        """Mean over the batch, float32, of the cross-entropy, against class numbers (batch,) or shares (batch,
-        classes) with `smoothing`; of the binary cross-entropies; or of the squared error of standardised numbers."""
+        """Mean loss over the batch: cross-entropy, binary cross-entropy or squared error, by the problem type.
+
+        Args:
+            logits: (batch, num_labels).
+            labels: Class numbers (batch,) or class probabilities (batch, classes), 0/1 (batch, classes), or numbers
+                (batch,), which are standardised.
+            smoothing: Label smoothing of the cross-entropy.
+
+        Returns:
+            float32 scalar.
+        """
         logits = logits.float()
         if self.problem_type == "single_label_classification":
             return F.cross_entropy(logits, labels, label_smoothing=smoothing)
@@ -172,7 +251,7 @@ class FineTuningTrainer(LengthBucketTrainer):
         ignore_keys: list[str] | None = None,
         metric_key_prefix: str = "eval",
     ) -> EvalLoopOutput:
-        """Each process takes a part of the recordings; nothing random is drawn, so that training goes on untouched."""
+        """Predict whole recordings, a part of them on each process; the random state of training is not touched."""
         dataset = dataloader.dataset
         rows = np.arange(len(dataset))[self.args.process_index :: self.args.world_size]
         mine = predict_logits(self.model, self.feature_extractor, dataset, rows, self.args.eval_batch_size)
@@ -191,80 +270,11 @@ class FineTuningTrainer(LengthBucketTrainer):
         return EvalLoopOutput(predictions=unit, label_ids=labels, metrics=metrics, num_samples=len(dataset))
 
 
-def measured(figures: Callable[[EvalPrediction], dict[str, float]], dataset: Dataset | None, outputs: int) -> list[str]:
-    """Names of what will be measured, [] without rows: from figures of made-up predictions. What cannot be measured is
-    an error so before training, and not after the first epoch."""
-    if dataset is None:
-        return []
-    if len(dataset) == 0:
-        raise ValueError("There are no rows to evaluate on.")
-    made_up = np.random.default_rng(0).standard_normal((len(dataset), outputs))
-    return ["loss", *figures(EvalPrediction(predictions=made_up, label_ids=np.asarray(dataset["labels"][:])))]
+def with_truncation(feature_extractor: AudioMAEFeatureExtractor) -> AudioMAEFeatureExtractor:
+    """Copy that cuts long recordings, as those of transformers' own classifiers do, for pipelines."""
+    copied = copy.copy(feature_extractor)
+    copied.truncation = True
+    return copied
 
 
-def settle_evaluation(args: FineTuningArguments, problem_type: str, names: Sequence[str]) -> FineTuningArguments:
-    """Arguments whose best model goes by the problem's metric, or that evaluate nothing.
-
-    Args:
-        names: Of what is measured; none where there are no rows to evaluate on.
-
-    Raises:
-        ValueError: a metric that is not measured, or arguments of an evaluation without rows for it.
-    """
-    if not names or args.eval_strategy == "no":
-        given = ("metric_for_best_model", "greater_is_better", "eval_on_start", "eval_delay")
-        idle = [name for name in given if args.is_given(name)] + ["save_strategy"] * (args.save_strategy == "best")
-        if idle:
-            raise ValueError(
-                f"{', '.join(idle)}: nothing is evaluated. Give rows to evaluate on (eval_fraction, eval_where)."
-            )
-        return dataclasses.replace(
-            args, eval_strategy="no", do_eval=False, eval_steps=None, load_best_model_at_end=False,
-            metric_for_best_model=None, greater_is_better=None,
-        )  # fmt: skip
-    name = best_metric(problem_type)[0] if args.metric_for_best_model == "auto" else args.metric_for_best_model
-    if name is None:
-        return args
-    check_metric(name, names)
-    greater = direction(name, args.greater_is_better)
-    return dataclasses.replace(args, metric_for_best_model=name, greater_is_better=greater)
-
-
-def fine_tune(
-    encoder: AudioMAEModel,
-    feature_extractor: AudioMAEFeatureExtractor,
-    dataset: Dataset,
-    rows: np.ndarray,
-    labels: np.ndarray,
-    number_of_classes: int,
-    args: FineTuningArguments,
-) -> AudioMAEForAudioClassification:
-    """Trains a copy of the encoder and a new linear layer on labelled clips, by cross-entropy.
-
-    `args.seed` decides the layer's first weights, the order and the augmentation, so that equal arguments give equal
-    weights; it is set as the global seed. A run with `logging_strategy="no"` prints nothing either.
-
-    Args:
-        encoder: Left as it is; parameters that are frozen in it stay frozen in the copy.
-        dataset: Log-mels as of [`prepare`]; a recording longer than `max_length` gives a random window at a time.
-        rows, labels, number_of_classes: See [`labelled_rows`].
-
-    Returns:
-        The trained classifier, on `args.device`; its encoder is `.audio_mae`.
-
-    Raises:
-        TypeError, ValueError: see [`make_classifier`] and [`labelled_rows`].
-    """
-    train_dataset = labelled_rows(dataset, rows, labels, number_of_classes)
-    set_seed(args.seed)
-    model = make_classifier(
-        encoder, number_of_classes, problem_type="single_label_classification", **args.model_settings()
-    )
-    trainer = FineTuningTrainer(model, args, train_dataset, feature_extractor)
-    if args.logging_strategy == "no":
-        trainer.remove_callback(PrinterCallback)
-    trainer.train()
-    return model
-
-
-__all__ = ["FineTuningTrainer", "fine_tune"]
+__all__ = ["FineTuningTrainer"]

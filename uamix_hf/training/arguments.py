@@ -5,7 +5,7 @@ import os
 from collections.abc import Iterable
 from dataclasses import MISSING, dataclass, field, fields, replace
 from enum import Enum
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 from transformers import TrainingArguments
 from transformers.integrations import is_deepspeed_zero3_enabled
@@ -162,7 +162,7 @@ class RunArguments(TrainingArguments):
         values = {name: getattr(self, name) for name in names}
         return {name: value.value if isinstance(value, Enum) else value for name, value in values.items()}
 
-    def without_hub(self) -> "RunArguments":
+    def without_hub(self) -> Self:
         """For a run whose folder is not uploaded: what is finished is, by [`push_folder`]."""
         return replace(self, push_to_hub=False, hub_model_id=None, hub_private_repo=None, hub_token=None)
 

@@ -75,8 +75,18 @@ class ResumableTrainer(Trainer):
     # --- going on
 
     def train(self, resume_from_checkpoint: str | bool | None = None, *args, **kwargs) -> Any:
-        """As in transformers; but `True` passes broken checkpoints over, and starts afresh without any. A checkpoint of
-        a finished run is only loaded: transformers would do a step more."""
+        """Train, as in transformers; but `True` passes broken checkpoints over, and starts afresh without any.
+
+        A checkpoint of a finished run is only loaded: transformers would do a step more.
+
+        Args:
+            resume_from_checkpoint: Checkpoint to go on from, `True` for the newest complete one, or `False` for none;
+                `args.resume_from_checkpoint` by default.
+            *args: Further arguments of transformers' `Trainer.train`.
+            **kwargs: Further arguments of transformers' `Trainer.train`.
+        """
+        if resume_from_checkpoint is None:
+            resume_from_checkpoint = self.args.resume_from_checkpoint
         folder, overwrite = str(self.args.output_dir), getattr(self.args, "overwrite_output_dir", False)
         resume = checkpoint_to_resume(resume_from_checkpoint, [folder], overwrite)
         state = TrainerState()

@@ -174,7 +174,7 @@ def train_stages(
                 make_way(stage, 0, overwrite)
     if args.has_head_stage and (not resume or in_head):
         head = UaMixTrainer(model, args, train_dataset, feature_extractor, "head", callbacks)
-        output = head.train(resume_from_checkpoint=resume)
+        output = head.train(resume_from_checkpoint=resume or False)
         if output is not None and output.global_step < head.state.max_steps:
             raise RunStoppedError(
                 f"A callback stopped stage 1 after step {output.global_step} of {head.state.max_steps}, so stage 2 is "
@@ -182,7 +182,7 @@ def train_stages(
             )
         resume = None
     trainer = UaMixTrainer(model, args, train_dataset, feature_extractor, "tune", callbacks)
-    trainer.train(resume_from_checkpoint=resume)
+    trainer.train(resume_from_checkpoint=resume or False)
     return trainer
 
 
