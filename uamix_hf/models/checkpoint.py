@@ -5,14 +5,16 @@ import pickle
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from huggingface_hub import HfApi, hf_hub_download
 from huggingface_hub.errors import HFValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file
+from torch import nn
 
+ModelType = TypeVar("ModelType", bound=nn.Module)
 SUFFIXES = (".safetensors", ".pth", ".pt", ".ckpt", ".bin")
 
 
@@ -120,3 +122,29 @@ def read_checkpoint(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]
     if not tensors:
         raise CheckpointError(f"{path} holds no tensors.")
     return tensors, entries
+
+
+def load_converted(model: ModelType, state: Mapping[str, torch.Tensor], report: KeyReport) -> ModelType:
+    """Loads converted tensors into a model.
+
+    Args:
+        model: A fresh model.
+        state: Tensors by the names of the model.
+        report: Report of keys; where it names missing ones, the model stays incomplete.
+
+    Returns:
+        The model in evaluation mode.
+
+    Raises:
+        CheckpointError: Tensors of other shapes than the model's.
+    """
+    expected = model.state_dict()
+    wrong = [
+        f"{key} {tuple(tensor.shape)}, expected {tuple(expected[key].shape)}"
+        for key, tensor in state.items()
+        if tensor.shape != expected[key].shape
+    ]
+    if wrong:
+        raise CheckpointError(f"Shapes contradict each other: {'; '.join(wrong)}.")
+    model.load_state_dict(state, strict=not report.missing)
+    return model.eval()

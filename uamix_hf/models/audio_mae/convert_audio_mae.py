@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from huggingface_hub.errors import StrictDataclassError
 
-from ..checkpoint import CheckpointError, KeyReport
+from ..checkpoint import CheckpointError, KeyReport, load_converted
 from ..system import System
 from .configuration_audio_mae import AudioMAEConfig
 from .feature_extraction_audio_mae import AudioMAEFeatureExtractor
@@ -192,23 +192,14 @@ def convert_audiomae(
             state |= {ours.replace(QKV, part): rows for part, rows in zip("qkv", tensor.chunk(3), strict=True)}
         else:
             state[ours] = tensor
-    model = kind(config)
-    expected = model.state_dict()
-    wrong = [
-        f"{key} {tuple(state[key].shape)}, expected {tuple(expected[key].shape)}"
-        for key in state
-        if state[key].shape != expected[key].shape
-    ]
-    if wrong:
-        raise CheckpointError(f"Shapes contradict each other: {'; '.join(wrong)}.")
-    model.load_state_dict(state, strict=not report.missing)
+    model = load_converted(kind(config), state, report)
     extractor = AudioMAEFeatureExtractor(
         num_mel_bins=config.num_mel_bins,
         max_length=config.max_length,
         patch_size=config.patch_size,
         truncation=kind is AudioMAEForAudioClassification,  # as transformers' own classifiers treat long recordings
     )
-    return model.eval(), extractor, report
+    return model, extractor, report
 
 
 # The LICENSE file says CC BY-NC 4.0, the README CC BY 4.0: with the stricter one, users are safe.

@@ -8,7 +8,7 @@ import torch
 from huggingface_hub.errors import StrictDataclassError
 
 from ..audio_mae.feature_extraction_audio_mae import AudioMAEFeatureExtractor
-from ..checkpoint import CheckpointError, KeyReport
+from ..checkpoint import CheckpointError, KeyReport, load_converted
 from ..front_ends import front_end
 from ..system import System
 from .configuration_beats import BeatsConfig
@@ -181,17 +181,7 @@ def convert_layout(
     if all(key in tensors for key in norm):
         base = "" if kind is BeatsModel else "beats."
         state[f"{base}position_conv.conv.weight"] = folded_weight_norm(*(tensors[key].float() for key in norm))
-    model = kind(config)
-    expected = model.state_dict()
-    wrong = [
-        f"{key} {tuple(state[key].shape)}, expected {tuple(expected[key].shape)}"
-        for key in state
-        if state[key].shape != expected[key].shape
-    ]
-    if wrong:
-        raise CheckpointError(f"Shapes contradict each other: {'; '.join(wrong)}.")
-    model.load_state_dict(state, strict=not report.missing)
-    return model.eval(), report
+    return load_converted(kind(config), state, report), report
 
 
 def why_ignored(key: str) -> str:
