@@ -2,14 +2,53 @@
 
 import inspect
 import math
+import os
+import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import nn
 from transformers import PreTrainedModel
 from transformers.dynamic_module_utils import get_class_from_dynamic_module
+
+from uamix_hf import AudioMAEFeatureExtractor, UaMixForContrastiveTuning
+from uamix_hf.training.encoders import EncoderAdapter
+
+HEADS = {"projector_hidden_size": 16, "projection_size": 8, "predictor_hidden_size": 16, "queue_size": 16, "topk": 1}
+
+# Run where the package is absent.
+STRANGER = """
+import sys
+sys.modules["uamix_hf"] = None
+import numpy as np
+import torch
+from pathlib import Path
+from safetensors.torch import save_file
+from transformers import AutoConfig, AutoFeatureExtractor, AutoModel
+
+root = Path(sys.argv[1])
+for auto in (AutoConfig, AutoFeatureExtractor, AutoModel):
+    try:
+        auto.from_pretrained(root / "saved", trust_remote_code=False)
+    except ValueError as error:
+        assert "trust_remote_code" in str(error), error
+    else:
+        raise AssertionError(f"{auto} ran code without consent")
+extractor = AutoFeatureExtractor.from_pretrained(root / "saved", trust_remote_code=True)
+model = AutoModel.from_pretrained(root / "saved", trust_remote_code=True).eval()
+for thing in (extractor, model, model.config):
+    assert type(thing).__module__.startswith("transformers_modules."), type(thing)
+inputs = extractor(np.load(root / "wave.npy"), sampling_rate=16000, return_tensors="pt")
+with torch.no_grad():
+    save_file({"embedding": model(**inputs).pooler_output}, root / "output.safetensors")
+model.save_pretrained(root / "again")
+assert sys.modules["uamix_hf"] is None
+"""
 
 
 def log_mels(batch: int, frames: int, mel_bins: int = 128) -> torch.Tensor:
@@ -146,3 +185,43 @@ def check_saved_code(model: PreTrainedModel, clips: torch.Tensor, folder: Path) 
     assert remote.__module__.startswith("transformers_modules.") and remote.config_class is not type(model.config)
     loaded = remote.from_pretrained(folder).eval()
     torch.testing.assert_close(loaded(clips)[0], model(clips)[0], atol=1e-6, rtol=1e-6)
+
+
+def check_tuning_step(model: PreTrainedModel) -> None:
+    """One step of contrastive tuning changes the layers and gives a finite loss."""
+    adapter = EncoderAdapter(model)
+    assert adapter.layers_path == "layers" and adapter.variable_length
+    assert adapter.embedding_size == model.config.embedding_size
+    tuned = UaMixForContrastiveTuning.from_encoder(model, **HEADS).train()
+    before = [parameter.detach().clone() for parameter in model.layers.parameters()]
+    optimizer = torch.optim.SGD([p for p in tuned.parameters() if p.requires_grad], lr=1.0)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        loss = tuned(log_mels(4, 64), mask_of([64, 48, 64, 32], 64), torch.arange(4)).loss
+    loss.backward()
+    optimizer.step()
+    assert loss.isfinite()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
+    assert all(not torch.equal(old, new) for old, new in zip(before, model.layers.parameters(), strict=True))
+
+
+def check_remote_code(model: PreTrainedModel, extractor: AudioMAEFeatureExtractor, folder: Path) -> None:
+    """A saved folder computes the same in a process without the package, and what that saves is complete."""
+    model.save_pretrained(folder / "saved")
+    extractor.save_pretrained(folder / "saved")
+    wave = np.random.default_rng(0).uniform(-0.5, 0.5, 20_000).astype(np.float32)
+    np.save(folder / "wave.npy", wave)
+    (folder / "elsewhere").mkdir()
+    environment = os.environ | {"HF_HOME": str(folder / "home"), "HF_HUB_OFFLINE": "1"}
+    done = subprocess.run(
+        [sys.executable, "-I", "-c", STRANGER, str(folder)],
+        cwd=folder / "elsewhere", env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True,
+        timeout=300,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    with torch.no_grad():
+        expected = model(**extractor(wave, sampling_rate=16_000, return_tensors="pt")).pooler_output
+    torch.testing.assert_close(load_file(folder / "output.safetensors")["embedding"], expected)
+    loaded = type(model).from_pretrained(folder / "again")
+    for name, value in model.state_dict().items():
+        assert torch.equal(loaded.state_dict()[name], value), name

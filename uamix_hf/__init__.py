@@ -19,6 +19,10 @@ from .models.audio_mae.modeling_audio_mae import (
 )
 from .models.beats.configuration_beats import BeatsConfig
 from .models.beats.modeling_beats import BeatsForAudioClassification, BeatsModel
+from .models.mae_ast.configuration_mae_ast import MAEASTConfig
+from .models.mae_ast.modeling_mae_ast import MAEASTModel
+from .models.ssamba.configuration_ssamba import SSAMBAConfig
+from .models.ssamba.modeling_ssamba import SSAMBAModel
 from .tuning.configuration_uamix import UaMixConfig
 
 # Trainers, data and evaluation are imported when they are asked for: they take scikit-learn and datasets.
@@ -31,11 +35,14 @@ AutoModelForAudioClassification.register(AudioMAEConfig, AudioMAEForAudioClassif
 AutoConfig.register("beats", BeatsConfig, exist_ok=True)
 AutoModel.register(BeatsConfig, BeatsModel, exist_ok=True)
 AutoModelForAudioClassification.register(BeatsConfig, BeatsForAudioClassification, exist_ok=True)
+AutoConfig.register("mae_ast", MAEASTConfig, exist_ok=True)
+AutoModel.register(MAEASTConfig, MAEASTModel, exist_ok=True)
+AutoConfig.register("ssamba", SSAMBAConfig, exist_ok=True)
+AutoModel.register(SSAMBAConfig, SSAMBAModel, exist_ok=True)
 AutoConfig.register("uamix", UaMixConfig, exist_ok=True)
-AutoFeatureExtractor.register(AudioMAEConfig, AudioMAEFeatureExtractor, exist_ok=True)
-AutoFeatureExtractor.register(BeatsConfig, AudioMAEFeatureExtractor, exist_ok=True)
-AutoProcessor.register(AudioMAEConfig, AudioMAEFeatureExtractor, exist_ok=True)
-AutoProcessor.register(BeatsConfig, AudioMAEFeatureExtractor, exist_ok=True)
+for _config in (AudioMAEConfig, BeatsConfig, MAEASTConfig, SSAMBAConfig):
+    AutoFeatureExtractor.register(_config, AudioMAEFeatureExtractor, exist_ok=True)
+    AutoProcessor.register(_config, AudioMAEFeatureExtractor, exist_ok=True)
 
 # Saved folders carry the flat modules of the model, so that they load where this package is absent.
 AudioMAEConfig.register_for_auto_class()
@@ -45,4 +52,8 @@ AudioMAEForAudioClassification.register_for_auto_class("AutoModelForAudioClassif
 BeatsConfig.register_for_auto_class()
 BeatsModel.register_for_auto_class("AutoModel")
 BeatsForAudioClassification.register_for_auto_class("AutoModelForAudioClassification")
+MAEASTConfig.register_for_auto_class()
+MAEASTModel.register_for_auto_class("AutoModel")
+SSAMBAConfig.register_for_auto_class()
+SSAMBAModel.register_for_auto_class("AutoModel")
 AudioMAEFeatureExtractor.register_for_auto_class()

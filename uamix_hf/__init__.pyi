@@ -12,6 +12,10 @@ from .models.audio_mae.modeling_audio_mae import (
 )
 from .models.beats.configuration_beats import BeatsConfig
 from .models.beats.modeling_beats import BeatsForAudioClassification, BeatsModel
+from .models.mae_ast.configuration_mae_ast import MAEASTConfig
+from .models.mae_ast.modeling_mae_ast import MAEASTModel
+from .models.ssamba.configuration_ssamba import SSAMBAConfig
+from .models.ssamba.modeling_ssamba import SSAMBAModel
 from .training.checkpoints import RunCheckpointError
 from .training.interruption import RunStoppedError
 from .training.run_identity import AnotherRunError
@@ -36,9 +40,13 @@ __all__ = [
     "DamagedAudioWarning",
     "DataError",
     "InputTooLongError",
+    "MAEASTConfig",
+    "MAEASTModel",
     "NonFiniteLossError",
     "RunCheckpointError",
     "RunStoppedError",
+    "SSAMBAConfig",
+    "SSAMBAModel",
     "TruncatedAudioWarning",
     "UaMixConfig",
     "UaMixForContrastiveTuning",

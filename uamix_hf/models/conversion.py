@@ -9,9 +9,17 @@ from huggingface_hub import ModelCard, ModelCardData
 from .audio_mae.convert_audio_mae import AUDIOMAE, AUDIOMAE_LICENCE
 from .beats.convert_beats import BEATS, OPENBEATS
 from .checkpoint import CheckpointError, KeyReport, UnsafeCheckpointError, find_checkpoint, read_checkpoint
+from .mae_ast.convert_mae_ast import MAE_AST
+from .ssamba.convert_ssamba import SSAMBA
 from .system import System
 
-SYSTEMS: dict[str, System] = {"audiomae": AUDIOMAE, "beats": BEATS, "openbeats": OPENBEATS}
+SYSTEMS: dict[str, System] = {
+    "audiomae": AUDIOMAE,
+    "beats": BEATS,
+    "mae_ast": MAE_AST,
+    "openbeats": OPENBEATS,
+    "ssamba": SSAMBA,
+}
 TEMPLATE = Path(__file__).parent / "templates" / "converted.md"
 
 

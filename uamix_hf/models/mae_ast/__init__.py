@@ -1,0 +1,5 @@
+"""MAE-AST: configuration and encoder, which travel with saved weights as remote code."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
