@@ -21,7 +21,7 @@ LABELS = ("bell", "dog_bark", "engine", "rain", "siren", "wind")
 CLIPS_PER_CLASS = 6
 PAGES = [ROOT / "README.md", *sorted(DOCS.rglob("*.md")), *sorted((ROOT / "examples").rglob("*.md"))]
 # Pages whose Python takes long; the others have the same calls.
-SLOW = {"quick_start", "few_labels", "own_encoder", "pretraining"}
+SLOW = {"quick_start", "few_labels", "own_encoder", "pretraining", "evaluation"}
 CONSOLE = {"accelerate", "git", "hf", "make", "pip", "python", "uamix-hf", "export"}
 
 
