@@ -1,8 +1,8 @@
 from .embedder import AudioEmbedder
-from .log_mels import average_windows, embed_log_mels
+from .log_mels import average_outputs, embed_log_mels
 
 __all__ = [
     "AudioEmbedder",
-    "average_windows",
+    "average_outputs",
     "embed_log_mels",
 ]

@@ -1,4 +1,4 @@
-"""Outputs of a model for whole recordings from their cached log-mels: windows are averaged."""
+"""Outputs of a model for whole recordings, from their cached log-mels."""
 
 from collections.abc import Callable, Iterator
 from itertools import islice
@@ -11,18 +11,18 @@ from ..data import LogMelCollator
 from ..data.checks import checked_batch_size
 from ..models.audio_mae.feature_extraction_audio_mae import AudioMAEFeatureExtractor
 from ..models.audio_mae.modeling_audio_mae import AudioMAEForAudioClassification, AudioMAEModel
+from .windows import average_windows
 
 
-def windows(dataset: Dataset, rows: np.ndarray, max_frames: int) -> Iterator[tuple[int, torch.Tensor]]:
-    """Place in `rows` and log-mel (frames, mel bins) of each window of at most `max_frames` frames."""
+def log_mel_windows(dataset: Dataset, rows: np.ndarray, max_frames: int) -> Iterator[tuple[int, torch.Tensor]]:
+    """Yields the position in `rows` and the log-mel (frames, mel bins) of each window of at most `max_frames`."""
     lengths = np.asarray(dataset["length"][:])[rows]
-    for place in np.argsort(lengths, kind="stable"):  # clips of similar length together leave little padding
-        for window in dataset[int(rows[place])]["log_mel"].split(max_frames):
-            yield int(place), window
+    for position in np.argsort(lengths, kind="stable"):  # batches of similar length have little padding
+        for window in dataset[int(rows[position])]["log_mel"].split(max_frames):
+            yield int(position), window
 
 
-@torch.inference_mode()
-def average_windows(
+def average_outputs(
     forward: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
     model: AudioMAEModel | AudioMAEForAudioClassification,
     feature_extractor: AudioMAEFeatureExtractor,
@@ -31,32 +31,42 @@ def average_windows(
     batch_size: int,
     width: int,
 ) -> np.ndarray:
-    """What `forward` gives (batch, width) for `input_values` and `attention_mask`, averaged over each recording's
-    windows, each weighted by its frames: (rows, width) float32. The model is left in evaluation mode.
+    """Computes outputs of a model for whole recordings, see [`average_windows`]. The model is left in evaluation mode.
+
+    Args:
+        forward: Computes outputs (batch, width) from `input_values` and `attention_mask`.
+        model: The model that `forward` calls.
+        feature_extractor: Normalises and pads the log-mels.
+        dataset: Log-mels of [`cached_log_mels`].
+        rows: Rows of `dataset`; all if None.
+        batch_size: Windows in a batch.
+        width: Dimensions of an output.
+
+    Returns:
+        Means over the windows of each recording (rows, width) float32.
 
     Raises:
-        ValueError: a batch of no windows, or recordings of which the model gives no finite numbers.
+        ValueError: A batch size below 1, or outputs that are not finite.
     """
     batch_size = checked_batch_size(batch_size)
     rows = np.arange(len(dataset)) if rows is None else np.asarray(rows)
     model.eval()
     collator = LogMelCollator(feature_extractor, model.config.max_length, normalize=True)
-    total, frames = np.zeros((len(rows), width)), np.zeros((len(rows), 1))
-    stream = windows(dataset, rows, model.config.max_length)
-    while chunk := list(islice(stream, batch_size)):
-        batch = collator([{"log_mel": window, "sample_id": place} for place, window in chunk])
+
+    @torch.inference_mode()
+    def compute(windows: list[torch.Tensor]) -> tuple[np.ndarray, np.ndarray]:
+        batch = collator.pad([window.float() for window in windows], [0] * len(windows))
         mask = batch["attention_mask"]
-        found = forward(batch["input_values"].to(model.device), mask.to(model.device))
-        lengths = mask.sum(1, keepdim=True).numpy()
-        places = batch["sample_id"].numpy()
-        np.add.at(total, places, found.double().cpu().numpy() * lengths)
-        np.add.at(frames, places, lengths)
-    means = (total / frames).astype(np.float32)
+        outputs = forward(batch["input_values"].to(model.device), mask.to(model.device))
+        return outputs.double().cpu().numpy(), mask.sum(1).numpy()
+
+    windows = log_mel_windows(dataset, rows, model.config.max_length)
+    means = average_windows(iter(lambda: list(islice(windows, batch_size)), []), compute, width)
     if not (finite := np.isfinite(means).all(axis=1)).all():
         ids = np.asarray(dataset["sample_id"][:])[rows[~finite]].tolist()
         raise ValueError(
-            f"The model gives no finite numbers for {len(ids)} of {len(rows)} recordings, of sample_id {ids[:10]}: "
-            "look at its weights, or compute in float32."
+            f"The model's outputs are not finite for {len(ids)} of {len(rows)} recordings, of sample_id {ids[:10]}: "
+            "check its weights, or compute in float32."
         )
     return means
 
@@ -68,15 +78,25 @@ def embed_log_mels(
     rows: np.ndarray | None = None,
     batch_size: int = 32,
 ) -> np.ndarray:
-    """Pooled embeddings (rows, embedding_size) float32 of cached log-mels; all of them by default.
+    """Computes pooled embeddings of cached log-mels, as [`AudioEmbedder`] does of recordings.
 
-    As [`AudioEmbedder`] does with recordings, longer ones are averaged over windows, each weighted by its frames.
-    The encoder is left in evaluation mode.
+    Args:
+        encoder: The encoder, which is left in evaluation mode.
+        feature_extractor: Normalises and pads the log-mels.
+        dataset: Log-mels of [`cached_log_mels`].
+        rows: Rows of `dataset`; all if None.
+        batch_size: Windows in a batch.
+
+    Returns:
+        Embeddings (rows, embedding_size) float32.
+
+    Raises:
+        ValueError: A batch size below 1, or embeddings that are not finite.
     """
-    return average_windows(
+    return average_outputs(
         lambda values, mask: encoder(values, mask).pooler_output,
         encoder, feature_extractor, dataset, rows, batch_size, encoder.config.embedding_size,
     )  # fmt: skip
 
 
-__all__ = ["average_windows", "embed_log_mels", "windows"]
+__all__ = ["average_outputs", "embed_log_mels", "log_mel_windows"]

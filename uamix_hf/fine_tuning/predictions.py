@@ -3,7 +3,7 @@
 import numpy as np
 from datasets import Dataset
 
-from ..embedding.log_mels import average_windows
+from ..embedding.log_mels import average_outputs
 from ..models.audio_mae.feature_extraction_audio_mae import AudioMAEFeatureExtractor
 from ..models.audio_mae.modeling_audio_mae import AudioMAEForAudioClassification
 
@@ -29,7 +29,7 @@ def predict_logits(
     Raises:
         ValueError: logits that are not finite, or an impossible batch size.
     """
-    return average_windows(
+    return average_outputs(
         lambda values, mask: model(values, mask).logits,
         model, feature_extractor, dataset, rows, batch_size, model.num_labels,
     )  # fmt: skip
