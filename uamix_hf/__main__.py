@@ -12,8 +12,13 @@ from .version import PACKAGES, package_versions
 
 # What checkpoints of some systems do not record; each conversion refuses the options that it does not take.
 CONVERSION_OPTIONS: dict[str, tuple[type, str]] = {
-    "num_attention_heads": (int, "audiomae: of the encoder (if not hidden size / 64)"),
-    "decoder_num_attention_heads": (int, "audiomae: of the decoder (if not hidden size / 32)"),
+    "num_attention_heads": (int, "asit, audiomae, birdmae, matpac, passt, ssast: of the encoder (if not size / 64)"),
+    "decoder_num_attention_heads": (int, "audiomae, birdmae: of the decoder (if not hidden size / 32)"),
+    "max_length": (int, "ssast: frames to which the positions of a pretrained model are resized"),
+    "time_stride": (int, "ssast: frames from patch to patch, of the model to make or of fine-tuning"),
+    "mel_stride": (int, "ssast: mel bins from patch to patch, likewise"),
+    "pooling": (str, "ssast: mean (of the patch tokens) or mean_prefix (of class and distillation token)"),
+    "network": (str, "asit: teacher or student"),
     "mean": (float, "openbeats: mean of the log-mels (if not that of the checkpoint, or else BEATs')"),
     "std": (float, "openbeats: standard deviation of the log-mels (likewise)"),
     "max_distance": (int, "openbeats: largest relative position in tokens (if not the checkpoint's, or else 800)"),

@@ -36,8 +36,8 @@ class AudioMAEModelOutput(BaseModelOutputWithPooling):
     """Output of [`AudioMAEModel`].
 
     Args:
-        last_hidden_state (`(batch, 1 + tokens, hidden_size)`): Class token, then patch tokens in time-major order
-            (token `t * bands + f`). If tokens were dropped, only the visible ones, shuffled.
+        last_hidden_state (`(batch, prefix + tokens, hidden_size)`): Prefix tokens, then patch tokens in time-major
+            order (token `t * bands + f`). If tokens were dropped, only the visible ones, shuffled.
         pooler_output (`(batch, embedding_size)`): See `AudioMAEConfig.pooling`.
         hidden_states (`tuple`, *optional*): As in transformers, with `output_hidden_states=True`.
         attentions (`tuple`, *optional*): As in transformers, with `output_attentions=True`.
@@ -76,7 +76,7 @@ class AudioMAEForPreTrainingOutput(ModelOutput):
 
 
 def sincos_position_table(config: AudioMAEConfig, width: int) -> torch.Tensor:
-    """Fixed 2-D sin-cos position table (1, 1 + tokens, width), float32; the class token's row is zero."""
+    """Fixed 2-D sin-cos position table (1, prefix + tokens, width), float32; rows of prefix tokens are zero."""
     time, mel = config.grid_size
     index = torch.arange(time * mel, device="cpu")
     # Audio-MAE's code lays the table out on a (mel, time) grid although token k is (k // mel, k % mel). Released
@@ -85,12 +85,26 @@ def sincos_position_table(config: AudioMAEConfig, width: int) -> torch.Tensor:
     omega = 10000.0 ** -(torch.arange(width // 4, dtype=torch.float64, device="cpu") / (width // 4))
     halves = [torch.outer(position.double(), omega) for position in (index % columns, index // columns)]
     table = torch.cat([wave for half in halves for wave in (half.sin(), half.cos())], dim=1)
-    return F.pad(table, (0, 0, 1, 0)).float()[None]
+    return F.pad(table, (0, 0, config.num_prefix_tokens, 0)).float()[None]
+
+
+def column_frames(attention_mask: torch.Tensor, config: AudioMAEConfig) -> torch.Tensor:
+    """Splits a frame mask (batch, frames) by time column of patches: (batch, columns, patch_size)."""
+    size, stride = config.patch_size, config.strides[0]
+    return attention_mask.unflatten(1, (-1, size)) if stride == size else attention_mask.unfold(1, size, stride)
 
 
 def frames_to_tokens(attention_mask: torch.Tensor, config: AudioMAEConfig) -> torch.Tensor:
-    """Converts a frame mask (batch, frames) to a token mask (batch, tokens), bool: any valid frame is enough."""
-    columns = attention_mask.bool().unflatten(1, (-1, config.patch_size)).any(-1)
+    """Converts a frame mask (batch, frames) to a token mask (batch, tokens), bool.
+
+    Any valid frame is enough; where patches overlap, one that no earlier patch covers, so that a clip has the same
+    tokens alone and in a padded batch.
+    """
+    frames = column_frames(attention_mask.bool(), config)
+    overlap = config.patch_size - config.strides[0]
+    columns = frames[..., overlap:].any(-1)
+    if overlap:
+        columns = torch.cat([frames[:, :1].any(-1), columns[:, 1:]], dim=1)
     return columns.repeat_interleave(config.grid_size[1], dim=1)
 
 
@@ -222,7 +236,7 @@ class AudioMAEPatchEmbeddings(nn.Module):
     def __init__(self, config: AudioMAEConfig):
         super().__init__()
         self.config = config
-        self.projection = nn.Conv2d(1, config.hidden_size, config.patch_size, config.patch_size)
+        self.projection = nn.Conv2d(1, config.hidden_size, config.patch_shape, config.strides)
 
     def forward(self, input_values: torch.Tensor) -> torch.Tensor:
         config = self.config
@@ -238,9 +252,10 @@ class AudioMAEPatchEmbeddings(nn.Module):
                 "Embed long recordings with uamix_hf.AudioEmbedder, which averages windows, or cut them with the "
                 "feature extractor's truncation=True."
             )
-        if frames == 0 or frames % config.patch_size:
+        if frames < config.patch_size or (frames - config.patch_size) % config.strides[0]:
+            rule = "a positive multiple of" if config.strides[0] == config.patch_size else "covered by patches of"
             raise ValueError(
-                f"input_values has {frames} frames, not a positive multiple of patch_size={config.patch_size}: pad "
+                f"input_values has {frames} frames, not {rule} patch_size={config.patch_size}: pad "
                 "with AudioMAEFeatureExtractor, which also makes the attention_mask."
             )
         return self.projection(input_values[:, None]).flatten(2).transpose(1, 2)
@@ -253,7 +268,7 @@ class AudioMAEEmbeddings(AudioMAEFixedBuffers):
         super().__init__()
         self.config = config
         self.patch_embeddings = AudioMAEPatchEmbeddings(config)
-        self.cls_token = nn.Parameter(torch.zeros(1, 1, config.hidden_size))
+        self.cls_token = nn.Parameter(torch.zeros(1, config.num_prefix_tokens, config.hidden_size))
         # Fixed, yet saved: released checkpoints contain their table, which must replace the computed one. It is no
         # frozen parameter, because from_pretrained makes every parameter trainable.
         self.register_fixed_buffers()
@@ -263,14 +278,15 @@ class AudioMAEEmbeddings(AudioMAEFixedBuffers):
         return {"position_embeddings": sincos_position_table(self.config, self.config.hidden_size)}
 
     def forward(self, input_values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Returns the class token (batch, 1, hidden_size) and patch tokens (batch, tokens, hidden_size) with positions.
+        """Returns prefix tokens (batch, prefix, hidden_size) and patch tokens (batch, tokens, hidden_size).
 
-        A shorter input uses the beginning of the table, which in time-major order gives every token the position it had
-        in pretraining.
+        Positions are added. A shorter input uses the beginning of the table, which in time-major order gives every
+        token the position it had in pretraining.
         """
         patches = self.patch_embeddings(input_values.to(self.cls_token.dtype))
-        patches = patches + self.position_embeddings[:, 1 : 1 + patches.shape[1]]
-        cls = (self.cls_token + self.position_embeddings[:, :1]).expand(patches.shape[0], -1, -1)
+        prefix = self.config.num_prefix_tokens
+        patches = patches + self.position_embeddings[:, prefix : prefix + patches.shape[1]]
+        cls = (self.cls_token + self.position_embeddings[:, :prefix]).expand(patches.shape[0], -1, -1)
         return self.dropout(cls), self.dropout(patches)
 
 
@@ -539,12 +555,12 @@ class AudioMAEDecoder(AudioMAEFixedBuffers):
 
 
 def encoder_attention_mask(config: AudioMAEConfig, hidden_states: torch.Tensor, valid: torch.Tensor | None) -> Any:
-    """Makes the attention mask from the valid patch tokens (batch, tokens); the class token is always valid.
+    """Makes the attention mask from the valid patch tokens (batch, tokens); prefix tokens are always valid.
 
     It is None without padding, so that attention takes its fast path.
     """
     if valid is not None:
-        valid = F.pad(valid, (1, 0), value=True)
+        valid = F.pad(valid, (config.num_prefix_tokens, 0), value=True)
     return create_bidirectional_mask(config=config, inputs_embeds=hidden_states, attention_mask=valid)
 
 
@@ -633,7 +649,7 @@ class AudioMAEPreTrainedModel(PreTrainedModel):
 class AudioMAEModel(AudioMAEPreTrainedModel):
     """The encoder. It drops tokens only if `forward` is given a ratio."""
 
-    _keys_to_ignore_on_load_unexpected = [r"^decoder\.", r"^classifier\."]
+    _keys_to_ignore_on_load_unexpected = [r"^decoder\.", r"^classifier(_layernorm)?\."]
 
     def __init__(self, config: AudioMAEConfig):
         super().__init__(config)
@@ -642,9 +658,9 @@ class AudioMAEModel(AudioMAEPreTrainedModel):
         last = max(1, config.num_hidden_layers - 1)
         rates = [config.drop_path_rate * depth / last for depth in range(config.num_hidden_layers)]
         self.layers = nn.ModuleList(AudioMAELayer(config, width, heads, inner, rate) for rate in rates)
-        fine_tuned = config.pooling == "mean_fc_norm"
-        self.layernorm = nn.Identity() if fine_tuned else nn.LayerNorm(width, eps=config.layer_norm_eps)
-        self.fc_norm = nn.LayerNorm(width, eps=config.layer_norm_eps) if fine_tuned else nn.Identity()
+        no_norm, fc_norm = config.pooling == "mean_fc_norm", config.pooling in ("mean_fc_norm", "mean_two_norms")
+        self.layernorm = nn.Identity() if no_norm else nn.LayerNorm(width, eps=config.layer_norm_eps)
+        self.fc_norm = nn.LayerNorm(width, eps=config.layer_norm_eps) if fc_norm else nn.Identity()
         size = config.whitening_size
         self.whitening = AudioMAEWhitening(config.pooled_size, size) if size else nn.Identity()
         self.post_init()
@@ -687,8 +703,8 @@ class AudioMAEModel(AudioMAEPreTrainedModel):
         """Encodes log-mel spectrograms.
 
         Args:
-            input_values (`(batch, frames, num_mel_bins)`): Normalised log-mel, float; frames a multiple of
-                `patch_size`, at most `max_length`.
+            input_values (`(batch, frames, num_mel_bins)`): Normalised log-mel, float; frames that whole patches cover
+                (a multiple of `patch_size`, unless they overlap), at most `max_length`.
             attention_mask (`(batch, frames)`, *optional*): 1 = audio, 0 = padding. Tokens of padding neither attend,
                 nor are attended to, nor count in the pooled mean.
             mask_ratio (`float`, *optional*): Fraction of each clip's tokens to drop before the layers.
@@ -723,10 +739,11 @@ class AudioMAEModel(AudioMAEPreTrainedModel):
         token_mask = encoder_attention_mask(self.config, hidden_states, visible)
         for layer in self.layers:
             hidden_states = layer(hidden_states, token_mask)
-        hidden_states = self.layernorm(hidden_states)
+        last_hidden_state = self.layernorm(hidden_states)
+        pooled_states = hidden_states if self.config.pooling == "mean_two_norms" else last_hidden_state
         return AudioMAEModelOutput(
-            last_hidden_state=hidden_states,
-            pooler_output=self.whitening(self.pool(hidden_states, visible, attention_mask, ids_restore)),
+            last_hidden_state=last_hidden_state,
+            pooler_output=self.whitening(self.pool(pooled_states, visible, attention_mask, ids_restore)),
             mask=mask,
             ids_restore=ids_restore,
         )
@@ -744,9 +761,12 @@ class AudioMAEModel(AudioMAEPreTrainedModel):
         """
         if self.config.pooling == "cls":
             return hidden_states[:, 0]
-        patches = hidden_states[:, 1:].to(torch.promote_types(hidden_states.dtype, torch.float32))
+        prefix = self.config.num_prefix_tokens
+        if self.config.pooling == "mean_prefix":
+            return hidden_states[:, :prefix].mean(dim=1)
+        patches = hidden_states[:, prefix:].to(torch.promote_types(hidden_states.dtype, torch.float32))
         with torch.autocast(patches.device.type, enabled=False):
-            if self.config.pooling == "mean_time":
+            if self.config.pooling in ("mean_time", "mean_time_tokens"):
                 pooled = self.pool_time(patches, visible, attention_mask, ids_restore)
             elif visible is None:
                 pooled = patches.mean(dim=1)
@@ -764,17 +784,17 @@ class AudioMAEModel(AudioMAEPreTrainedModel):
     ) -> torch.Tensor:
         """Averages each frequency band over time, lowest band first: (batch, bands * hidden_size).
 
-        A token is weighted by its frames of audio, because the last one of a short clip may be mostly padding. A band
-        whose tokens were all dropped gets the mean of all bands. `patches` are at least float32.
+        With `"mean_time"`, a token is weighted by its frames of audio, because the last one of a short clip may be
+        mostly padding. A band whose tokens were all dropped gets the mean of all bands. `patches` are at least float32.
         """
         batch, tokens, _ = patches.shape
-        bands, side = self.config.grid_size[1], self.config.patch_size
+        bands = self.config.grid_size[1]
         position = torch.arange(tokens, device=patches.device).expand(batch, -1)
         if ids_restore is not None:  # tokens are shuffled
             position = ids_restore.argsort(dim=1)[:, :tokens]
         weight = F.one_hot(position % bands, bands).to(patches.dtype)
-        if attention_mask is not None:
-            audio = attention_mask.to(patches.dtype).unflatten(1, (-1, side)).mean(dim=2)
+        if attention_mask is not None and self.config.pooling == "mean_time":
+            audio = column_frames(attention_mask.to(patches.dtype), self.config).mean(dim=2)
             weight = weight * audio.gather(1, position // bands)[..., None]
         if visible is not None:
             weight = weight * visible[..., None]
@@ -788,6 +808,12 @@ class AudioMAEForPreTraining(AudioMAEPreTrainedModel):
 
     def __init__(self, config: AudioMAEConfig):
         super().__init__(config)
+        if config.num_prefix_tokens != 1 or len({*config.patch_shape, *config.strides}) > 1:
+            raise ValueError(
+                f"AudioMAEForPreTraining reconstructs square patches that do not overlap, after one prefix token: not "
+                f"num_prefix_tokens={config.num_prefix_tokens}, patches of {config.patch_shape}, strides "
+                f"{config.strides} (frames, mel bins)."
+            )
         self.audio_mae = AudioMAEModel(config)
         self.decoder = AudioMAEDecoder(config)
         self.post_init()
@@ -881,6 +907,8 @@ class AudioMAEForAudioClassification(AudioMAEPreTrainedModel):
         super().__init__(config)
         self.num_labels: int = config.num_labels  # type: ignore[assignment]
         self.audio_mae = AudioMAEModel(config)
+        eps = config.classifier_layer_norm_eps
+        self.classifier_layernorm = nn.Identity() if eps is None else nn.LayerNorm(config.embedding_size, eps=eps)
         self.classifier = AudioMAEClassifier(config.embedding_size, self.num_labels)
         self.post_init()
 
@@ -913,7 +941,7 @@ class AudioMAEForAudioClassification(AudioMAEPreTrainedModel):
         """
         ratios = self.patchout() if self.training else {}
         encoded = self.audio_mae(input_values, attention_mask, **{**ratios, **kwargs})
-        logits = self.classifier(encoded.pooler_output)
+        logits = self.classifier(self.classifier_layernorm(encoded.pooler_output))
         loss = None if labels is None else self.loss_function(labels, logits.float(), self.config)
         return SequenceClassifierOutput(
             loss=loss, logits=logits, hidden_states=encoded.hidden_states, attentions=encoded.attentions

@@ -224,11 +224,12 @@ def check_fit(config: PreTrainedConfig, extractor: Any) -> None:
         ValueError: They do not.
     """
     name = type(extractor).__name__
-    for size in ("num_mel_bins", "patch_size"):
-        if getattr(extractor, size, None) != getattr(config, size):
+    for size in ("num_mel_bins", "patch_size", "time_stride"):
+        made, taken = getattr(extractor, size, None), getattr(config, size, None)
+        if made != taken:
             raise ValueError(
-                f"{name} has {size}={getattr(extractor, size, None)} and the model {getattr(config, size)}: give the "
-                "feature extractor that was saved with the model."
+                f"{name} has {size}={made} and the model {taken}: give the feature extractor that was saved with the "
+                "model."
             )
     if extractor.max_length > config.max_length:
         raise ValueError(

@@ -89,6 +89,8 @@ def choose(names: list[str], source: str) -> str:
 def read_checkpoint(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
     """Reads the tensors by key, and the other entries of the file, such as `args`, `cfg` or `label_dict`.
 
+    Where a file has several dictionaries of tensors and no tensors beside them, their names come before the keys.
+
     A pickle is read with `weights_only=True`, which builds only tensors and plain containers, and
     `argparse.Namespace`, which Audio-MAE's training script stores.
 
@@ -119,6 +121,12 @@ def read_checkpoint(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]
     entries = {key: value for key, value in content.items() if key != wrapper and not isinstance(value, torch.Tensor)}
     weights = content[wrapper] if wrapper else content
     tensors = {key: value for key, value in weights.items() if isinstance(value, torch.Tensor)}
+    if not tensors:  # several networks in one file
+        nested = [(name, part) for name, part in weights.items() if isinstance(part, Mapping)]
+        tensors = {
+            f"{name}.{key}": value for name, part in nested for key, value in part.items()
+            if isinstance(value, torch.Tensor)
+        }  # fmt: skip
     if not tensors:
         raise CheckpointError(f"{path} holds no tensors.")
     return tensors, entries

@@ -6,7 +6,12 @@ from typing import Any
 
 from huggingface_hub import ModelCard, ModelCardData
 
+from .audio_mae.convert_asit import ASIT
 from .audio_mae.convert_audio_mae import AUDIOMAE, AUDIOMAE_LICENCE
+from .audio_mae.convert_birdmae import BIRDMAE
+from .audio_mae.convert_matpac import MATPAC
+from .audio_mae.convert_passt import PASST
+from .audio_mae.convert_ssast import SSAST
 from .beats.convert_beats import BEATS, OPENBEATS
 from .checkpoint import CheckpointError, KeyReport, UnsafeCheckpointError, find_checkpoint, read_checkpoint
 from .mae_ast.convert_mae_ast import MAE_AST
@@ -14,11 +19,16 @@ from .ssamba.convert_ssamba import SSAMBA
 from .system import System
 
 SYSTEMS: dict[str, System] = {
+    "asit": ASIT,
     "audiomae": AUDIOMAE,
     "beats": BEATS,
+    "birdmae": BIRDMAE,
     "mae_ast": MAE_AST,
+    "matpac": MATPAC,
     "openbeats": OPENBEATS,
+    "passt": PASST,
     "ssamba": SSAMBA,
+    "ssast": SSAST,
 }
 TEMPLATE = Path(__file__).parent / "templates" / "converted.md"
 

@@ -41,15 +41,26 @@ class AudioMAEConfig(PreTrainedConfig):
             falls linearly to 0 at the first layer (stochastic depth). Audio-MAE fine-tunes with 0.1.
         initializer_range: Standard deviation of the class and mask tokens; linear layers are Xavier-uniform.
         classifier_initializer_range: Standard deviation of a new classification head (truncated normal).
-        layer_norm_eps: Epsilon of every LayerNorm. 1e-6 in Audio-MAE; the library's usual 1e-12 changes the features.
+        classifier_layer_norm_eps: Epsilon of a LayerNorm before the classification head, as in SSAST and PaSST; no such
+            LayerNorm if None.
+        layer_norm_eps: Epsilon of every other LayerNorm. 1e-6 in Audio-MAE; the library's usual 1e-12 changes the
+            features.
         qkv_bias: Whether the query, key and value projections have a bias.
         num_mel_bins: Mel bins of the input.
         max_length: Longest input in frames (10 ms each), which is the length of the position table.
-        patch_size: Side of a square patch in frames and mel bins; patches do not overlap.
+        patch_size: Side of a square patch in frames and mel bins.
+        patch_mel_bins: Mel bins of a patch that is not square; `patch_size` if None.
+        time_stride: Frames from patch to patch, if patches overlap; `patch_size` if None.
+        mel_stride: Mel bins from patch to patch, if patches overlap; the mel bins of a patch if None. Mel bins after
+            the last whole patch are then ignored.
+        num_prefix_tokens: Tokens before the patch tokens: the class token, and the distillation token where it is 2.
         pooling: How `pooler_output` is made. `"mean"`: mean of the normalised patch tokens. `"cls"`: the normalised
-            class token. `"mean_fc_norm"`: LayerNorm of the mean of un-normalised patch tokens (fine-tuned Audio-MAE).
-            `"mean_time"`: mean over time of each frequency band's normalised tokens, bands concatenated, as M2D and
-            MATPAC do; the embedding keeps the frequency and has as many times the dimensions as there are bands.
+            class token. `"mean_prefix"`: mean of the normalised prefix tokens. `"mean_fc_norm"`: LayerNorm of the mean
+            of un-normalised patch tokens (fine-tuned Audio-MAE). `"mean_two_norms"`: the same, while the tokens of
+            `last_hidden_state` are normalised by another LayerNorm (Bird-MAE).
+            `"mean_time"`: mean over time of each frequency band's normalised tokens, bands concatenated, as in M2D;
+            the embedding keeps the frequency and has as many times the dimensions as there are bands. Tokens are
+            weighted by their frames of audio; with `"mean_time_tokens"` all have the same weight, as in MATPAC.
         whitening_size: Output dimensions of the fixed affine map after the pooling, which `uamix_hf.fit_whitening` fits
             to unlabelled audio; 0 for no such map.
         position_layout: Grid on which the sin-cos table is laid out. `"audiomae"`: (mel, time), as in the released
@@ -99,12 +110,19 @@ class AudioMAEConfig(PreTrainedConfig):
     drop_path_rate: float | int = 0.0
     initializer_range: float | int = 0.02
     classifier_initializer_range: float | int = 2e-5
+    classifier_layer_norm_eps: float | int | None = None
     layer_norm_eps: float | int = 1e-6
     qkv_bias: bool = True
     num_mel_bins: int = 128
     max_length: int = 1024
     patch_size: int = 16
-    pooling: Literal["mean", "cls", "mean_fc_norm", "mean_time"] = "mean"
+    patch_mel_bins: int | None = None
+    time_stride: int | None = None
+    mel_stride: int | None = None
+    num_prefix_tokens: int = 1
+    pooling: Literal[
+        "mean", "cls", "mean_prefix", "mean_fc_norm", "mean_two_norms", "mean_time", "mean_time_tokens"
+    ] = "mean"
     whitening_size: int = 0
     position_layout: Literal["audiomae", "time_freq"] = "audiomae"
     decoder_type: Literal["global", "local"] = "global"
@@ -158,19 +176,57 @@ class AudioMAEConfig(PreTrainedConfig):
         return cls(**{**fields, **overrides})
 
     @property
+    def patch_shape(self) -> tuple[int, int]:
+        """Size of a patch: (frames, mel bins)."""
+        return self.patch_size, self.patch_size if self.patch_mel_bins is None else self.patch_mel_bins
+
+    @property
+    def strides(self) -> tuple[int, int]:
+        """Distance from patch to patch: (frames, mel bins)."""
+        time, mel = self.patch_shape
+        return (
+            time if self.time_stride is None else self.time_stride,
+            mel if self.mel_stride is None else self.mel_stride,
+        )
+
+    @property
     def grid_size(self) -> tuple[int, int]:
         """Token grid of an input of `max_length` frames: (time, mel)."""
-        return self.max_length // self.patch_size, self.num_mel_bins // self.patch_size
+        sizes = zip((self.max_length, self.num_mel_bins), self.patch_shape, self.strides, strict=True)
+        time, mel = ((size - patch) // stride + 1 for size, patch, stride in sizes)
+        return time, mel
 
     @property
     def pooled_size(self) -> int:
         """Dimensions of the pooled tokens, before whitening."""
-        return self.hidden_size * (self.grid_size[1] if self.pooling == "mean_time" else 1)
+        return self.hidden_size * (self.grid_size[1] if self.pooling.startswith("mean_time") else 1)
 
     @property
     def embedding_size(self) -> int:
         """Dimensions of `pooler_output`."""
         return self.whitening_size or self.pooled_size
+
+    def _check_patches(self) -> None:
+        """Raises ValueError if patches do not fit into the input, or skip a part of it."""
+        axes = (
+            ("max_length", self.max_length, "patch_size", self.patch_size, "time_stride", self.time_stride),
+            ("num_mel_bins", self.num_mel_bins, "patch_mel_bins", self.patch_shape[1], "mel_stride", self.mel_stride),
+        )
+        for name, size, patch_name, patch, stride_name, stride in axes:
+            if patch < 1 or (stride is None and size % patch):
+                raise ValueError(f"{name}={size} is not a multiple of {patch_name}={patch}.")
+            if stride is not None and not 1 <= stride <= patch <= size:
+                raise ValueError(
+                    f"{stride_name}={stride}, {patch_name}={patch}, {name}={size}: expected an ascending order from 1, "
+                    "or parts of the input are skipped."
+                )
+        if (self.max_length - self.patch_size) % self.strides[0]:
+            raise ValueError(
+                f"max_length={self.max_length} is not patch_size={self.patch_size} plus a multiple of "
+                f"time_stride={self.time_stride}."
+            )
+        if self.num_prefix_tokens < 1:
+            raise ValueError(f"num_prefix_tokens={self.num_prefix_tokens}: there is at least the class token.")
 
     def validate_geometry(self) -> None:
         """Checks sizes and ratios. Sizes that do not divide would silently drop frames, mel bins or channels.
@@ -178,9 +234,8 @@ class AudioMAEConfig(PreTrainedConfig):
         Raises:
             ValueError: A size that does not divide, or a value out of range.
         """
+        self._check_patches()
         for name, size, by, divisor in (
-            ("max_length", self.max_length, "patch_size", self.patch_size),
-            ("num_mel_bins", self.num_mel_bins, "patch_size", self.patch_size),
             ("hidden_size", self.hidden_size, "num_attention_heads", self.num_attention_heads),
             ("hidden_size", self.hidden_size, "4 (sin-cos positions)", 4),
             (

@@ -6,8 +6,9 @@ from typing import Any
 import torch
 from huggingface_hub.errors import StrictDataclassError
 
-from ..checkpoint import CheckpointError, KeyReport, load_converted
+from ..checkpoint import CheckpointError, KeyReport
 from ..system import System
+from ..vit_layout import BLOCK, fill
 from .configuration_audio_mae import AudioMAEConfig
 from .feature_extraction_audio_mae import AudioMAEFeatureExtractor
 from .modeling_audio_mae import (
@@ -17,20 +18,12 @@ from .modeling_audio_mae import (
     AudioMAEPreTrainedModel,
 )
 
-# Their names -> ours. `attn.qkv` is split into three; WINDOW_BIAS exists in the layers of the local decoder only.
+# Their names -> ours. WINDOW_BIAS exists in the layers of the local decoder only.
 STEM = {
     "cls_token": "embeddings.cls_token",
     "pos_embed": "embeddings.position_embeddings",
     "patch_embed.proj.weight": "embeddings.patch_embeddings.projection.weight",
     "patch_embed.proj.bias": "embeddings.patch_embeddings.projection.bias",
-}
-BLOCK = {
-    "norm1": "layernorm_before",
-    "attn.qkv": "attention.{q,k,v}_proj",
-    "attn.proj": "attention.o_proj",
-    "norm2": "layernorm_after",
-    "mlp.fc1": "mlp.fc1",
-    "mlp.fc2": "mlp.fc2",
 }
 WINDOW_BIAS = {"attn.meta_mlp.fc1": "attention.bias_fc1", "attn.meta_mlp.fc2": "attention.bias_fc2"}
 DECODER = {
@@ -43,7 +36,6 @@ DECODER = {
     "decoder_pred.weight": "decoder.predict.weight",
     "decoder_pred.bias": "decoder.predict.bias",
 }
-QKV = "{q,k,v}"
 
 
 def layout(config: AudioMAEConfig, kind: type[AudioMAEPreTrainedModel]) -> Iterator[tuple[str, str]]:
@@ -179,20 +171,7 @@ def convert_audiomae(
         CheckpointError: Keys or shapes that are not Audio-MAE's, or that contradict each other.
     """
     config, kind = read_config(tensors, entries.get("args"), num_attention_heads, decoder_num_attention_heads)
-    pairs = dict(layout(config, kind))
-    report = KeyReport(
-        used=[key for key in tensors if key in pairs],
-        ignored={key: why_ignored(key) for key in tensors if key not in pairs},
-        missing=[key for key in pairs if key not in tensors],
-    )
-    state: dict[str, torch.Tensor] = {}
-    for key in report.used:
-        ours, tensor = pairs[key], tensors[key].float()
-        if QKV in ours:
-            state |= {ours.replace(QKV, part): rows for part, rows in zip("qkv", tensor.chunk(3), strict=True)}
-        else:
-            state[ours] = tensor
-    model = load_converted(kind(config), state, report)
+    model, report = fill(kind(config), tensors, dict(layout(config, kind)), why_ignored)
     extractor = AudioMAEFeatureExtractor(
         num_mel_bins=config.num_mel_bins,
         max_length=config.max_length,
