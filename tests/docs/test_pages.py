@@ -1,10 +1,13 @@
 """What the documentation shows works: Python blocks run as written, commands name scripts and flags that exist."""
 
 import csv
+import functools
+import io
 import re
 import runpy
 import shlex
 import sys
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +16,7 @@ import pytest
 import soundfile
 
 from uamix_hf import AudioMAEFeatureExtractor, AudioMAEForAudioClassification
+from uamix_hf.__main__ import CONVERSION_OPTIONS, build_parser
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
@@ -21,7 +25,8 @@ LABELS = ("bell", "dog_bark", "engine", "rain", "siren", "wind")
 CLIPS_PER_CLASS = 6
 PAGES = [ROOT / "README.md", *sorted(DOCS.rglob("*.md")), *sorted((ROOT / "examples").rglob("*.md"))]
 # Pages whose Python takes long; the others have the same calls.
-SLOW = {"quick_start", "few_labels", "own_encoder", "pretraining", "evaluation"}
+SLOW = {"quick_start", "few_labels", "own_encoder", "pretraining", "evaluation", "fine_tuning"}
+OTHER_FLAGS = {"--multi_gpu", "--num_processes", "--cpu", "--config_file", "--repo"}  # of accelerate and hf
 CONSOLE = {"accelerate", "git", "hf", "make", "pip", "python", "uamix-hf", "export"}
 
 
@@ -106,21 +111,42 @@ def test_commands_are_known_and_their_scripts_and_targets_exist() -> None:
         for words in commands(page):
             assert words[0] in CONSOLE, f"{name_of(page)}: {words[0]}"
             assert words[0] != "make" or words[1] in targets, f"{name_of(page)}: make {words[1]}"
+            if words[0] == "uamix-hf":
+                build_parser().parse_args(words[1:])
     missing = {(page, script) for page, script, _ in script_commands() if not (ROOT / script).is_file()}
     assert not missing
 
 
-@pytest.mark.parametrize("script", sorted({script for _, script, flags in script_commands() if flags}))
-def test_commands_use_flags_that_exist(
-    script: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
-) -> None:
-    monkeypatch.setattr(sys, "argv", [script, "--help"])
-    monkeypatch.syspath_prepend(str((ROOT / script).parent))
-    with pytest.raises(SystemExit):
+@functools.cache
+def flags_of(script: str) -> set[str]:
+    """The flags that `script --help` lists."""
+    printed = io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(printed), pytest.raises(SystemExit):
+        patch.setattr(sys, "argv", [script, "--help"])
+        patch.syspath_prepend(str((ROOT / script).parent))
         runpy.run_path(str(ROOT / script), run_name="__main__")
-    known = set(re.findall(r"--\w+", capsys.readouterr().out))
+    return set(re.findall(r"--\w+", printed.getvalue()))
+
+
+@pytest.mark.parametrize("script", sorted({script for _, script, flags in script_commands() if flags}))
+def test_commands_use_flags_that_exist(script: str) -> None:
     used = [(page, flag) for page, name, flags in script_commands() if name == script for flag in flags]
-    assert not [(page, flag) for page, flag in used if flag not in known]
+    assert not [(page, flag) for page, flag in used if flag not in flags_of(script)]
+
+
+def test_flags_in_the_text_exist() -> None:
+    """Each is one of a script that some page runs, of `uamix-hf` or of a launcher."""
+    known = OTHER_FLAGS | {f"--{name}" for name in CONVERSION_OPTIONS}
+    for script in {script for _, script, flags in script_commands() if flags}:
+        known |= flags_of(script)
+    found = set()
+    for page in PAGES:
+        text = re.sub(r"^```.*?^```$", "", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+        found |= {
+            (name_of(page), flag) for code in re.findall(r"`([^`]+)`", text) for flag in re.findall(r"--\w+", code)
+        }
+    assert not {(page, flag) for page, flag in found if flag not in known}
+    assert len(found) > 80
 
 
 def test_every_block_names_a_language_that_is_checked() -> None:
