@@ -17,6 +17,7 @@ import soundfile
 
 from uamix_hf import AudioMAEFeatureExtractor, AudioMAEForAudioClassification
 from uamix_hf.__main__ import CONVERSION_OPTIONS, build_parser
+from uamix_hf.models.conversion import SYSTEMS
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
@@ -162,3 +163,11 @@ def test_the_clip_of_the_quick_start_is_what_its_note_says() -> None:
     clip, rate = soundfile.read(ROOT / "examples" / f"{label}.flac", dtype="float32")
     assert rate == 16_000
     np.testing.assert_allclose(clip, expected, atol=2**-14)  # 16 bits
+
+
+def test_the_page_on_released_weights_has_every_system_with_its_licence() -> None:
+    page = (DOCS / "how_to" / "released_weights.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `(\w+)` \|.*(arXiv [\d.]+).*\| ([\w.-]+) \|$", page, flags=re.MULTILINE)
+    assert [row[0] for row in rows] == sorted(SYSTEMS)
+    for name, paper, licence in rows:
+        assert licence == SYSTEMS[name].licence and paper in SYSTEMS[name].citation, name
