@@ -44,7 +44,6 @@ IMPLEMENTED = {
 }
 # Settings of `cfg` that act in the released training code only.
 TRAINING_SETTINGS = ("encoder_layerdrop", "dropout_input", "predictor_dropout")
-MEL_BINS = 128
 # Of the log-mels: the statistics in BEATs' code, which the openbeats library also falls back to.
 BEATS_MEAN, BEATS_STD = 15.41663, 6.55582
 MAX_DISTANCE = 800  # of all released models; the default in BEATs' code, 1280, is that of none
@@ -112,7 +111,6 @@ def read_config(
         "intermediate_size": size("encoder_ffn_embed_dim", shape("encoder.layers.0.fc1.weight", 2)[0]),
         "patch_embedding_size": size("embed_dim", patch[0]),
         "patch_size": size("input_patch_size", patch[-1]),
-        "num_mel_bins": MEL_BINS,
         "num_conv_pos_embeddings": size("conv_pos", kernel),
         "num_conv_pos_embedding_groups": size("conv_pos_groups", width // group_width),
         "num_buckets": size("num_buckets", buckets),
