@@ -23,8 +23,9 @@ from compare import BenchmarkArguments, Row, interleaved, parse, ratio_row, repo
 from datasets import Dataset
 from training_steps import make_model, training_step
 
-from uamix_hf import AudioMAEFeatureExtractor, UaMixForContrastiveTuning, UaMixTrainer, UaMixTrainingArguments
+from uamix_hf import AudioMAEFeatureExtractor, UaMixForContrastiveTuning, UaMixTrainingArguments
 from uamix_hf.data import DataArguments, prepare
+from uamix_hf.tuning import StageTrainer
 
 FILE_RATE = 44_100
 LAYERS = 2
@@ -67,10 +68,10 @@ def read_recordings(folder: Path) -> Dataset:
     return prepare(DataArguments([str(folder)], cache_dir=cache), AudioMAEFeatureExtractor()).dataset
 
 
-def make_trainer(model: UaMixForContrastiveTuning, dataset: Dataset, folder: Path, **arguments: Any) -> UaMixTrainer:
+def make_trainer(model: UaMixForContrastiveTuning, dataset: Dataset, folder: Path, **arguments: Any) -> StageTrainer:
     """On a GPU if there is one; keywords are training arguments."""
     args = UaMixTrainingArguments(str(folder), report_to="none", use_cpu=not torch.cuda.is_available(), **arguments)
-    return UaMixTrainer(model, args, dataset, AudioMAEFeatureExtractor())
+    return StageTrainer(model, args, dataset, AudioMAEFeatureExtractor())
 
 
 def run_epoch(step: Callable[[Any], float], batches: Iterable[Any]) -> Epoch:
@@ -90,7 +91,7 @@ def run_epoch(step: Callable[[Any], float], batches: Iterable[Any]) -> Epoch:
     return Epoch(losses, end - start, waited + end - asked)
 
 
-def loader_of(trainer: UaMixTrainer, dataset: Dataset) -> Any:
+def loader_of(trainer: StageTrainer, dataset: Dataset) -> Any:
     """The trainer's own loader of these rows."""
     trainer.train_dataset = dataset
     return trainer.get_train_dataloader()

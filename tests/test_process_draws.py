@@ -25,7 +25,7 @@ from uamix_hf.fine_tuning import pseudo_labels as pseudo
 from uamix_hf.fine_tuning.labels import with_labels
 from uamix_hf.pretraining import PretrainingArguments, PretrainingTrainer
 from uamix_hf.training import augmentations as views
-from uamix_hf.tuning import UaMixConfig, UaMixForContrastiveTuning, UaMixTrainer, UaMixTrainingArguments, mixing
+from uamix_hf.tuning import StageTrainer, UaMixConfig, UaMixForContrastiveTuning, UaMixTrainingArguments, mixing
 
 pytestmark = pytest.mark.slow
 WORLD, STEPS, SAVED = 2, 4, 2
@@ -57,7 +57,7 @@ def make_trainer(kind: str, folder: Path) -> Trainer:
         model = make_classifier(encoder, 3, problem_type="single_label_classification")
         return pseudo.PseudoLabelTrainer(model, args, labelled, EXTRACTOR, UaMixConfig(token_drop=0.5), [])
     model = UaMixForContrastiveTuning.from_encoder(encoder, token_drop=0.5, **HEADS)
-    return UaMixTrainer(model, args, clips, EXTRACTOR, kind)
+    return StageTrainer(model, args, clips, EXTRACTOR, kind)
 
 
 def recorded(found: dict[str, list], name: str, original: Callable) -> Callable:

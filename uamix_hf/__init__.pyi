@@ -20,7 +20,7 @@ from .training.checkpoints import RunCheckpointError
 from .training.interruption import RunStoppedError
 from .training.run_identity import AnotherRunError
 from .training.trainer import NonFiniteLossError
-from .tuning import UaMixConfig, UaMixForContrastiveTuning, UaMixTrainer, UaMixTrainingArguments
+from .tuning import UaMixConfig, UaMixForContrastiveTuning, UaMixTrainingArguments
 from .tuning.whitening import fit_whitening
 from .version import __version__
 
@@ -50,7 +50,6 @@ __all__ = [
     "TruncatedAudioWarning",
     "UaMixConfig",
     "UaMixForContrastiveTuning",
-    "UaMixTrainer",
     "UaMixTrainingArguments",
     "__version__",
     "compute_norm_stats",

@@ -18,13 +18,13 @@ from uamix_hf import (
     AudioEmbedder,
     AudioMAEModel,
     UaMixForContrastiveTuning,
-    UaMixTrainer,
     UaMixTrainingArguments,
     load_audio,
 )
 from uamix_hf.data import LabelledClips, load_recordings
 from uamix_hf.evaluation import ProtocolArguments, make_splits, protocol_splits
 from uamix_hf.models.conversion import convert
+from uamix_hf.tuning import StageTrainer
 
 PAGE = (Path(__file__).parents[2] / "docs" / "troubleshooting.md").read_text(encoding="utf-8")
 VARIABLE = "…"
@@ -89,7 +89,7 @@ def contract(folder: Path) -> None:
 
 def too_few_clips(folder: Path) -> None:
     model = UaMixForContrastiveTuning.from_encoder(AudioMAEModel(CONFIG), topk=1, queue_size=4)
-    UaMixTrainer(model, UaMixTrainingArguments(str(folder), use_cpu=True), log_mels(tones(1)[0]), EXTRACTOR)
+    StageTrainer(model, UaMixTrainingArguments(str(folder), use_cpu=True), log_mels(tones(1)[0]), EXTRACTOR)
 
 
 def accumulation(folder: Path) -> None:

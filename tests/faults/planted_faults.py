@@ -17,9 +17,9 @@ def die() -> None:
 
 def kill_in_step(stage: str, step: int, rank: int = 0) -> None:
     """SIGKILL between the forward and the backward pass of a step, whose clips the support set has taken in."""
-    from uamix_hf import UaMixTrainer
+    from uamix_hf.tuning import StageTrainer
 
-    compute_loss = UaMixTrainer.compute_loss
+    compute_loss = StageTrainer.compute_loss
 
     def compute_loss_and_die(self: Any, *args: Any, **kwargs: Any) -> Any:
         loss = compute_loss(self, *args, **kwargs)
@@ -27,7 +27,7 @@ def kill_in_step(stage: str, step: int, rank: int = 0) -> None:
             die()
         return loss
 
-    UaMixTrainer.compute_loss = compute_loss_and_die  # type: ignore[method-assign]
+    StageTrainer.compute_loss = compute_loss_and_die  # type: ignore[method-assign]
 
 
 def kill_in_save(file: str) -> None:

@@ -12,11 +12,11 @@ from safetensors.torch import load_file
 from toy_sounds import CONFIG, EXTRACTOR, log_mels, tones
 from transformers import TrainerCallback, set_seed
 
-from uamix_hf import AudioMAEForPreTraining, AudioMAEModel, UaMixTrainer, UaMixTrainingArguments
+from uamix_hf import AudioMAEForPreTraining, AudioMAEModel, UaMixTrainingArguments
 from uamix_hf.data import LogMelCollator
 from uamix_hf.pretraining import PretrainingArguments, PretrainingTrainer
 from uamix_hf.training.trainer import LengthBucketTrainer, NonFiniteLossError
-from uamix_hf.tuning import UaMixForContrastiveTuning
+from uamix_hf.tuning import StageTrainer, UaMixForContrastiveTuning
 
 SPOILT = 5
 SMALL = {"projector_hidden_size": 24, "projection_size": 16, "predictor_hidden_size": 32, "queue_size": 8, "topk": 1}
@@ -64,7 +64,7 @@ def make_trainer(tmp_path: Path):
             return trainer
         model = UaMixForContrastiveTuning.from_encoder(AudioMAEModel(CONFIG), **SMALL)
         args = UaMixTrainingArguments(head_steps=12, **fixed)
-        trainer = UaMixTrainer(model, args, data, EXTRACTOR, kind, [Before()])
+        trainer = StageTrainer(model, args, data, EXTRACTOR, kind, [Before()])
         trainer.data_collator = collator(EXTRACTOR, 2 * CONFIG.max_length, normalize=False)
         return trainer
 

@@ -19,7 +19,6 @@ from uamix_hf import (
     AudioMAEForPreTraining,
     AudioMAEModel,
     RunCheckpointError,
-    UaMixTrainer,
     UaMixTrainingArguments,
 )
 from uamix_hf.fine_tuning import (
@@ -32,7 +31,7 @@ from uamix_hf.fine_tuning import (
 )
 from uamix_hf.pretraining import PretrainingArguments, PretrainingTrainer
 from uamix_hf.training import LengthBucketTrainer, with_random_weights
-from uamix_hf.tuning import UaMixForContrastiveTuning, train_stages
+from uamix_hf.tuning import StageTrainer, UaMixForContrastiveTuning, train_stages
 
 WAVES, LABELS = tones(14)
 CLIPS = log_mels(WAVES)
@@ -58,7 +57,7 @@ def make(
     encoder = AudioMAEModel(CONFIG) if encoder is None else encoder
     clips = CLIPS.select(rows)
     if kind == "tune":
-        return UaMixTrainer(
+        return StageTrainer(
             UaMixForContrastiveTuning.from_encoder(encoder, **{**SMALL, **method}), args, clips, EXTRACTOR
         )
     if kind == "pretrain":
@@ -171,7 +170,7 @@ def test_equal_clips_of_other_ids_are_refused(runs, tmp_path, monkeypatch):
 
 def test_another_stage_kind_or_an_unknown_maker_is_refused(runs, tmp_path):
     checkpoint = str(runs["tune"] / "checkpoint-2")
-    with pytest.raises(AnotherRunError, match="trainer: checkpoint 'UaMixTrainer', now 'PretrainingTrainer'"):
+    with pytest.raises(AnotherRunError, match="trainer: checkpoint 'StageTrainer', now 'PretrainingTrainer'"):
         make("pretrain", tmp_path / "other").train(checkpoint)
     trainer = make("tune", tmp_path / "head")
     trainer.stage = "head"

@@ -13,7 +13,8 @@ from safetensors.torch import load_file
 from toy_sounds import CONFIG, EXTRACTOR, log_mels, tones, write_tones
 from transformers import TrainerCallback, set_seed
 
-from uamix_hf import AudioMAEModel, RunStoppedError, UaMixForContrastiveTuning, UaMixTrainer, UaMixTrainingArguments
+from uamix_hf import AudioMAEModel, RunStoppedError, UaMixForContrastiveTuning, UaMixTrainingArguments
+from uamix_hf.tuning import StageTrainer
 
 STOP = ("--enable_jit_checkpoint", "true")
 RESUME = ("--resume_from_checkpoint", "true")
@@ -89,7 +90,7 @@ def heard():
     signal.signal(signal.SIGTERM, before)
 
 
-def make(folder: Path, *callbacks: TrainerCallback) -> UaMixTrainer:
+def make(folder: Path, *callbacks: TrainerCallback) -> StageTrainer:
     set_seed(0)
     sizes = {
         "projector_hidden_size": 24,
@@ -103,7 +104,7 @@ def make(folder: Path, *callbacks: TrainerCallback) -> UaMixTrainer:
         str(folder), max_steps=2, per_device_train_batch_size=4, save_strategy="no", use_cpu=True, report_to="none",
         disable_tqdm=True, enable_jit_checkpoint=True,
     )  # fmt: skip
-    return UaMixTrainer(model, args, log_mels(tones(8)[0]), EXTRACTOR, callbacks=callbacks)
+    return StageTrainer(model, args, log_mels(tones(8)[0]), EXTRACTOR, callbacks=callbacks)
 
 
 @pytest.mark.parametrize("event", ["on_step_begin", "on_pre_optimizer_step", "on_step_end"])

@@ -19,7 +19,7 @@ from uamix_hf.fine_tuning import make_classifier, pseudo_labels
 from uamix_hf.fine_tuning.labels import labelled_rows
 from uamix_hf.fine_tuning.pseudo_labels import PSEUDO_LABELS_IGNORE, PseudoLabelTrainer, cluster, tune_on_pseudo_labels
 from uamix_hf.training import augmentations as views
-from uamix_hf.tuning import UaMixConfig, UaMixTrainingArguments, uamix_arguments
+from uamix_hf.tuning import METHOD_FIELDS, UaMixConfig, UaMixTrainingArguments
 
 WAVES, LABELS = tones(60)
 # The view is the clip itself.
@@ -287,7 +287,7 @@ def test_settings_without_a_part_in_it_are_refused_by_name(run, config, argument
 
 def test_every_field_of_uamix_is_either_refused_or_read():
     source = inspect.getsource(views) + inspect.getsource(PseudoLabelTrainer).replace("self.views.", "config.")
-    for name in uamix_arguments().__dataclass_fields__:
+    for name in METHOD_FIELDS:
         assert (f"config.{name}" in source) != (name in PSEUDO_LABELS_IGNORE), name
 
 

@@ -20,7 +20,6 @@ from uamix_hf import (
     AudioMAEForAudioClassification,
     AudioMAEModel,
     UaMixForContrastiveTuning,
-    UaMixTrainer,
     UaMixTrainingArguments,
 )
 from uamix_hf.data import cached_log_mels, load_recordings
@@ -28,6 +27,7 @@ from uamix_hf.evaluation import cached_embeddings
 from uamix_hf.hub.export import export_encoder
 from uamix_hf.models.checkpoint import CheckpointError, read_checkpoint
 from uamix_hf.models.conversion import convert
+from uamix_hf.tuning import StageTrainer
 
 pytestmark = [  # of torch, about files that are bad or old on purpose
     pytest.mark.filterwarnings("ignore:Detected pickle protocol"),
@@ -129,7 +129,7 @@ def test_older_containers_of_torch_are_refused_by_the_converter(tmp_path: Path, 
 # --- going on from a checkpoint
 
 
-def make_trainer(output: Path) -> UaMixTrainer:
+def make_trainer(output: Path) -> StageTrainer:
     set_seed(0)
     sizes = {"projector_hidden_size": 24, "projection_size": 16, "predictor_hidden_size": 32, "queue_size": 4}
     model = UaMixForContrastiveTuning.from_encoder(AudioMAEModel(CONFIG), topk=1, **sizes)
@@ -137,7 +137,7 @@ def make_trainer(output: Path) -> UaMixTrainer:
         str(output), max_steps=2, head_steps=0, per_device_train_batch_size=4, save_steps=1, use_cpu=True,
         report_to="none", disable_tqdm=True,
     )  # fmt: skip
-    return UaMixTrainer(model, args, log_mels(tones(8)[0]), EXTRACTOR)
+    return StageTrainer(model, args, log_mels(tones(8)[0]), EXTRACTOR)
 
 
 @pytest.fixture(scope="module")

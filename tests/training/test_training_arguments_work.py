@@ -17,11 +17,11 @@ from uamix_hf import (
     AudioMAEForPreTraining,
     AudioMAEModel,
     UaMixForContrastiveTuning,
-    UaMixTrainer,
     UaMixTrainingArguments,
 )
 from uamix_hf.fine_tuning import FineTuningArguments, FineTuningTrainer, make_classifier, with_labels
 from uamix_hf.pretraining import PretrainingArguments, PretrainingTrainer
+from uamix_hf.tuning import StageTrainer
 
 HEADS = {"projector_hidden_size": 24, "projection_size": 16, "predictor_hidden_size": 32, "queue_size": 6}
 DECODER = {"decoder_hidden_size": 32, "decoder_num_hidden_layers": 1, "decoder_num_attention_heads": 2,
@@ -51,7 +51,7 @@ def make(clips: Dataset, tmp_path: Path) -> Callable[..., Any]:
         train, held_out = clips.select(range(12)), clips.select(range(12, 18))
         if kind == "tune":
             model = UaMixForContrastiveTuning.from_encoder(AudioMAEModel(CONFIG), **HEADS)
-            return UaMixTrainer(model, UaMixTrainingArguments(**fixed), train, EXTRACTOR, "tune", callbacks)
+            return StageTrainer(model, UaMixTrainingArguments(**fixed), train, EXTRACTOR, "tune", callbacks)
         if kind == "pretrain":
             model = AudioMAEForPreTraining(AudioMAEConfig(**CONFIG.to_dict() | DECODER))
             return PretrainingTrainer(model, PretrainingArguments(**fixed), train, EXTRACTOR, held_out)

@@ -7,9 +7,9 @@ import pytest
 import torch
 from peft import LoraConfig, PeftModel, PromptTuningConfig, get_peft_model
 
-from uamix_hf import AnotherRunError, AudioMAEModel, UaMixForContrastiveTuning, UaMixTrainer, fit_whitening
+from uamix_hf import AnotherRunError, AudioMAEModel, UaMixForContrastiveTuning, fit_whitening
 from uamix_hf.training.encoders import EncoderAdapter, EncoderError
-from uamix_hf.tuning import train_stages
+from uamix_hf.tuning import StageTrainer, train_stages
 
 TARGETS = ["q_proj", "v_proj"]
 LENGTHS = [96, 80, 96, 41, 64, 33, 96, 77]
@@ -100,7 +100,7 @@ def test_a_tuned_adapter_is_saved_alone_loads_onto_the_base_and_merges(base, run
 def test_adapters_have_the_learning_rate_of_their_layer(base, make_model, make_args, make_dataset, extractor, frozen):
     model = make_model(encoder=wrapped(base, modules_to_save=["patch_embeddings", "layernorm"]), queue_size=8)
     args = make_args(learning_rate=1e-3, layer_decay=0.5, freeze_blocks=frozen)
-    trainer = UaMixTrainer(model, args, make_dataset(LENGTHS), extractor)
+    trainer = StageTrainer(model, args, make_dataset(LENGTHS), extractor)
     rates = {id(value): group["lr"] for group in trainer.parameter_groups() for value in group["params"]}
     found = set()
     for name, value in model.encoder.named_parameters():

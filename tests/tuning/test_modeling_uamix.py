@@ -8,10 +8,10 @@ import pytest
 import torch
 from huggingface_hub.errors import StrictDataclassError
 from torch.nn import functional as F
-from transformers import AutoModel, HfArgumentParser
+from transformers import AutoModel
 
 from uamix_hf import AudioMAEConfig, AudioMAEModel, UaMixConfig, UaMixForContrastiveTuning
-from uamix_hf.tuning import mixing, uamix_arguments
+from uamix_hf.tuning import mixing
 from uamix_hf.tuning.neighbour_queue import NeighbourQueue
 
 LENGTHS = [96, 80, 96, 41, 64, 33]
@@ -570,17 +570,6 @@ def test_unusable_settings_are_refused_by_name(wrong):
 def test_more_frozen_blocks_than_there_are_are_refused(make_model, blocks):
     with pytest.raises(ValueError, match="3 layers"):
         make_model().set_stage("tune", blocks)
-
-
-def test_a_command_line_has_a_flag_for_each_setting_with_its_default():
-    parser = HfArgumentParser(uamix_arguments())
-    (default,) = parser.parse_args_into_dataclasses([])
-    assert UaMixConfig(**vars(default)).to_dict() == UaMixConfig().to_dict()
-    assert UaMixConfig(noise_snr=10).noise_snr == 10
-    words = "--noise_snr 7 --mix mixup --mix_alpha 0.4 --topk 3 --mix_dominant false --symmetric_mix"
-    (given,) = parser.parse_args_into_dataclasses([*words.split(), "--layers_path", "encoder.blocks"])
-    assert (given.noise_snr, given.mix, given.mix_alpha, given.topk, given.mix_dominant) == (7, "mixup", 0.4, 3, False)
-    assert given.symmetric_mix and given.layers_path == "encoder.blocks"
 
 
 def test_a_misspelt_setting_is_refused_by_name(encoder_config: AudioMAEConfig) -> None:

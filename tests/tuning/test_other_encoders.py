@@ -8,8 +8,8 @@ import torch
 from toy_encoders import NestedConfig, NestedModel
 from transformers import ASTModel, AutoModel
 
-from uamix_hf import AudioMAEFeatureExtractor, UaMixTrainer
-from uamix_hf.tuning import train_stages
+from uamix_hf import AudioMAEFeatureExtractor
+from uamix_hf.tuning import StageTrainer, train_stages
 
 
 def test_asts_blocks_tune_and_the_result_loads(make_ast, make_model, make_dataset, make_args, tmp_path):
@@ -19,7 +19,7 @@ def test_asts_blocks_tune_and_the_result_loads(make_ast, make_model, make_datase
     data = make_dataset([60, 200, 128, 97, 128, 45, 300, 128, 110], mel=128)
     extractor = AudioMAEFeatureExtractor(max_length=128)
     args = make_args(max_steps=5, logging_steps=1, learning_rate=1e-3, freeze_blocks=1, warmup_steps=0)
-    trainer = UaMixTrainer(model, args, data, extractor)
+    trainer = StageTrainer(model, args, data, extractor)
     trainer.train()
     steps = [entry for entry in trainer.state.log_history if "loss" in entry]
     assert len(steps) == 5

@@ -13,11 +13,11 @@ import torch
 from safetensors.torch import load_file
 from transformers import TrainerCallback
 
-from uamix_hf import UaMixTrainer, UaMixTrainingArguments
+from uamix_hf import UaMixTrainingArguments
 from uamix_hf.data import LogMelCollator
 from uamix_hf.metrics.checks import EvaluationError
 from uamix_hf.training.checkpoints import last_complete_checkpoint
-from uamix_hf.tuning import KNNCallback, train_stages
+from uamix_hf.tuning import KNNCallback, StageTrainer, train_stages
 from uamix_hf.tuning import callbacks as tuning_callbacks
 
 LENGTHS = [96, 41, 120, 33, 80, 64, 17, 96, 250, 50, 77, 96, 31, 88]  # 14 clips: three batches of 4 in an epoch
@@ -28,7 +28,7 @@ def run(make_model, make_dataset, make_args, extractor):
     """`run(model, stage="tune", callbacks=(), lengths=LENGTHS, labels=None, **arguments)`: a trainer that has run."""
 
     def run(model=None, stage="tune", callbacks=(), lengths=LENGTHS, labels=None, **arguments):
-        trainer = UaMixTrainer(
+        trainer = StageTrainer(
             make_model() if model is None else model,
             make_args(**{"max_steps": 5, "head_steps": 5, "logging_steps": 1, **arguments}),
             make_dataset(lengths, labels=labels),
@@ -80,7 +80,7 @@ def test_every_trainable_parameter_has_its_rate_and_decay_once(make_model, run, 
 
 def test_prefix_tokens_and_learnt_positions_do_not_decay(make_ast, make_model, make_dataset, make_args, extractor):
     model = make_model(encoder=make_ast())
-    trainer = UaMixTrainer(model, make_args(weight_decay=0.1), make_dataset([64] * 8), extractor)
+    trainer = StageTrainer(model, make_args(weight_decay=0.1), make_dataset([64] * 8), extractor)
     decays = {id(value): group["weight_decay"] for group in trainer.parameter_groups() for value in group["params"]}
     embeddings = model.encoder.embeddings
     for parameter in (embeddings.cls_token, embeddings.distillation_token, embeddings.position_embeddings):
@@ -217,13 +217,13 @@ def test_tokens_are_dropped_where_there_is_an_hour_of_sound(
     model = make_model(token_drop=given)
     frames = [100 * second for second in (seconds - 9, 4, 5)]
     dataset = make_dataset([96] * 3).remove_columns("length").add_column("length", frames)
-    UaMixTrainer(model, make_args(per_device_train_batch_size=2), dataset, extractor)
+    StageTrainer(model, make_args(per_device_train_batch_size=2), dataset, extractor)
     assert model.config.token_drop == settled
 
 
 def test_one_clip_is_refused_before_training(make_model, make_args, make_dataset, extractor):
     with pytest.raises(ValueError, match="1 clips for 1 processes"):
-        UaMixTrainer(make_model(), make_args(), make_dataset([96]), extractor)
+        StageTrainer(make_model(), make_args(), make_dataset([96]), extractor)
 
 
 def test_gradient_accumulation_is_refused_with_the_reason(make_args):
@@ -245,11 +245,11 @@ def test_a_model_that_cannot_be_trained_so_stays_as_it_was(make_model, make_data
     before, trained = model.config.to_dict(), [value.requires_grad for value in model.parameters()]
     for arguments, data_given in (({"freeze_blocks": 7}, data), ({}, data.remove_columns("length"))):
         with pytest.raises((ValueError, KeyError)):
-            UaMixTrainer(model, make_args(**arguments), data_given, extractor, "head" if not arguments else "tune")
+            StageTrainer(model, make_args(**arguments), data_given, extractor, "head" if not arguments else "tune")
         assert model.config.to_dict() | {"use_cache": None} == before | {"use_cache": None}
         assert [value.requires_grad for value in model.parameters()] == trained
         assert len(model.neighbour_queue) == 40 and model.stage == "tune"
-    UaMixTrainer(model, make_args(freeze_blocks=1), data, extractor)
+    StageTrainer(model, make_args(freeze_blocks=1), data, extractor)
     assert model.config.token_drop == 0.0 and len(model.neighbour_queue) == model.config.queue_size == 14
 
 

@@ -1,21 +1,65 @@
-"""Arguments of the two stages of tuning."""
+"""Arguments of both stages of tuning, and the method's own."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, make_dataclass
+from typing import Any
 
+from huggingface_hub.errors import StrictDataclassError
+
+from ..data.checks import refuse_idle
 from ..training.arguments import ONLY_FINISHED, REFUSED, UPLOADED_WHOLE, LayerwiseArguments, shards_weights
+from ..training.docstrings import argument_descriptions
+from .configuration_uamix import METHOD_FIELDS, MIXING_FIELDS, UaMixConfig
 
 EVALUATION = (
     "do_eval", "eval_strategy", "eval_steps", "eval_delay", "eval_on_start", "per_device_eval_batch_size",
     "load_best_model_at_end", "metric_for_best_model", "greater_is_better",
 )  # fmt: skip
-NO_EVALUATION = "tuning evaluates nothing; knn_steps and label_column check neighbours"
+NO_EVALUATION = "tuning has no labels to evaluate on; label_column adds a kNN check, UaMixTrainer.evaluate measures"
+# A command line gives one type for each flag.
+FLAG_TYPES: dict[Any, Any] = {float | int: float, float | int | None: float | None}
+
+
+def method_arguments() -> Any:
+    """Dataclass of `METHOD_FIELDS`, with the defaults and the descriptions that [`UaMixConfig`] gives them."""
+    described = argument_descriptions(UaMixConfig)
+    defaults = {entry.name: entry.default for entry in fields(UaMixConfig)}
+    types = UaMixConfig.__annotations__
+    flags: list[tuple[str, Any, Any]] = [
+        (
+            name,
+            FLAG_TYPES.get(types[name], types[name]),
+            field(default=defaults[name], metadata={"help": described[name].replace("%", "%%")}),
+        )
+        for name in METHOD_FIELDS
+    ]
+    return make_dataclass("MethodArguments", flags)
+
+
+MethodArguments: Any = method_arguments()
 
 
 @dataclass
-class UaMixTrainingArguments(LayerwiseArguments):
-    """
-    transformers' arguments, with the defaults of contrastive tuning (method.md 2.6 and 3.4), and those of its two
-    stages. The ordinary ones, such as `max_steps` and `num_train_epochs`, are the second stage's.
+class UaMixTrainingArguments(MethodArguments, LayerwiseArguments):
+    """All arguments of tuning: transformers' own, those of the two stages, and the fields of [`UaMixConfig`].
+
+    transformers' arguments have the defaults of contrastive tuning (docs/concepts/method.md, Freezing and learning
+    rates). The ordinary ones, such as `max_steps` and `num_train_epochs`, are those of the second stage. The method's
+    fields, such as `mix` and `queue_size`, are all of [`UaMixConfig`] but `encoder_config` and the statistics of the
+    log-mels, which come from the encoder and its feature extractor.
+
+    ```python
+    args = UaMixTrainingArguments("tuned", mix="t-cutmix", max_steps=1000)
+    ```
+
+    Args:
+        head_steps: Steps of stage 1 (heads on the frozen encoder); wins over `head_epochs`.
+        head_epochs: Epochs of stage 1; 0 leaves it out.
+        head_learning_rate: Peak learning rate of the heads, in both stages.
+        head_weight_decay: Weight decay of the heads.
+        visit_frames: A clip comes once an epoch for each so many frames (10 ms) that it has; 0: once an epoch.
+        encoder_batch_size: Views that pass the encoder at once, to bound memory; None: all.
+        knn_steps: Steps between kNN checks where labels are known; 0: at the start and the end only.
+        whiten: Whether [`UaMixTrainer`] whitens the tuned encoder's embedding over the training clips.
 
     Raises:
         ValueError: a value out of range, an argument without effect, gradient accumulation, or weights that are sharded
@@ -32,31 +76,38 @@ class UaMixTrainingArguments(LayerwiseArguments):
     head_weight_decay: float = field(default=1e-5, metadata={"help": "Weight decay of the heads."})
     visit_frames: int = field(
         default=0,
-        metadata={"help": "A clip comes once an epoch for each so many frames (10 ms) that it has; 0: once for all."},
+        metadata={"help": "A clip comes once an epoch for each so many frames (10 ms) that it has; 0: once an epoch."},
     )
     encoder_batch_size: int | None = field(
         default=None,
         metadata={
             "help": "Views (two of each clip, and its mixtures) that pass the encoder at once, which bounds memory. "
-            "None: all. Gradients are those of the whole batch, at the price of a second forward pass."
+            "None: all. Gradients are those of the whole batch; the price is a second forward pass."
         },
     )
     knn_steps: int = field(
-        default=0, metadata={"help": "Steps between kNN checks where labels are known; 0: at the start and end alone."}
+        default=0,
+        metadata={"help": "Steps between kNN checks where labels are known; 0: at start and end only."},
+    )
+
+    whiten: bool = field(
+        default=True, metadata={"help": "Whether to whiten the tuned encoder's embedding over the training clips."}
     )
 
     per_device_train_batch_size: int = field(default=64, metadata={"help": "Clips per step and process."})
     num_train_epochs: float = field(default=60.0, metadata={"help": "Epochs of stage 2."})
     learning_rate: float = field(default=1e-3, metadata={"help": "Peak learning rate of the encoder."})
     weight_decay: float = field(default=0.05, metadata={"help": "Weight decay of the encoder's matrices."})
-    adam_beta2: float = field(default=0.95, metadata={"help": "Second moment of AdamW."})
+    adam_beta2: float = field(default=0.95, metadata={"help": "Decay of AdamW's second moment."})
     lr_scheduler_type: str = field(default="cosine", metadata={"help": "Schedule of the learning rates."})
-    warmup_steps: float = field(default=0.2, metadata={"help": "Steps of warm-up, or their share below 1."})
+    warmup_steps: float = field(default=0.2, metadata={"help": "Steps of warm-up, or their fraction if below 1."})
     logging_steps: float = field(default=10, metadata={"help": "Steps between logs."})
     dataloader_drop_last: bool = field(default=True, metadata={"help": "A short batch has fewer negatives."})
     ddp_find_unused_parameters: bool | None = field(default=False, metadata={"help": "All parameters are used."})
-    # Every process stores the same gathered keys; sending rank 0's support set each step would be waste.
-    ddp_broadcast_buffers: bool | None = field(default=False, metadata={"help": "Support sets agree already."})
+    # Every process stores the same gathered keys; sending rank 0's neighbour queue at each step would be waste.
+    ddp_broadcast_buffers: bool | None = field(
+        default=False, metadata={"help": "The neighbour queues of all processes agree already."}
+    )
 
     refused = (
         REFUSED
@@ -69,6 +120,7 @@ class UaMixTrainingArguments(LayerwiseArguments):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        self.uamix_config()
         if self.save_strategy == "best":
             raise ValueError("save_strategy=best: tuning evaluates nothing, so no checkpoint is the best.")
         if shards_weights(self):
@@ -87,8 +139,53 @@ class UaMixTrainingArguments(LayerwiseArguments):
         if self.encoder_batch_size is not None and self.encoder_batch_size < 1:
             raise ValueError(f"encoder_batch_size={self.encoder_batch_size}: at least 1 view, or None for all of them.")
 
+    def uamix_config(self, **more: Any) -> UaMixConfig:
+        """The method's configuration.
+
+        Args:
+            **more: Its other fields, such as `input_mean`.
+
+        Raises:
+            ValueError: a value out of range, or a setting of mixtures with `mix="none"`.
+        """
+        if self.mix == "none":
+            refuse_idle(self, MIXING_FIELDS, "mixtures, and mix is none")
+        try:
+            return UaMixConfig(**{name: getattr(self, name) for name in METHOD_FIELDS}, **more)
+        except StrictDataclassError as error:
+            raise ValueError(str(error.__cause__ or error)) from error
+
+    def check_agreement(self, config: UaMixConfig, clips: int) -> None:
+        """Checks that a model was made with the method's fields that are given here.
+
+        A field at its default is taken as not given: then the model's own value counts.
+
+        Args:
+            config: Configuration of the model.
+            clips: Number of training clips, to which the neighbour queue is shrunk.
+
+        Raises:
+            ValueError: a field that is given here and has another value in the model.
+        """
+        allowed: dict[str, tuple[Any, ...]] = {
+            name: (getattr(self, name),) for name in METHOD_FIELDS if self.is_given(name)
+        }
+        if "queue_size" in allowed:
+            allowed["queue_size"] = (self.queue_size, min(self.queue_size, clips))
+        wrong = [
+            f"{name}={values[0]!r} and the model has {getattr(config, name)!r}"
+            for name, values in allowed.items()
+            if getattr(config, name) not in values
+        ]
+        if wrong:
+            raise ValueError(
+                f"The arguments contradict the model: {'; '.join(wrong)}. Leave them out, or give UaMixTrainer the "
+                "encoder, from which it makes a model with these arguments."
+            )
+
     @property
     def has_head_stage(self) -> bool:
+        """Whether stage 1 takes any steps."""
         return self.head_steps > 0 or (self.head_steps < 0 and self.head_epochs > 0)
 
 

@@ -1,12 +1,11 @@
-"""Every number of the uaMix method, saved with the weights."""
+"""Configuration of the uaMix method."""
 
-from dataclasses import field, fields, make_dataclass
 from typing import Any, Literal
 
 from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig, PreTrainedConfig
 
-# Without effect where nothing is mixed.
+# Fields that have no effect with mix="none".
 MIXING_FIELDS = (
     "mix_alpha", "mix_probability", "mix_per_sample", "mix_dominant", "mix_align", "mix_position", "pairing",
     "symmetric_mix", "mix_weight",
@@ -16,43 +15,52 @@ MIXES = ("t-cutmix", "cutmix", "mixup", "none")
 
 @strict
 class UaMixConfig(PreTrainedConfig):
-    r"""
-    Configuration of [`UaMixForContrastiveTuning`]. The paper's own numbers are unknown; these are the project's choices
-    (method.md 3.1-3.4).
+    """Configuration of [`UaMixForContrastiveTuning`]: all hyper-parameters of the method, saved with the weights.
+
+    The paper does not publish its own; these are the project's choices (docs/concepts/method.md, Schedule and
+    hyper-parameters).
 
     Args:
         encoder_config: Configuration of the encoder that is tuned.
-        layers_path: Where the encoder keeps its blocks, such as `"encoder.layers"`; found by name if None.
-        input_mean, input_std, input_std_factor: Views are made of raw log-mels and then normalised with these.
-        min_crop: Smallest share of a clip that the random crop in time leaves; 1 turns it off.
-        min_view_frames: Shorter clips are not cropped, longer ones not below this; of a spoken word every part counts.
-        resize_time, resize_mel: A view is a stretch of the clip, or of its mel bins, that is up to this many times
-            longer or shorter and resampled to the view's size; 1 turns either off.
-        background: Another clip of the batch lies behind a view with up to this share of the power; 0 turns it off.
+        layers_path: Where the encoder keeps its list of layers, such as `"encoder.layers"`; found by name if None.
+        input_mean: Mean of the raw log-mels; views are cut from raw log-mels and normalised afterwards.
+        input_std: Standard deviation of the raw log-mels.
+        input_std_factor: Log-mels are divided by this many standard deviations.
+        min_crop: Smallest fraction of a clip that the random crop in time keeps; 1 turns cropping off.
+        min_view_frames: Crops are not shorter than this many frames (10 ms); clips that are shorter are not cropped.
+        resize_time: Largest factor by which a view is stretched or squeezed in time; 1 turns it off.
+        resize_mel: Largest factor by which a view is stretched or squeezed in frequency; 1 turns it off.
+        background: Largest fraction of a view's power that comes from another clip of the batch, mixed in as
+            background; 0 turns it off.
         gain_alpha: A view's gain is drawn from Beta(gain_alpha, gain_alpha) + 0.5; 0 turns it off.
-        equalizer_db: A view passes a random smooth filter within this many dB, up and down; 0 turns it off.
-        noise_snr: A view gets stationary noise of a random spectrum at this many dB below its mean power, or up to 30
-            dB less of it; None turns it off.
-        token_drop: Share of the tokens dropped from every view, where the encoder can drop tokens. None leaves it to
-            training: 0 for less than an hour of sound (docs/experiments.md), 0.5 for more, which takes half the time.
-        mix: `"t-cutmix"` pastes a stretch of time of another clip over all mel bins, `"cutmix"` a box in time and mel,
-            `"mixup"` blends the log-mels, `"none"` leaves the method without mixtures.
-        mix_alpha: The share lambda of the clip itself is drawn from Beta(mix_alpha, mix_alpha).
-        mix_probability: Probability that a clip is mixed at all.
-        mix_per_sample: Whether every clip draws its own lambda, or the batch one.
-        mix_dominant: Whether lambda is mirrored to at least 0.5.
-        mix_align: Cuts fall on multiples of this many frames (and mel bins); the patch size keeps tokens pure.
-        mix_position: Where the pasted stretch lies: `"segment"`, anywhere with equal probability; `"prefix"`, at the
-            end; `"center_clip"`, around a centre anywhere and clipped, as CutMix does, which favours large lambdas.
-        pairing: `"random"` partners without a clip being its own, or `"reverse"` order of the batch.
+        equalizer_db: Range in dB, up and down, of the random smooth filter that is applied to a view; 0 turns it off.
+        noise_snr: Lowest signal-to-noise ratio in dB of the stationary noise with a random spectrum that is added to a
+            view; the highest is 30 dB above it. None adds no noise.
+        token_drop: Fraction of the tokens of a view that are dropped, where the encoder can drop tokens. None lets
+            training choose: 0 for less than an hour of audio (docs/experiments.md), 0.5 for more, which halves the
+            time.
+        mix: `"t-cutmix"` pastes a segment of another clip over all frequencies, `"cutmix"` a box in time and
+            frequency, `"mixup"` interpolates the log-mels, `"none"` trains without mixtures.
+        mix_alpha: The fraction lambda of a mixture that is the clip itself is drawn from Beta(mix_alpha, mix_alpha).
+        mix_probability: Probability that a clip is mixed.
+        mix_per_sample: Whether each clip draws its own lambda, instead of one for the batch.
+        mix_dominant: Whether lambda is mirrored to at least 0.5, so that the clip itself dominates its mixture.
+        mix_align: Cuts fall on multiples of this many frames and frequency bins; at the patch size, each token is of
+            one clip alone.
+        mix_position: Where the pasted segment lies: `"segment"`, anywhere with equal probability; `"prefix"`, at the
+            end, behind the clip's own start; `"center_clip"`, around a random centre and clipped at the edges, as in
+            CutMix, which favours large lambdas.
+        pairing: `"random"` partners, never the clip itself, or the `"reverse"` order of the batch.
         symmetric_mix: Whether view b is mixed too, with keys from view a.
-        mix_weight: Weight of the mixtures' loss beside the clean one.
-        projector_hidden_size, projection_size, predictor_hidden_size: Widths of the heads (method.md 2.2).
-        queue_size: Keys in the support set. Training shrinks it to the number of clips; 0 is no support set: the key of
-            a clip is its own other view.
-        topk: The neighbour is drawn from this many nearest keys.
-        temperature: Divides the similarities.
-        ema_momentum: Of the target projector, per optimiser step.
+        mix_weight: Weight of the loss on mixtures beside the loss on clean views.
+        projector_hidden_size: Hidden size of the projector.
+        projection_size: Dimensions of the projected embeddings, which are compared.
+        predictor_hidden_size: Hidden size of the predictor.
+        queue_size: Keys in the neighbour queue. Training shrinks it to the number of clips. With 0 there is no queue:
+            the positive of a clip is its own other view.
+        topk: The positive is drawn from this many nearest neighbours in the queue.
+        temperature: Temperature that divides the similarities.
+        ema_momentum: Momentum of the target projector, an exponential moving average updated each optimiser step.
     """
 
     model_type = "uamix"
@@ -97,7 +105,11 @@ class UaMixConfig(PreTrainedConfig):
         super().__post_init__(**kwargs)
 
     def validate_ranges(self) -> None:
-        """Values outside these ranges would give NaN or a constant loss."""
+        """Refuses values that would give NaN or a constant loss; called by `huggingface_hub`'s `strict`.
+
+        Raises:
+            ValueError: a value out of range.
+        """
         for name, low, high in (
             ("input_std", 1e-6, 1e6), ("input_std_factor", 1e-6, 1e6), ("min_crop", 0.01, 1),
             ("min_view_frames", 0, 1e6), ("resize_time", 1, 10), ("resize_mel", 1, 10), ("background", 0, 0.99),
@@ -110,17 +122,11 @@ class UaMixConfig(PreTrainedConfig):
                 raise ValueError(f"{name}={value} is outside [{low:g}, {high:g}].")
 
 
-def uamix_arguments() -> type:
-    """A dataclass of the method's fields, so that a command line has a flag for each of them."""
-    own = UaMixConfig.__annotations__
-    from_elsewhere = ("encoder_config", "input_mean", "input_std", "input_std_factor")
-    kinds: dict[Any, Any] = {float | int: float, float | int | None: float | None}
-    flags: list[tuple[str, Any, Any]] = []
-    for entry in fields(UaMixConfig):
-        if entry.name in own and entry.name not in from_elsewhere:
-            kind = kinds.get(own[entry.name], own[entry.name])
-            flags.append((entry.name, kind, field(default=entry.default, metadata={"help": "see UaMixConfig"})))
-    return make_dataclass("UaMixArguments", flags)
+# Fields that are chosen by hand: the others come from the encoder and its feature extractor.
+METHOD_FIELDS = tuple(
+    name
+    for name in UaMixConfig.__annotations__
+    if name not in ("encoder_config", "input_mean", "input_std", "input_std_factor")
+)
 
-
-__all__ = ["MIXES", "UaMixConfig", "uamix_arguments"]
+__all__ = ["METHOD_FIELDS", "MIXES", "UaMixConfig"]

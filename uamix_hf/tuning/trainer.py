@@ -1,4 +1,4 @@
-"""transformers' Trainer for the two stages of uaMix tuning."""
+"""The two stages of uaMix tuning, each by a transformers Trainer."""
 
 import dataclasses
 import logging
@@ -21,24 +21,30 @@ from ..training.run_identity import MAY_CHANGE_WITH_WARNING, config_identity
 from ..training.trainer import LengthBucketTrainer
 from .arguments import UaMixTrainingArguments
 from .callbacks import KNNCallback, TargetUpdateCallback
+from .configuration_uamix import METHOD_FIELDS
 from .modeling_uamix import Stage, UaMixForContrastiveTuning
 
 logger = logging.getLogger(__name__)
 
 
-class UaMixTrainer(LengthBucketTrainer):
-    """
-    One stage of tuning. Batches are grouped by length, the optimiser has one group per depth of the encoder and one
-    for the heads, the parts of the loss are logged, and the target projector follows each optimiser step. Checkpoints
-    hold the support set and the target, which are buffers and parameters of the model.
+class StageTrainer(LengthBucketTrainer):
+    """transformers' Trainer for one stage of tuning; [`UaMixTrainer`] runs both, with all that surrounds them.
+
+    Batches are grouped by length, the optimiser has one group per depth of the encoder and one for the heads, the parts
+    of the loss are logged, and the target projector follows each optimiser step. Checkpoints hold the neighbour queue
+    and the target projector, which are buffers and parameters of the model.
 
     Args:
-        model: From `UaMixForContrastiveTuning.from_encoder`. train_dataset: Of `cached_log_mels`, with `length`.
-        feature_extractor: Whose patch size pads the batches; saved with each checkpoint.
+        model: From `UaMixForContrastiveTuning.from_encoder`.
+        args: Arguments of both stages; the method's fields among them must agree with the model.
+        train_dataset: Log-mels from [`cached_log_mels`], with the column `length`.
+        feature_extractor: Its patch size pads the batches; saved with each checkpoint.
         stage: `"head"` trains into `output_dir/head`, `"tune"` into `output_dir`.
+        callbacks: Further callbacks of transformers' Trainer.
 
     Raises:
-        ValueError: fewer than two clips per process, or in a batch; more blocks frozen than there are.
+        ValueError: fewer than two clips per process, or in a batch; more layers frozen than there are; or arguments
+            that contradict the model.
     """
 
     args: UaMixTrainingArguments
@@ -54,6 +60,7 @@ class UaMixTrainer(LengthBucketTrainer):
         stage: Stage = "tune",
         callbacks: Sequence[TrainerCallback] = (),
     ):
+        args.check_agreement(model.config, len(train_dataset))  # type: ignore[arg-type]
         args = fit_batch(args, len(train_dataset))  # type: ignore[arg-type]
         if stage == "head":
             args = dataclasses.replace(
@@ -75,14 +82,14 @@ class UaMixTrainer(LengthBucketTrainer):
             processing_class=feature_extractor,
             callbacks=[TargetUpdateCallback(), *callbacks],
         )
-        # Last, and what may fail first: a model that cannot be trained so stays as it was.
+        # Last, and what may fail first: after an error the model is as it was.
         token_drop = resolve_token_drop(model.config, train_dataset, feature_extractor)
         model.set_stage(stage, args.frozen_blocks(len(model.adapter.layers)))
         model.encoder_batch_size = args.encoder_batch_size
         model.config.token_drop = token_drop
         queue = model.neighbour_queue
         if len(queue) > len(train_dataset):  # type: ignore[arg-type]
-            # More places than clips would hold the same clip several times, which no neighbour search profits from.
+            # More keys than clips would hold the same clip several times, which no neighbour search profits from.
             model.config.queue_size = len(train_dataset)  # type: ignore[arg-type]
             queue.allocate(model.config.queue_size, queue.keys.shape[1], queue.keys.device)
         for callback in callbacks:
@@ -91,7 +98,7 @@ class UaMixTrainer(LengthBucketTrainer):
 
     def make_sampler(self, dataset: Any, batch_size: int, seed: int) -> LengthBucketSampler:
         sampler = super().make_sampler(dataset, batch_size, seed)
-        # Of several processes, accelerate fills the last batch up.
+        # With several processes, accelerate fills the last batch up.
         if not self.args.dataloader_drop_last and self.args.world_size == 1 and len(sampler) % batch_size == 1:
             raise ValueError(
                 f"dataloader_drop_last=False: of {len(sampler)} clips an epoch in batches of {batch_size}, the last "
@@ -103,7 +110,10 @@ class UaMixTrainer(LengthBucketTrainer):
     def identity(self) -> dict[str, Any]:
         adapters = getattr(self.model.encoder, "peft_config", {})
         settings = {name: config_identity(config) for name, config in adapters.items()}
-        return super().identity() | {"stage": self.stage, "adapters": settings}
+        found = super().identity()
+        # The model's configuration has them, too.
+        arguments = {name: value for name, value in found["arguments"].items() if name not in METHOD_FIELDS}
+        return found | {"arguments": arguments, "stage": self.stage, "adapters": settings}
 
     def base_config(self) -> Any:
         return self.model.adapter.base.config
@@ -112,15 +122,18 @@ class UaMixTrainer(LengthBucketTrainer):
         return super().last_checkpoint() or last_complete_checkpoint(Path(str(self.args.output_dir)) / "head")
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
-        """AdamW with a group per learning rate and weight decay (method.md 2.6)."""
+        """AdamW with a group for each learning rate and weight decay."""
         if self.optimizer is None:
             kind, options = self.get_optimizer_cls_and_kwargs(self.args, self.model)
             self.optimizer = kind(self.parameter_groups(), **options)
         return self.optimizer
 
     def parameter_groups(self) -> list[dict[str, Any]]:
-        """Every trainable parameter once: encoder parameters at `learning_rate * layer_decay ** (blocks + 1 - depth)`,
-        heads at `head_learning_rate`; biases, norms, tokens and positions without weight decay."""
+        """Groups that hold every trainable parameter once.
+
+        Encoder parameters have the learning rate `learning_rate * layer_decay ** (layers + 1 - depth)`, heads
+        `head_learning_rate`; biases, norms, tokens and positions have no weight decay.
+        """
         args, adapter = self.args, self.model.adapter
         rates = layer_rates(adapter.layer_ids(), len(adapter.layers) + 1, args.learning_rate, args.layer_decay)
         return parameter_groups(
@@ -131,19 +144,23 @@ class UaMixTrainer(LengthBucketTrainer):
 def fit_batch(args: UaMixTrainingArguments, clips: int) -> UaMixTrainingArguments:
     """Arguments whose batch is not larger than the data, so that there is at least one whole batch.
 
+    Args:
+        args: Arguments as given.
+        clips: Number of training clips.
+
     Raises:
         ValueError: fewer than two clips per process.
     """
     if args.per_device_train_batch_size < 2:
         raise ValueError("per_device_train_batch_size=1: a batch of one clip has nothing to contrast it with.")
-    share = clips // max(1, args.world_size)
-    if share < 2:
+    most = clips // max(1, args.world_size)
+    if most < 2:
         raise ValueError(f"{clips} clips for {args.world_size} processes: contrasting needs at least 2 for each.")
-    if args.per_device_train_batch_size <= share:
+    if args.per_device_train_batch_size <= most:
         return args
     logger.warning("Only %d clips: the batch of each process shrinks from %d to %d.", clips,
-                   args.per_device_train_batch_size, share)  # fmt: skip
-    return dataclasses.replace(args, per_device_train_batch_size=share)
+                   args.per_device_train_batch_size, most)  # fmt: skip
+    return dataclasses.replace(args, per_device_train_batch_size=most)
 
 
 def train_stages(
@@ -152,16 +169,23 @@ def train_stages(
     train_dataset: Dataset,
     feature_extractor: AudioMAEFeatureExtractor,
     callbacks: Sequence[TrainerCallback] = (),
-) -> UaMixTrainer:
-    """Both stages of tuning, one after the other; `model` holds the result.
+) -> StageTrainer:
+    """Runs both stages of tuning, one after the other; `model` holds the result.
 
-    `args.resume_from_checkpoint` is a checkpoint of either stage, or `"true"` for the last complete one.
+    Args:
+        model: From `UaMixForContrastiveTuning.from_encoder`.
+        args: Arguments of both stages. `resume_from_checkpoint` is a checkpoint of either stage, or `"true"` for the
+            last complete one.
+        train_dataset: Log-mels from [`cached_log_mels`].
+        feature_extractor: Its patch size pads the batches; saved with each checkpoint.
+        callbacks: Further callbacks of transformers' Trainer, in both stages.
 
     Returns:
         The trainer of the second stage, with its log in `state.log_history`.
 
     Raises:
-        RunStoppedError: a callback stopped the first stage before its end. What else: see [`UaMixTrainer`].
+        RunStoppedError: a callback stopped the first stage before its end.
+        ValueError: see [`StageTrainer`].
     """
     folder, overwrite = Path(str(args.output_dir)), args.overwrite_output_dir
     resume = checkpoint_to_resume(args.resume_from_checkpoint, [folder, folder / "head"], overwrite)
@@ -173,7 +197,7 @@ def train_stages(
             for stage in [folder] if in_head else [folder, folder / "head"]:  # now, not after hours of stage 1
                 make_way(stage, 0, overwrite)
     if args.has_head_stage and (not resume or in_head):
-        head = UaMixTrainer(model, args, train_dataset, feature_extractor, "head", callbacks)
+        head = StageTrainer(model, args, train_dataset, feature_extractor, "head", callbacks)
         output = head.train(resume_from_checkpoint=resume or False)
         if output is not None and output.global_step < head.state.max_steps:
             raise RunStoppedError(
@@ -181,9 +205,9 @@ def train_stages(
                 f"not begun. Let stage 1 have so many steps (head_steps), or go on from {head.last_checkpoint()}."
             )
         resume = None
-    trainer = UaMixTrainer(model, args, train_dataset, feature_extractor, "tune", callbacks)
+    trainer = StageTrainer(model, args, train_dataset, feature_extractor, "tune", callbacks)
     trainer.train(resume_from_checkpoint=resume or False)
     return trainer
 
 
-__all__ = ["UaMixTrainer", "last_complete_checkpoint", "train_stages"]
+__all__ = ["StageTrainer", "train_stages"]
