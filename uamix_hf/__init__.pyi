@@ -16,6 +16,7 @@ from .models.mae_ast.configuration_mae_ast import MAEASTConfig
 from .models.mae_ast.modeling_mae_ast import MAEASTModel
 from .models.ssamba.configuration_ssamba import SSAMBAConfig
 from .models.ssamba.modeling_ssamba import SSAMBAModel
+from .trainer import NotTunedError, UaMixTrainer
 from .training.checkpoints import RunCheckpointError
 from .training.interruption import RunStoppedError
 from .training.run_identity import AnotherRunError
@@ -43,6 +44,7 @@ __all__ = [
     "MAEASTConfig",
     "MAEASTModel",
     "NonFiniteLossError",
+    "NotTunedError",
     "RunCheckpointError",
     "RunStoppedError",
     "SSAMBAConfig",
@@ -50,6 +52,7 @@ __all__ = [
     "TruncatedAudioWarning",
     "UaMixConfig",
     "UaMixForContrastiveTuning",
+    "UaMixTrainer",
     "UaMixTrainingArguments",
     "__version__",
     "compute_norm_stats",

@@ -1,4 +1,4 @@
-"""tune.py as it is, run by a launcher; each process leaves its support set and its idea of the world's size behind."""
+"""tune.py as it is, run by a launcher; each process saves its neighbour queue and the number of processes."""
 
 import sys
 from pathlib import Path
@@ -9,7 +9,9 @@ import torch.distributed as dist
 sys.path.insert(0, str(Path(__file__).parents[2] / "examples"))
 import tune  # noqa: E402
 
-train_stages = tune.train_stages
+import uamix_hf.trainer  # noqa: E402
+
+train_stages = uamix_hf.trainer.train_stages
 
 
 def train_and_leave_traces(model, args, *rest):
@@ -19,5 +21,5 @@ def train_and_leave_traces(model, args, *rest):
     return trainer
 
 
-tune.train_stages = train_and_leave_traces
+uamix_hf.trainer.train_stages = train_and_leave_traces
 tune.main()

@@ -1,4 +1,4 @@
-from .arguments import DataArguments, PreparedData, prepare
+from .arguments import DataArguments, PreparedData, prepare, prepare_recordings
 from .batches import LengthBucketSampler, LogMelCollator, VisitedRows
 from .folders import audio_folder
 from .groups import as_groups, read_groups
@@ -7,6 +7,7 @@ from .labels import LabelledClips, read_classes, read_labels
 from .log_mels import LogMels, cached_log_mels, compute_norm_stats
 from .metadata import DataError
 from .recordings import leave_out_unreadable, load_recordings, report_skipped
+from .sources import TrainingData, open_recordings, training_data
 from .where import column_as_text, rows_where
 
 __all__ = [
@@ -18,6 +19,7 @@ __all__ = [
     "LogMelCollator",
     "LogMels",
     "PreparedData",
+    "TrainingData",
     "VisitedRows",
     "as_groups",
     "cached_log_mels",
@@ -25,7 +27,9 @@ __all__ = [
     "compute_norm_stats",
     "leave_out_unreadable",
     "load_recordings",
+    "open_recordings",
     "prepare",
+    "prepare_recordings",
     "read_classes",
     "read_groups",
     "read_labels",
@@ -34,4 +38,5 @@ __all__ = [
     "select_rows",
     "audio_folder",
     "split_held_out",
+    "training_data",
 ]

@@ -90,9 +90,26 @@ class PreparedData:
 def prepare(args: DataArguments, feature_extractor: AudioMAEFeatureExtractor) -> PreparedData:
     """Loads the recordings that the arguments describe, as cached log-mels.
 
+    Args:
+        args: Where the recordings are, and which of them to use.
+        feature_extractor: Makes the log-mels.
+
     Raises:
-        DataError: A missing folder, column or row, or a feature extractor without raw log-mels.
-        AudioInputError: An unreadable recording, unless these are skipped.
+        DataError: a missing folder, column or row, or another kind of feature extractor.
+        AudioInputError: an unreadable recording, unless they are skipped.
+    """
+    check_extractor(feature_extractor)
+    recordings = load_recordings(args.train_dir, args.dataset_name, args.dataset_split, args.audio_column, args.where)
+    return prepare_recordings(
+        recordings, feature_extractor, args.label_column, args.group_column, args.on_error, args.cache_dir
+    )
+
+
+def check_extractor(feature_extractor: AudioMAEFeatureExtractor) -> None:
+    """Checks that a feature extractor makes raw log-mels.
+
+    Raises:
+        DataError: it does not.
     """
     if not hasattr(feature_extractor, "log_mels"):
         raise DataError(
@@ -100,10 +117,34 @@ def prepare(args: DataArguments, feature_extractor: AudioMAEFeatureExtractor) ->
             "AudioMAEFeatureExtractor with its mean, std and max_length, and wrap the encoder with "
             "UaMixForContrastiveTuning.from_encoder."
         )
-    recordings = load_recordings(args.train_dir, args.dataset_name, args.dataset_split, args.audio_column, args.where)
-    labels = column_as_text(recordings, args.label_column) if args.label_column else None
-    groups = read_groups(recordings, args.group_column)
-    log_mels = cached_log_mels(recordings, feature_extractor, args.on_error, args.cache_dir)
+
+
+def prepare_recordings(
+    recordings: Dataset,
+    feature_extractor: AudioMAEFeatureExtractor,
+    label_column: str | None = None,
+    group_column: str | None = None,
+    on_error: str = "raise",
+    cache_dir: str | None = None,
+) -> PreparedData:
+    """A table of recordings as cached log-mels.
+
+    Args:
+        recordings: Table from [`load_recordings`].
+        feature_extractor: Makes the log-mels.
+        label_column: Column of the labels, if any.
+        group_column: Column of the speaker or source, if any.
+        on_error: `"raise"`, or `"skip"` to leave unreadable recordings out.
+        cache_dir: Where log-mels are cached; `datasets`' cache by default.
+
+    Raises:
+        DataError: a missing column, no label at all, or another kind of feature extractor.
+        AudioInputError: an unreadable recording, unless they are skipped.
+    """
+    check_extractor(feature_extractor)
+    labels = column_as_text(recordings, label_column) if label_column else None
+    groups = read_groups(recordings, group_column)
+    log_mels = cached_log_mels(recordings, feature_extractor, on_error, cache_dir)
     dataset = log_mels.dataset
     row_of = {sample: row for row, sample in enumerate(recordings["sample_id"])}
     rows = [row_of[int(sample)] for sample in dataset["sample_id"]]
@@ -112,11 +153,11 @@ def prepare(args: DataArguments, feature_extractor: AudioMAEFeatureExtractor) ->
         texts = [labels[row] for row in rows]
         names = sorted(set(texts) - {""})
         if not names:
-            raise DataError(f"Not one clip has a {args.label_column}: leave out --label_column.")
+            raise DataError(f"Not one clip has a {label_column}: leave out --label_column.")
         numbers = {name: number for number, name in enumerate(names)} | {"": -1}
         dataset = dataset.add_column("labels", [numbers[text] for text in texts])
     groups = None if groups is None else groups[rows]
     return PreparedData(dataset, names, groups, log_mels.skipped, recordings.select(rows))
 
 
-__all__ = ["DataArguments", "PreparedData", "prepare"]
+__all__ = ["DataArguments", "PreparedData", "prepare", "prepare_recordings"]

@@ -6,9 +6,8 @@ import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import pyarrow as pa
 import pyarrow.compute as pc
-from datasets import Audio, Dataset, concatenate_datasets, load_dataset
+from datasets import Dataset, concatenate_datasets, load_dataset
 from datasets import config as datasets_config
 from datasets.exceptions import DatasetGenerationError
 from huggingface_hub import constants
@@ -19,6 +18,7 @@ from ..audio.loading import stream_audio
 from ..models.audio_mae.feature_extraction_audio_mae import AudioInputError
 from .folders import audio_folder
 from .metadata import DataError
+from .tables import with_audio
 from .undecoded import without_torchcodec
 from .where import check_values, matching_rows, parse_conditions, rows_where
 
@@ -98,16 +98,9 @@ def hub_dataset(name: str, split: str, audio_column: str) -> Dataset:
             table = load_dataset(name, split=split)
     except DatasetGenerationError as error:
         raise DataError(f"{name} cannot be read: {error.__cause__ or error}") from error
-    if audio_column not in table.column_names:
-        raise DataError(f"{name} has no column {audio_column!r}, only {', '.join(table.column_names)}.")
-    try:
-        # load_audio decodes, for training and inference alike; it averages channels without a gain of 3 dB.
-        with without_torchcodec():
-            table = table.cast_column(audio_column, Audio(decode=False))
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError, TypeError) as error:
-        raise DataError(f"Column {audio_column!r} of {name} holds no audio: {error}") from error
-    check_paths(table, audio_column, name)
-    return table if audio_column == "audio" else table.rename_column(audio_column, "audio")
+    table = with_audio(table, audio_column, name)
+    check_paths(table, "audio", name)
+    return table
 
 
 def belongs_to_dataset(path: str, name: str) -> bool:

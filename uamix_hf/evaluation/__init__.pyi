@@ -1,5 +1,6 @@
 from .arguments import ProtocolArguments
 from .classifiers import CLASSIFIERS, logistic_regression, nearest_centroid
+from .comparison import ComparedMeasurement, TuningEvaluation
 from .embeddings import cached_embeddings, embed_recordings
 from .encoders import evaluate_encoders
 from .few_shot import Episode, EpisodeError, draw_episodes, few_shot_accuracy
@@ -16,6 +17,7 @@ from .tables import Table, class_table, confusion_table, score_table
 
 __all__ = [
     "CLASSIFIERS",
+    "ComparedMeasurement",
     "Difference",
     "Episode",
     "EpisodeError",
@@ -26,6 +28,7 @@ __all__ = [
     "Scores",
     "SplitError",
     "Table",
+    "TuningEvaluation",
     "average_precisions",
     "bootstrap_mean",
     "cached_embeddings",

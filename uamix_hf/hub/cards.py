@@ -1,7 +1,8 @@
-"""Model cards, generated from what was really run."""
+"""Model cards, generated from the settings and results of a run."""
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,8 @@ from ..version import package_versions
 
 TEMPLATES = Path(__file__).parent / "templates"
 OBJECTIVE_TAGS = {"uamix": ["uamix", "contrastive-learning"], "pseudo_labels": ["pseudo-labels"]}
-# What the Hub shows beside a model, by the name of the figure: its kind there, and how it reads.
-FIGURES = {
+# Metrics that the Hub shows beside a model, by their name in the results: their type there, and their name in words.
+METRICS = {
     "accuracy": ("accuracy", "accuracy"),
     "balanced_accuracy": ("accuracy", "balanced accuracy"),
     "mean_average_precision": ("mAP", "mean average precision"),
@@ -23,15 +24,39 @@ FIGURES = {
     "mae": ("mae", "mean absolute error"),
     "pearson": ("pearsonr", "Pearson correlation"),
 }
-# Where a card's lines of Python load from, if that is no repository: its own folder, wherever that is moved to.
+# Where the Python code of a card loads from without a repository: the card's own folder, wherever that is moved to.
 HERE = "."
 PYTHON = re.compile(r"```python\n.*?```", re.DOTALL)
 PLACE = re.compile(r"""((?:from_pretrained\(|model=)")[^"]*(?=")""")
-SPLITS = {"test": "test", "eval": "validation"}  # by the prefix of the figure
+SPLITS = {"test": "test", "eval": "validation"}  # by the prefix of a metric
+TASK: dict[str, Any] = {"task_type": "audio-classification", "task_name": "Audio classification"}
+FEW_SHOT = TASK | {"task_name": "Few-shot audio classification"}
+
+
+@dataclass(frozen=True)
+class CardEvaluation:
+    """Scores before and after tuning, for a card.
+
+    Args:
+        data: Name of the labelled recordings.
+        text: Description of them, in a sentence without its full stop.
+        rows: Protocol, metric, score before, score after and difference of each measurement, in words.
+        scores: Score after tuning of each measurement, a fraction in [0, 1].
+    """
+
+    data: str
+    text: str
+    rows: list[list[str]]
+    scores: list[float]
 
 
 def placed_at(card: str, repo_id: str) -> str:
-    """Text of a card whose lines of Python load from this repository, wherever they loaded from."""
+    """Text of a card whose Python code loads from a repository, wherever it loaded from before.
+
+    Args:
+        card: Text of the card.
+        repo_id: Repository on the Hub, with its owner.
+    """
 
     def placed(block: re.Match[str]) -> str:
         lines = [line for line in block[0].splitlines(keepends=True) if not line.startswith(f'# "{HERE}"')]
@@ -40,8 +65,14 @@ def placed_at(card: str, repo_id: str) -> str:
     return PYTHON.sub(placed, card)
 
 
-def base_licence(base_model: str) -> str | None:
-    """Licence that a base model's card declares; a tuned model inherits it. None where no card says."""
+def base_licence(base_model: str | None) -> str | None:
+    """Licence that a base model's card declares, which a tuned model inherits; None where no card states one.
+
+    Args:
+        base_model: Folder or repository; None for a model object.
+    """
+    if base_model is None:
+        return None
     path = Path(base_model)
     try:
         # A folder without a card must not get that of a repository which has its name.
@@ -52,7 +83,7 @@ def base_licence(base_model: str) -> str | None:
 
 
 def tuned_card(
-    base_model: str,
+    base_model: str | None,
     data: str,
     clips: int,
     settings: Mapping[str, Any],
@@ -61,23 +92,40 @@ def tuned_card(
     dataset: str | None = None,
     objective: str = "uamix",
     random_weights: bool = False,
+    evaluations: Sequence[CardEvaluation] = (),
 ) -> ModelCard:
     """Card of a tuned encoder.
 
     Args:
-        base_model: Folder or repository that was tuned. data: Name of the training data. clips: How many.
-        settings: Every hyper-parameter that was used. results: Figures measured in the run.
-        repo_id: Repository it is pushed to, with its owner, for the lines on loading; else they load from the card's
-            own folder. dataset: Hub id of the data, if it has one.
-        objective: `"uamix"` or `"pseudo_labels"`. random_weights: Whether training started from random weights; the
-            card then names no base model to the Hub, but keeps its licence to be safe.
+        base_model: Folder or repository that was tuned; None for a model object that was loaded from nowhere.
+        data: Name of the training data.
+        clips: Number of training clips.
+        settings: All hyper-parameters by name.
+        results: Values logged during training, by name.
+        repo_id: Repository that it is pushed to, with its owner, from which the card's code loads; by default it loads
+            from the card's own folder.
+        dataset: Hub id of the training data, if it has one.
+        objective: `"uamix"` or `"pseudo_labels"`.
+        random_weights: Whether training started from random weights; the card's metadata then name no base model, but
+            keep its licence to be safe.
+        evaluations: Measurements before and after tuning; those after tuning are also metadata for the Hub.
     """
     card_data = trained_card_data(base_model, dataset, random_weights)
     card_data.pipeline_tag = "feature-extraction"
     card_data.tags = ["audio", "audio-mae", *OBJECTIVE_TAGS[objective], "few-shot"]
+    scores = [
+        EvalResult(
+            **FEW_SHOT, dataset_type="custom", dataset_name=evaluation.data, metric_name=row[0],
+            metric_type="mAP" if "precision" in row[1] else "accuracy", metric_value=score,
+        )
+        for evaluation in evaluations
+        for row, score in zip(evaluation.rows, evaluation.scores, strict=True)
+    ]  # fmt: skip
+    add_scores(card_data, scores, repo_id or f"{base_name(base_model)}, tuned")
     return trained_card(
         "tuned.md", card_data, base_model, repo_id, settings, results,
         objective=objective, random_weights=random_weights, data=data, clips=clips,
+        evaluations=[vars(one) | {"rows": [list(map(cell_text, row)) for row in one.rows]} for one in evaluations],
     )  # fmt: skip
 
 
@@ -93,23 +141,25 @@ def fine_tuned_card(
     dataset: str | None = None,
     random_weights: bool = False,
 ) -> ModelCard:
-    """Card of a classifier, or of a model of one value, that was fine-tuned on labelled clips.
+    """Card of a classifier, or of a regression model, that was fine-tuned on labelled clips.
 
     Args:
-        base_model: Folder or repository that was fine-tuned. data: Name of the training data. clips: How many.
-        problem_type: As in the model's configuration. label_names: Of the classes, or of the value.
-        settings: Every hyper-parameter that was used.
-        results: Figures measured in the run; those of `make_compute_metrics` that are named as the Trainer does, with
-            the prefix `test_` or (of the rows that may have chosen the best checkpoint) `eval_`, also go to the Hub.
-        repo_id, dataset, random_weights: See [`tuned_card`].
+        base_model: Folder or repository that was fine-tuned.
+        data: Name of the training data.
+        clips: Number of training clips.
+        problem_type: As in the model's configuration.
+        label_names: Class names, or the name of the predicted value.
+        settings: All hyper-parameters by name.
+        results: Metrics by name. Those of `make_compute_metrics` that are named as the Trainer names them, with the
+            prefix `test_` or (on rows that may have chosen the best checkpoint) `eval_`, are also metadata for the Hub.
+        repo_id: See [`tuned_card`].
+        dataset: See [`tuned_card`].
+        random_weights: See [`tuned_card`].
     """
     card_data = trained_card_data(base_model, dataset, random_weights)
     card_data.pipeline_tag = "audio-classification"
     card_data.tags = ["audio", "audio-mae", "audio-classification"]
-    scores = eval_results(results, data, dataset)
-    if scores:
-        card_data.model_name = (repo_id or f"{base_name(base_model)}, fine-tuned").split("/")[-1]
-        card_data.eval_results = scores
+    add_scores(card_data, eval_results(results, data, dataset), repo_id or f"{base_name(base_model)}, fine-tuned")
     return trained_card(
         "fine_tuned.md", card_data, base_model, repo_id, settings, results,
         problem_type=problem_type, label_names=list(label_names), random_weights=random_weights, data=data, clips=clips,
@@ -117,26 +167,47 @@ def fine_tuned_card(
 
 
 def eval_results(results: Mapping[str, Any], data: str, dataset: str | None) -> list[EvalResult]:
-    """The figures that the Hub shows, of test rows first."""
+    """Metadata of the metrics that the Hub shows, those on test rows first.
+
+    Args:
+        results: Metrics by name.
+        data: Name of the data.
+        dataset: Hub id of the data, if it has one.
+    """
     return [
         EvalResult(
-            task_type="audio-classification", task_name="Audio classification", dataset_type=dataset or "custom",
-            dataset_name=dataset or data, dataset_split=split, metric_type=kind, metric_name=text,
-            metric_value=results[f"{prefix}_{figure}"],
+            **TASK, dataset_type=dataset or "custom", dataset_name=dataset or data, dataset_split=split,
+            metric_type=kind, metric_name=text, metric_value=results[f"{prefix}_{metric}"],
         )
         for prefix, split in SPLITS.items()
-        for figure, (kind, text) in FIGURES.items()
-        if f"{prefix}_{figure}" in results
+        for metric, (kind, text) in METRICS.items()
+        if f"{prefix}_{metric}" in results
     ]  # fmt: skip
 
 
-def base_name(source: str) -> str:
-    """A repository as it is called, a folder without what is before it: nobody else has that."""
+def add_scores(card_data: ModelCardData, scores: list[EvalResult], name: str) -> None:
+    """Puts measured scores into a card's metadata, as `model-index`; without scores there is none.
+
+    Args:
+        card_data: Metadata to change.
+        scores: Measured scores.
+        name: Name of the model, of which an owner is left out.
+    """
+    if scores:
+        card_data.model_name = name.split("/")[-1]
+        card_data.eval_results = scores
+
+
+def base_name(source: str | None) -> str:
+    """Name of a base model for readers: a repository's id, a folder's last part, which is all that others can have."""
+    if source is None:
+        return "an encoder"
     return Path(source).resolve().name if Path(source).exists() else source
 
 
-def trained_card_data(base_model: str, dataset: str | None, random_weights: bool) -> ModelCardData:
-    local = Path(base_model).exists()
+def trained_card_data(base_model: str | None, dataset: str | None, random_weights: bool) -> ModelCardData:
+    """Metadata that all cards of trained models have; the arguments are those of [`tuned_card`]."""
+    local = base_model is None or Path(base_model).exists()
     return ModelCardData(
         license=base_licence(base_model), library_name="transformers",
         base_model=None if local or random_weights else base_model, datasets=[dataset] if dataset else None,
@@ -146,13 +217,23 @@ def trained_card_data(base_model: str, dataset: str | None, random_weights: bool
 def trained_card(
     template: str,
     card_data: ModelCardData,
-    base_model: str,
+    base_model: str | None,
     repo_id: str | None,
     settings: Mapping[str, Any],
     results: Mapping[str, Any],
     **more: Any,
 ) -> ModelCard:
-    """A card of what this package trained: what both kinds say, and `more` for the template of one."""
+    """Card from a template, with what both kinds of cards have.
+
+    Args:
+        template: Name of the template's file.
+        card_data: Metadata.
+        base_model: See [`tuned_card`].
+        repo_id: See [`tuned_card`].
+        settings: See [`tuned_card`].
+        results: See [`tuned_card`].
+        **more: Further values for this template.
+    """
     return ModelCard.from_template(
         card_data,
         str(TEMPLATES / template),
@@ -167,15 +248,17 @@ def trained_card(
 
 
 def table_cells(rows: Mapping[str, Any]) -> dict[str, str]:
-    """Names and values that may hold what ends a cell of a table: names of classes come from the data."""
+    """Names and values as cells of a table; names of classes come from the data and may hold anything."""
     return {cell_text(name): cell_text(value) for name, value in rows.items()}
 
 
 def cell_text(value: Any) -> str:
+    """A value as the text of a table cell, on one line."""
     return " ".join(str(value).split()).replace("|", "\\|")
 
 
 def describe_licence(licence: str | None) -> str:
+    """A licence in words, with where it comes from."""
     if licence is None:
         return (
             "unknown: the base model's card states none. Weights converted from Audio-MAE are to be taken as CC BY-NC "

@@ -139,6 +139,10 @@ class UaMixTrainingArguments(MethodArguments, LayerwiseArguments):
         if self.encoder_batch_size is not None and self.encoder_batch_size < 1:
             raise ValueError(f"encoder_batch_size={self.encoder_batch_size}: at least 1 view, or None for all of them.")
 
+    def method_settings(self) -> dict[str, Any]:
+        """The method's fields by name, as [`UaMixForContrastiveTuning.from_encoder`] takes them."""
+        return {name: getattr(self, name) for name in METHOD_FIELDS}
+
     def uamix_config(self, **more: Any) -> UaMixConfig:
         """The method's configuration.
 
@@ -151,7 +155,7 @@ class UaMixTrainingArguments(MethodArguments, LayerwiseArguments):
         if self.mix == "none":
             refuse_idle(self, MIXING_FIELDS, "mixtures, and mix is none")
         try:
-            return UaMixConfig(**{name: getattr(self, name) for name in METHOD_FIELDS}, **more)
+            return UaMixConfig(**self.method_settings(), **more)
         except StrictDataclassError as error:
             raise ValueError(str(error.__cause__ or error)) from error
 

@@ -1,4 +1,6 @@
-"""Embeddings whose directions all vary alike, so that distances between them mean something."""
+"""Whitening: embeddings with equal variance in all directions, so that distances between them are informative."""
+
+from typing import Any
 
 import numpy as np
 import torch
@@ -8,24 +10,25 @@ from ..embedding.log_mels import embed_log_mels
 from ..models.audio_mae.feature_extraction_audio_mae import AudioMAEFeatureExtractor
 from ..models.audio_mae.modeling_audio_mae import AudioMAEModel, AudioMAEWhitening
 
-# Both chosen in docs/experiments.md. Directions that are kept:
+# Both chosen in docs/experiments.md. Dimensions that are kept:
 SIZE = 128
-# Share of their mean variance that is added to each one's: what hardly varies is not blown up to noise. Less of it
-# helps spoken words and harms sounds of the street, and a single labelled clip.
+# Fraction of their mean variance that is added to each, so that directions of little variance are not amplified to
+# noise. Less of it helps spoken words and harms urban sounds, and one-shot accuracy.
 SHRINKAGE = 0.3
 
 
 def whitening_of(vectors: np.ndarray, size: int, shrinkage: float = SHRINKAGE) -> tuple[np.ndarray, np.ndarray]:
     """Mean (width,) and matrix (width, size): `(vectors - mean) @ matrix` has unit covariance but for shrinkage.
 
-    Its columns are the `size` directions of most spread (principal components), most spread first.
+    The matrix's columns are the `size` principal components, those of most variance first.
 
     Args:
-        vectors: (clips, width). size: At most the width.
-        shrinkage: Share of the mean variance of these directions that is added to the variance of each.
+        vectors: Embeddings (clips, width).
+        size: Dimensions to keep, at most the width.
+        shrinkage: Fraction of the mean variance of these directions that is added to the variance of each.
 
     Raises:
-        ValueError: fewer than two vectors, all of them alike, values that are not finite, or an impossible size.
+        ValueError: fewer than two vectors, all of them equal, values that are not finite, or an impossible size.
     """
     vectors = np.asarray(vectors, np.float64)
     if len(vectors) < 2 or not np.isfinite(vectors).all():
@@ -34,9 +37,24 @@ def whitening_of(vectors: np.ndarray, size: int, shrinkage: float = SHRINKAGE) -
         raise ValueError(f"size={size}: embeddings of width {vectors.shape[1]} have 1 to as many directions.")
     variances, directions = np.linalg.eigh(np.cov(vectors, rowvar=False))
     if not variances.mean() > 0:
-        raise ValueError(f"The {len(vectors)} embeddings are all alike: nothing tells how they vary.")
+        raise ValueError(f"The {len(vectors)} embeddings are all equal: they have no variance to whiten.")
     variances, directions = variances[::-1][:size].clip(0), directions[:, ::-1][:, :size]
     return vectors.mean(axis=0), directions / np.sqrt(variances + shrinkage * variances.mean())
+
+
+def check_whitening(encoder: Any) -> None:
+    """Checks that an encoder can hold a whitening and save it.
+
+    Raises:
+        TypeError: it is not an [`AudioMAEModel`], or it has adapters, which are saved without it.
+    """
+    problem = ""
+    if hasattr(encoder, "get_base_model") or getattr(encoder, "_hf_peft_config_loaded", False):
+        problem = "has adapters, which are saved without a whitening"
+    elif not isinstance(encoder, AudioMAEModel):
+        problem = "has no place for a whitening; AudioMAEModel has"
+    if problem:
+        raise TypeError(f"{type(encoder).__name__} {problem}: leave it out (whiten=False, --whiten false).")
 
 
 def fit_whitening(
@@ -46,21 +64,24 @@ def fit_whitening(
     size: int | None = None,
     batch_size: int = 32,
 ) -> None:
-    """Gives the encoder, in place, a whitening of its pooled output over unlabelled clips, saved with the weights.
+    """Adds a whitening of the pooled output to the encoder, in place; it is saved with the weights.
 
-    An earlier whitening is replaced; after an error the encoder is as it was. Pooled outputs of a masked autoencoder
-    lie in a narrow cone whose axis says little of what a clip is; the directions of little spread do (method.md 3.6
-    takes off the mean alone).
+    The whitening is computed over unlabelled clips. An earlier one is replaced; after an error the encoder is as it
+    was. Pooled outputs of a masked autoencoder lie in a narrow cone, whose axis is nearly the same for all clips: what
+    tells clips apart is in directions of little variance (docs/concepts/method.md, Whitening).
 
     Args:
-        dataset: Log-mels as of [`prepare`]; about as many clips as `size`, or more.
-        size: Width of the new pooled output, by default 128, or the old one's where that is less.
+        encoder: Encoder to change.
+        feature_extractor: Its feature extractor.
+        dataset: Log-mels from [`prepare`]; about as many clips as `size`, or more.
+        size: Dimensions of the new pooled output; by default 128, or as many as it has where that is less.
+        batch_size: Windows in a batch.
 
     Raises:
-        ValueError: too few clips, or all embeddings are alike. TypeError: an encoder of another kind.
+        ValueError: too few clips, or all embeddings are equal.
+        TypeError: an encoder that cannot be whitened.
     """
-    if not isinstance(encoder, AudioMAEModel):
-        raise TypeError(f"{type(encoder).__name__} has no place for a whitening; AudioMAEModel has.")
+    check_whitening(encoder)
     config = encoder.config
     before, width, training = encoder.whitening, config.whitening_size, encoder.training
     encoder.whitening, config.whitening_size = torch.nn.Identity(), 0
@@ -70,11 +91,11 @@ def fit_whitening(
         layer = AudioMAEWhitening(*matrix.shape).to(encoder.device)
         layer.mean.copy_(torch.from_numpy(mean))
         layer.matrix.copy_(torch.from_numpy(matrix.copy()))
-    except BaseException:  # also of whoever stops it
+    except BaseException:  # an interrupt, too
         encoder.whitening, config.whitening_size = before, width
         encoder.train(training)
         raise
     encoder.whitening, config.whitening_size = layer, matrix.shape[1]
 
 
-__all__ = ["fit_whitening", "whitening_of"]
+__all__ = ["check_whitening", "fit_whitening", "whitening_of"]

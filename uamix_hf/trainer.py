@@ -1,0 +1,357 @@
+"""The whole job of tuning: data, both stages, whitening, evaluation, card and upload."""
+
+import copy
+import dataclasses
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from datasets import Dataset
+from huggingface_hub import ModelCard
+from torch import nn
+from transformers import PreTrainedModel, TrainerCallback, TrainerState, set_seed
+from transformers.trainer_utils import TrainOutput
+
+from .data import DataArguments, LogMelCollator, PreparedData, open_recordings, training_data
+from .evaluation import ProtocolArguments, TuningEvaluation, evaluate_encoders
+from .hub.cards import tuned_card
+from .hub.push import push_folder
+from .models.audio_mae.feature_extraction_audio_mae import AudioMAEFeatureExtractor
+from .training.encoders import base_of
+from .training.models import EncoderArguments
+from .tuning import (
+    METHOD_FIELDS,
+    KNNCallback,
+    UaMixForContrastiveTuning,
+    UaMixTrainingArguments,
+    check_whitening,
+    fit_whitening,
+    make_model,
+    train_stages,
+)
+
+# Logged values that the card and the output of `train` show, the last of each.
+SHOWN = (
+    "train_loss", "loss_clean", "loss_mixed", "embedding_std", "neighbour_purity", "knn_accuracy", "knn_neighbours",
+    "train_runtime",
+)  # fmt: skip
+NEIGHBOURS = 10  # that vote in the kNN check
+Data: TypeAlias = str | os.PathLike | Sequence[str | os.PathLike] | DataArguments | Dataset | PreparedData
+
+
+class NotTunedError(RuntimeError):
+    """Something of the tuned encoder was asked for before [`UaMixTrainer.train`], or training was asked for twice."""
+
+
+class UaMixTrainer:
+    """Tunes an audio encoder on unlabelled recordings, evaluates it before and after, and publishes it.
+
+    ```python
+    args = UaMixTrainingArguments("tuned", mix="t-cutmix")
+    trainer = UaMixTrainer("model_cards/audio-mae-tiny", args, "recordings/")
+    trainer.train()
+    print(trainer.evaluate("labelled/", label_column="label"))
+    trainer.push_to_hub("you/tuned")
+    ```
+
+    The tuned encoder is `trainer.encoder`, an ordinary model; `trainer.model` is the [`UaMixForContrastiveTuning`] that
+    holds it with the heads. `trainer.state` is the state of the second stage, with its log in `log_history`, and
+    `trainer.data` the prepared recordings. For [`evaluate`] the encoder is copied before training: one more copy of its
+    weights is held in CPU memory.
+
+    Under a launcher of several processes, each makes its own trainer and calls the same methods; the first one writes
+    and uploads.
+
+    Args:
+        model: Encoder to tune: folder or Hub repository, [`EncoderArguments`], an encoder that [`EncoderAdapter`]
+            accepts, or a [`UaMixForContrastiveTuning`]. A model object is tuned in place.
+        args: All settings of training and of the method. With a [`UaMixForContrastiveTuning`], its own configuration
+            counts, and the method's fields that are given here must agree with it.
+        train_dataset: Unlabelled recordings: folder or folders, [`DataArguments`], a `datasets.Dataset` with an audio
+            column (undecoded or decoded), or [`PreparedData`].
+        feature_extractor: Makes the log-mels. Needed with a model object, else loaded with the model by default.
+        audio_column: Column that holds the audio of a `datasets.Dataset`.
+        label_column: Column of labels for a kNN check during training; they are never learnt from.
+        group_column: Column of the speaker or source, whose clips are not neighbours of each other in that check.
+        on_error: `"raise"`, or `"skip"` to leave unreadable recordings out.
+        callbacks: Callbacks of transformers' Trainer, for both stages.
+
+    Raises:
+        TypeError: a model, arguments or data of another kind, a model object without a feature extractor, or an encoder
+            that cannot be whitened.
+        ValueError: arguments that contradict the model, or a setting without effect.
+        EncoderError: an encoder that does not meet the contract of [`EncoderAdapter`].
+        DataError: data that cannot be used, such as a missing folder, or a stream.
+        OSError: no such encoder.
+    """
+
+    def __init__(
+        self,
+        model: str | os.PathLike | EncoderArguments | PreTrainedModel | UaMixForContrastiveTuning | Any,
+        args: UaMixTrainingArguments,
+        train_dataset: Data,
+        feature_extractor: AudioMAEFeatureExtractor | None = None,
+        *,
+        audio_column: str = "audio",
+        label_column: str | None = None,
+        group_column: str | None = None,
+        on_error: str = "raise",
+        callbacks: Sequence[TrainerCallback] = (),
+    ):
+        if not isinstance(args, UaMixTrainingArguments):
+            raise TypeError(f"args is a {type(args).__name__}: give UaMixTrainingArguments.")
+        self.args = args
+        self.callbacks = list(callbacks)
+        self.source = training_data(train_dataset, audio_column, label_column, group_column, on_error)
+        set_seed(args.seed)  # of the heads, and of random weights
+        if isinstance(model, (str, os.PathLike)):
+            model = EncoderArguments(os.fspath(model))
+        self.random_weights = isinstance(model, EncoderArguments) and model.random_weights
+        self.base_name: str | None = None
+        if isinstance(model, EncoderArguments):
+            self.base_name = model.model_name_or_path
+            feature_extractor = feature_extractor or model.load_feature_extractor()
+            model = model.load_encoder()
+        if not isinstance(model, nn.Module):
+            raise TypeError(f"model is a {type(model).__name__}: give a folder, a repository or an encoder.")
+        if feature_extractor is None:
+            raise TypeError("A model object says nothing of its log-mels: give feature_extractor, too.")
+        self.feature_extractor = feature_extractor
+        encoder = model.encoder if isinstance(model, UaMixForContrastiveTuning) else model
+        self.base_name = self.base_name or getattr(encoder, "name_or_path", None) or None
+        if args.whiten:
+            check_whitening(encoder)
+        self.base = copy.deepcopy(encoder).cpu()
+        self.model = make_model(model, args, feature_extractor)
+        self.data: PreparedData | None = None
+        self.begun = False
+        self.state = TrainerState()
+        self.evaluations: list[TuningEvaluation] = []
+        self.hub_url: str | None = None
+
+    @property
+    def encoder(self) -> Any:
+        """The encoder that is tuned: an ordinary model to use and to save."""
+        return self.model.encoder
+
+    @property
+    def writes(self) -> bool:
+        """Whether this process is the one that writes and uploads."""
+        return self.args.process_index == 0
+
+    def train(self, resume_from_checkpoint: str | bool | None = None) -> TrainOutput:
+        """Prepares the data, runs both stages, whitens the embedding, and saves encoder, preprocessor, code and card.
+
+        The encoder is saved before it is whitened, so that a failure after training costs no training. With
+        `args.push_to_hub`, the folder is uploaded at the end.
+
+        Args:
+            resume_from_checkpoint: A checkpoint of either stage, or True for the last complete one of the output
+                folder; by default what `args.resume_from_checkpoint` says.
+
+        Returns:
+            Steps and mean loss of the second stage, and the last values of what was logged in it.
+
+        Raises:
+            NotTunedError: this trainer has trained already.
+            AudioInputError: an unreadable recording, unless they are skipped.
+            EvaluationError: labels of which no kNN accuracy can be measured.
+            RunCheckpointError: a checkpoint cannot be written or resumed from, or the output folder has those of
+                another run.
+            AnotherRunError: the checkpoint to resume from was made with other settings or data.
+            RunStoppedError: training was stopped before its end; there is a checkpoint.
+            NonFiniteLossError: the loss is not finite.
+        """
+        args: Any = self.args.without_hub()  # checkpoints stay here, only what is finished is uploaded
+        if resume_from_checkpoint is not None:
+            args = dataclasses.replace(args, resume_from_checkpoint=str(resume_from_checkpoint))
+        if self.data is not None or (self.begun and not args.resume_from_checkpoint):
+            raise NotTunedError("This trainer has trained already: make another one, from the encoder to start from.")
+        with self.args.main_process_first(desc="log-mels"):
+            data = self.source.prepare(self.feature_extractor)
+        checks: list[TrainerCallback] = []
+        if data.label_names:
+            collator = LogMelCollator(self.feature_extractor, self.model.adapter.max_frames, normalize=False)
+            size = args.per_device_train_batch_size
+            checks = [KNNCallback(data.dataset, collator, data.groups, NEIGHBOURS, size, data.label_names)]
+        self.begun = True
+        trained = train_stages(self.model, args, data.dataset, self.feature_extractor, [*checks, *self.callbacks])
+        self.data, self.state = data, trained.state
+        self.used = self.settings(trained.args)
+        self.save_model()  # before anything else can fail
+        if self.args.whiten:
+            fit_whitening(self.encoder, self.feature_extractor, data.dataset)
+            self.save_model()
+        self.create_model_card()
+        if self.args.push_to_hub:
+            self.push_to_hub()
+        metrics = self.metrics()
+        return TrainOutput(self.state.global_step, metrics.get("train_loss", float("nan")), metrics)
+
+    def evaluate(
+        self,
+        labelled: str | os.PathLike | Sequence[str | os.PathLike] | Dataset,
+        label_column: str = "label",
+        group_column: str | None = None,
+        *,
+        label_separator: str | None = None,
+        fold_column: str | None = None,
+        audio_column: str = "audio",
+        where: Sequence[str] = (),
+        protocols: ProtocolArguments | None = None,
+        on_error: str = "raise",
+        batch_size: int = 16,
+    ) -> TuningEvaluation:
+        """Measures the encoder before and after tuning, on the same episodes of labelled recordings.
+
+        The result is kept in `trainer.evaluations` and goes into the card, which is written anew and, with
+        `args.push_to_hub`, uploaded again.
+
+        Args:
+            labelled: Labelled recordings, best of other sources than those that were tuned on: folder or folders, or a
+                `datasets.Dataset` with an audio column.
+            label_column: Column of the labels.
+            group_column: Column of the speaker or source, which labelled and test clips never share.
+            label_separator: What separates the labels of a clip that has several, such as `;` in `dog;rain`.
+            fold_column: Column of official folds, for some protocols.
+            audio_column: Column that holds the audio of a `datasets.Dataset`.
+            where: Conditions `COLUMN=VALUE[,VALUE...]` on rows; all must hold.
+            protocols: Protocols and their settings; by default 600 few-shot episodes of 5 classes, with 1 and with 5
+                labelled clips per class.
+            on_error: `"raise"`, or `"skip"` to leave unreadable recordings out.
+            batch_size: Windows of audio in a batch.
+
+        Returns:
+            Means, 95 % intervals and paired differences; printed, it is a table.
+
+        Raises:
+            NotTunedError: the encoder has not been trained yet.
+            DataError: a missing folder or column, or a clip without a label.
+            EvaluationError: labels that the protocols cannot evaluate, such as too few clips of a class.
+            AudioInputError: an unreadable recording, unless they are skipped.
+            TypeError: an encoder that [`AudioEmbedder`] does not take.
+        """
+        self.check_tuned("evaluate")
+        recordings, name = open_recordings(labelled, audio_column, where)
+        device = self.encoder.device
+        encoders = {
+            "before": (base_of(self.base).to(device), self.feature_extractor),
+            "after": (base_of(self.encoder), self.feature_extractor),
+        }
+        try:
+            results = evaluate_encoders(
+                encoders, recordings, label_column, protocols,
+                label_separator=label_separator, group_column=group_column, fold_column=fold_column,
+                on_error=on_error, batch_size=batch_size, progress_bar=not self.args.disable_tqdm,  # type: ignore[arg-type]
+                settings={"data": name},
+            )  # fmt: skip
+        finally:
+            self.base.cpu()
+        evaluation = TuningEvaluation(name, results)
+        self.evaluations.append(evaluation)
+        self.create_model_card()
+        if self.args.push_to_hub:
+            self.push_to_hub()
+        return evaluation
+
+    def save_model(self, output_dir: str | os.PathLike | None = None) -> None:
+        """Saves the encoder, with the code that it needs elsewhere, and its preprocessor, for `from_pretrained`.
+
+        Args:
+            output_dir: Folder; that of the arguments by default.
+        """
+        if self.writes:
+            folder = str(output_dir or self.args.output_dir)
+            self.encoder.save_pretrained(folder)
+            self.feature_extractor.save_pretrained(folder)
+
+    def create_model_card(self) -> ModelCard:
+        """Writes the model card, `README.md` in the output folder: settings, training log and evaluations.
+
+        Returns:
+            The card.
+
+        Raises:
+            NotTunedError: the encoder has not been trained yet.
+        """
+        data = self.check_tuned("a card")
+        card = tuned_card(
+            base_model=self.base_name,
+            data=self.source.name,
+            clips=len(data.dataset),
+            settings=self.used,
+            results={name: f"{value:.4g}" for name, value in self.metrics().items()},
+            repo_id=self.repo_id if self.args.push_to_hub else None,
+            dataset=self.source.dataset_id,
+            random_weights=self.random_weights,
+            evaluations=[one.for_card() for one in self.evaluations],
+        )
+        if self.writes:
+            card.save(Path(str(self.args.output_dir)) / "README.md")
+        return card
+
+    def push_to_hub(
+        self,
+        repo_id: str | None = None,
+        private: bool | None = None,
+        token: str | None = None,
+        commit_message: str = "Upload the tuned encoder",
+    ) -> str | None:
+        """Uploads encoder, preprocessor, code and card from the output folder; checkpoints stay here.
+
+        Args:
+            repo_id: Repository, created if need be; `args.hub_model_id` or the folder's name by default.
+            private: Whether a new repository is private; `args.hub_private_repo` by default.
+            token: Access token; `args.hub_token`, or that of the login, by default.
+            commit_message: Title of the commit.
+
+        Returns:
+            Address of the commit, also in `trainer.hub_url`; None in processes other than the first.
+
+        Raises:
+            NotTunedError: the encoder has not been trained yet.
+            huggingface_hub.errors.HfHubHTTPError: no right to write, or no connection. The folder stays as it is.
+        """
+        self.check_tuned("an upload")
+        if self.writes:
+            self.hub_url = push_folder(
+                str(self.args.output_dir),
+                repo_id or self.repo_id,
+                self.args.hub_private_repo if private is None else private,
+                token or self.args.hub_token,
+                commit_message,
+            )
+        return self.hub_url
+
+    @property
+    def repo_id(self) -> str:
+        """Repository to upload to by default."""
+        return self.args.hub_model_id or Path(str(self.args.output_dir)).resolve().name
+
+    def check_tuned(self, wanted: str) -> PreparedData:
+        """The training data, which there is after training alone.
+
+        Raises:
+            NotTunedError: the encoder has not been trained yet.
+        """
+        if self.data is None:
+            raise NotTunedError(f"{wanted}: the encoder is not tuned yet, call train() first.")
+        return self.data
+
+    def metrics(self) -> dict[str, float]:
+        """Last value of each logged number that is shown."""
+        last: dict[str, float] = {}
+        for entry in self.state.log_history:
+            last |= {name: value for name, value in entry.items() if isinstance(value, (int, float))}
+        return {name: last[name] for name in SHOWN if name in last}
+
+    def settings(self, args: UaMixTrainingArguments) -> dict[str, Any]:
+        """All settings that were used, for the card: of the method, and arguments with a default or a meaning of their
+        own here."""
+        method = {name: getattr(self.model.config, name) for name in sorted(METHOD_FIELDS)}
+        used = {"seed": args.seed, "updates": self.state.global_step, "processes": args.world_size}
+        return method | args.own_settings() | used
+
+
+__all__ = ["NotTunedError", "UaMixTrainer"]
