@@ -3,8 +3,8 @@
 python reproduction/recipe.py --model_name_or_path model_cards/audio-mae-tiny --data ../shared/data --rows validation \
     --output_dir recipe --variants t-cutmix no-mixing --seeds 0 1 2
 
-Variants are lists of flags for examples/tune.py, in recipe.json beside this file. A run that is already in the output
-folder is not repeated.
+Variants are lists of flags for examples/tune.py, or for a baseline's script, in recipe.json beside this file. A run
+that is already in the output folder is not repeated.
 """
 
 import json
@@ -57,15 +57,15 @@ def measured_rows(data: Path, rows: str) -> dict[str, list[str]]:
 
 
 def command(args: RecipeArguments, entry: dict[str, Any], seed: int, folder: Path) -> list[str]:
-    """examples/tune.py as its users would run it."""
-    settings = json.loads(VARIANTS.read_text())
+    """Command line of examples/tune.py, or of a baseline's script."""
+    settings, script = json.loads(VARIANTS.read_text()), entry.get("script", "tune.py")
     words = [sys.executable, "-m", "accelerate.commands.launch", "--num_processes", "1", "--num_machines", "1"]
-    words += ["--mixed_precision", "no", "--dynamo_backend", "no", str(EXAMPLES / "tune.py")]
+    words += ["--mixed_precision", "no", "--dynamo_backend", "no", str(EXAMPLES / script)]
     words += ["--model_name_or_path", args.model_name_or_path, "--output_dir", str(folder), "--seed", str(seed)]
     words += ["--train_dir", *(str(Path(args.data) / condition.partition(":")[0]) for condition in TRAINING_ROWS)]
     words += ["--where", *TRAINING_ROWS, "--save_strategy", "no", "--report_to", "none", "--disable_tqdm", "true"]
     words += settings["common"].split()
-    if "--objective" not in entry["flags"]:
+    if script == "tune.py":
         words += settings["uamix"].split()
     return words + entry["flags"].split()
 

@@ -92,7 +92,8 @@ def main() -> None:
         cells = {protocol: difference(folder, variant, args.against, protocol) for protocol in protocols}
         by_set = ", ".join(f"{gain:+.1f}" for gain in cells["5-shot"][1].values())
         shown = " | ".join(text for text, _ in cells.values())
-        print(f"| {variant} | `{entry['flags'] or '-'}` | {len(seeds)} | {shown} | {by_set} | {entry['why']} |")
+        flags = f"{entry.get('script', '')} {entry['flags']}".strip() or "-"
+        print(f"| {variant} | `{flags}` | {len(seeds)} | {shown} | {by_set} | {entry['why']} |")
 
 
 if __name__ == "__main__":

@@ -24,13 +24,17 @@ def flags_given() -> dict[str, set[str]]:
         read("checkpoints.sh"),
     )
     command = read("recipe.py").partition("def command(")[2].partition("\ndef ")[0]
-    variants = [entry["flags"] for entry in recipe["variants"].values()]
+    variants, baselines = (
+        [entry["flags"] for entry in recipe["variants"].values() if ("script" in entry) == baseline]
+        for baseline in (False, True)
+    )
     groups = [entry["flags"] for part in ("sets", "variants") for entry in fine_tuning[part].values()]
     draws = [draw for entry in fine_tuning["sets"].values() for draw in entry["draws"]]
     texts = {
         "pretrain.py": shell.partition("pretrain.py")[2].partition("uamix-hf export")[0],
         "tune.py": shell.partition("tune.py")[2].partition("uamix-hf export")[0]
         + " ".join([command, recipe["common"], recipe["uamix"], *variants]),
+        "pseudo_labels.py": " ".join([command, recipe["common"], *baselines]),
         "finetune.py": " ".join([fine_tuning["common"], *groups, *draws]),
         "few_shot.py": shell.partition("few_shot.py")[2],
     }
@@ -38,7 +42,7 @@ def flags_given() -> dict[str, set[str]]:
     return {script: set(re.findall(r"--\w+", text)) - launcher for script, text in texts.items()}
 
 
-@pytest.mark.parametrize("script", ["pretrain.py", "tune.py", "finetune.py", "few_shot.py"])
+@pytest.mark.parametrize("script", ["pretrain.py", "tune.py", "pseudo_labels.py", "finetune.py", "few_shot.py"])
 def test_flags_that_are_given_exist(
     script: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:

@@ -107,7 +107,7 @@ def test_fine_tuned_card_names_base_data_licence_classes_and_what_was_run(base: 
     assert loaded.data.datasets == ["me/birds"] and "audio-classification" in loaded.data.tags
     assert front_matter(card.content) == loaded.data.to_dict()
     for part in (
-        "contradictory", "# audio-mae, fine-tuned to tell sounds apart\n", "birds, 1234 clips, used with their labels",
+        "contradictory", "# audio-mae, fine-tuned for audio classification\n", "birds, 1234 clips, used with their labels",
         'pipeline("audio-classification", model="me/birds-classifier"', "## Classes\n\nwren, robin\n",
         "| layer_decay | 0.75 |\n| where | ['fold=1'] |\n", "| eval_accuracy | 0.9 |\n| test_loss | 0.5 |\n",
         "| test_accuracy_wren | 1.0 |\n", f"uamix_hf {__version__}, ",
@@ -188,13 +188,13 @@ def test_the_hub_is_told_the_figures_of_test_and_validation_rows() -> None:
 @pytest.mark.parametrize(
     ("problem_type", "figure", "kind", "says"),
     [
-        ("multi_label_classification", "mean_average_precision", "mAP", "a clip may have several"),
+        ("multi_label_classification", "mean_average_precision", "mAP", "which may have several classes"),
         ("regression", "mse", "mse", "# you/base, fine-tuned to predict wren\n"),
     ],
 )
 def test_fine_tuned_card_says_what_is_predicted(problem_type: str, figure: str, kind: str, says: str) -> None:
     card = fine_tuned("you/base", problem_type, results={f"eval_{figure}": 0.25, f"eval_{figure}_wren": 1.0})
-    assert says in card.text and "It gives each clip one class." not in card.text
+    assert says in card.text and "It predicts one class for each clip." not in card.text
     (entry,) = front_matter(card.content)["model-index"][0]["results"]
     assert [(metric["type"], metric["value"]) for metric in entry["metrics"]] == [(kind, 0.25)]
 
@@ -219,7 +219,7 @@ def test_every_figure_that_the_trainer_means_goes_to_the_hub() -> None:
 def test_fine_tuned_card_of_random_weights_names_no_base_to_the_hub() -> None:
     card = fine_tuned("you/base", random_weights=True)
     assert card.data.base_model is None and fine_tuned("you/base").data.base_model == "you/base"
-    assert "# you/base, trained from random weights to tell sounds apart\n" in card.text
+    assert "# you/base, trained from random weights for audio classification\n" in card.text
 
 
 def test_names_of_classes_do_not_break_the_tables() -> None:
