@@ -107,7 +107,8 @@ def test_fine_tuned_card_names_base_data_licence_classes_and_what_was_run(base: 
     assert loaded.data.datasets == ["me/birds"] and "audio-classification" in loaded.data.tags
     assert front_matter(card.content) == loaded.data.to_dict()
     for part in (
-        "contradictory", "# audio-mae, fine-tuned for audio classification\n", "birds, 1234 clips, used with their labels",
+        "contradictory", "# audio-mae, fine-tuned for audio classification\n",
+        "birds, 1234 clips, used with their labels",
         'pipeline("audio-classification", model="me/birds-classifier"', "## Classes\n\nwren, robin\n",
         "| layer_decay | 0.75 |\n| where | ['fold=1'] |\n", "| eval_accuracy | 0.9 |\n| test_loss | 0.5 |\n",
         "| test_accuracy_wren | 1.0 |\n", f"uamix_hf {__version__}, ",
