@@ -21,7 +21,7 @@ LABEL ?= label
 GROUP ?=
 OUTPUT ?= demo_output
 
-BENCHMARKS = encoder pretraining tuning features pipeline utilisation neighbour_queue scaling memory modes
+BENCHMARKS = encoder pretraining tuning features pipeline utilisation neighbour_queue scaling memory modes import_time
 
 .PHONY: setup demo test test-all test-minimum bench docs check code clean
 

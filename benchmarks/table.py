@@ -23,6 +23,7 @@ NAMES = (
     "scaling",
     "memory",
     "modes",
+    "import_time",
 )
 MARKS = ("<!-- benchmarks -->", "<!-- /benchmarks -->")
 HEADS = ("case", "ours", "baseline", "ratio or value [min, max]", "target", "met")

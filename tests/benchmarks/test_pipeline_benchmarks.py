@@ -42,6 +42,12 @@ ROWS = {
         "exponent of processes": (None, True),
         "peak memory": (1.5, False),
     },
+    "import_time": {
+        "CPU time, against the base classes": (1.15, False),
+        "wall time, against the base classes": (None, False),
+        "CPU time, against torch": (None, False),
+        "wall time, against torch": (None, False),
+    },
     "gpu": {
         "encoder forward, share": (None, True),
         "encoder forward, compiled": (None, True),
