@@ -3,7 +3,7 @@ from .audio.loading import load_audio, stream_audio
 from .data import DataError, compute_norm_stats
 from .embedding.embedder import AudioEmbedder
 from .models.audio_mae.configuration_audio_mae import AudioMAEConfig
-from .models.audio_mae.feature_extraction_audio_mae import AudioInputError, AudioMAEFeatureExtractor
+from .models.audio_mae.feature_extraction_audio_mae import AudioInputError, AudioMAEFeatureExtractor, FrontEndError
 from .models.audio_mae.modeling_audio_mae import (
     AudioMAEForAudioClassification,
     AudioMAEForPreTraining,
@@ -12,6 +12,7 @@ from .models.audio_mae.modeling_audio_mae import (
 )
 from .models.beats.configuration_beats import BeatsConfig
 from .models.beats.modeling_beats import BeatsForAudioClassification, BeatsModel
+from .models.front_ends import front_end
 from .models.mae_ast.configuration_mae_ast import MAEASTConfig
 from .models.mae_ast.modeling_mae_ast import MAEASTModel
 from .models.ssamba.configuration_ssamba import SSAMBAConfig
@@ -40,6 +41,7 @@ __all__ = [
     "BeatsModel",
     "DamagedAudioWarning",
     "DataError",
+    "FrontEndError",
     "InputTooLongError",
     "MAEASTConfig",
     "MAEASTModel",
@@ -57,6 +59,7 @@ __all__ = [
     "__version__",
     "compute_norm_stats",
     "fit_whitening",
+    "front_end",
     "load_audio",
     "stream_audio",
 ]

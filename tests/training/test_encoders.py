@@ -6,7 +6,7 @@ from toy_encoders import NestedConfig, NestedModel
 from transformers import ViTConfig, ViTModel, Wav2Vec2Config, Wav2Vec2Model
 from transformers.modeling_outputs import BaseModelOutput
 
-from uamix_hf import AudioMAEForPreTraining, AudioMAEModel
+from uamix_hf import AudioMAEConfig, AudioMAEForPreTraining, AudioMAEModel
 from uamix_hf.training.encoders import EncoderAdapter, EncoderError
 
 SIZES = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 48}
@@ -21,6 +21,39 @@ def test_short_input_is_padded_with_normalised_silence_to_asts_length(make_ast):
     padded[0, :48], padded[1, :40] = sound[0], sound[1, :40]
     assert visible is None  # such an encoder drops no tokens, and lambda is counted in frames
     torch.testing.assert_close(pooled, adapter.encoder(padded).pooler_output)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"max_length": 96}, {"max_length": 96, "num_prefix_tokens": 2},
+        {"max_length": 96, "patch_size": 2, "patch_mel_bins": 128},
+        {"max_length": 96, "time_stride": 10, "mel_stride": 10}, {"max_length": 96, "num_mel_bins": 80},
+    ],
+)  # fmt: skip
+def test_seen_tokens_are_the_models_whatever_its_patches(fields):
+    model = AudioMAEModel(AudioMAEConfig.preset("tiny", num_hidden_layers=1, **fields)).eval()
+    adapter, lengths = EncoderAdapter(model), torch.tensor([96, 41, 7])
+    clips = torch.randn(3, 96, model.config.num_mel_bins)
+    with torch.no_grad():
+        pooled, visible = adapter.encode(clips, lengths, 0.0, 0.0)
+        mask = (torch.arange(96) < lengths[:, None]).long()
+        assert torch.equal(visible.flatten(1), model.token_mask(mask, clips).float())
+        model.train()
+        _, visible = adapter.encode(clips, lengths, 0.5, 0.0)
+    kept = visible.flatten(1).sum(1) / model.token_mask(mask, clips).sum(1)
+    assert pooled.isfinite().all() and (kept <= 0.6).all() and (kept > 0.2).all()
+
+
+def test_frames_after_the_last_whole_patch_of_overlapping_ones_are_cut_off():
+    config = AudioMAEConfig.preset("tiny", num_hidden_layers=1, max_length=96, time_stride=10, mel_stride=10)
+    adapter, lengths = EncoderAdapter(AudioMAEModel(config).eval()), torch.tensor([80, 80])
+    clips = torch.randn(2, 80, 128)
+    with torch.no_grad():
+        pooled, visible = adapter.encode(clips, lengths, 0.0, 0.0)
+        expected = adapter.encoder(clips[:, :76]).pooler_output
+    assert visible.shape == (2, 7, 12) and visible.all()
+    torch.testing.assert_close(pooled, expected)
 
 
 @pytest.mark.parametrize(

@@ -150,22 +150,26 @@ def test_frame_lambda_is_the_mean_of_the_share_over_frames_of_sound(kind):
         assert lam[row].item() == pytest.approx(share[row, :length].double().mean().item(), abs=1e-6)
 
 
+@pytest.mark.parametrize("patch,strides", [((16, 16), None), ((2, 64), None), ((16, 16), (10, 10))])
 @pytest.mark.parametrize("align", [1, 16])
 @pytest.mark.parametrize("kind", ["t-cutmix", "cutmix", "mixup"])
-def test_token_lambda_is_the_mean_share_of_the_visible_tokens(kind, align):
+def test_token_lambda_is_the_mean_share_of_the_visible_tokens(kind, align, patch, strides):
     torch.manual_seed(0)
-    mel, patch = 64, 16
+    mel = 64
+    step = strides or patch
+    columns, bands = (96 - patch[0]) // step[0] + 1, (mel - patch[1]) // step[1] + 1
     share = share_of(mix=kind, mix_align=align, mel=mel)
-    visible = (torch.rand(9, 96 // patch, mel // patch) < 0.5).float()
+    visible = (torch.rand(9, columns, bands) < 0.5).float()
     visible[:, 0, 0] = 1  # an encoder always keeps a token
-    lam = token_lambda(share, visible, patch)
+    lam = token_lambda(share, visible, patch, strides)
     values = share.expand(-1, -1, mel).numpy().astype(np.float64)
     for row in range(9):
         shares = []
-        for time in range(96 // patch):
-            for band in range(mel // patch):
+        for time in range(columns):
+            for band in range(bands):
                 if visible[row, time, band]:
-                    cell = values[row, time * patch : (time + 1) * patch, band * patch : (band + 1) * patch]
+                    start, low = time * step[0], band * step[1]
+                    cell = values[row, start : start + patch[0], low : low + patch[1]]
                     shares.append(cell.mean())
         assert lam[row].item() == pytest.approx(np.mean(shares), abs=1e-6)
 
@@ -176,7 +180,7 @@ def test_both_lambdas_are_one_minus_the_stretchs_share_of_whole_clips():
     share = share_of(lengths, mix_dominant=False)
     expected = [1 - (end - start) / 96 for start, end in (pasted_stretch(row[:, 0]) for row in share)]
     torch.testing.assert_close(frame_lambda(share, lengths), torch.tensor(expected))
-    torch.testing.assert_close(token_lambda(share, torch.ones(64, 6, 2), 16), torch.tensor(expected))
+    torch.testing.assert_close(token_lambda(share, torch.ones(64, 6, 2), (16, 16)), torch.tensor(expected))
     assert len(set(expected)) == 6
 
 

@@ -8,7 +8,7 @@ import torch
 from toy_encoders import NestedConfig, NestedModel
 from transformers import ASTModel, AutoModel
 
-from uamix_hf import AudioMAEFeatureExtractor
+from uamix_hf import AudioMAEConfig, AudioMAEFeatureExtractor, AudioMAEModel
 from uamix_hf.tuning import StageTrainer, train_stages
 
 
@@ -37,6 +37,20 @@ def test_asts_blocks_tune_and_the_result_loads(make_ast, make_model, make_datase
     assert type(loaded) is ASTModel
     sound = torch.randn(2, 128, 128)
     assert torch.equal(loaded(sound).pooler_output, encoder.eval()(sound).pooler_output)
+
+
+@pytest.mark.parametrize(
+    "fields", [{"time_stride": 10, "mel_stride": 10, "num_prefix_tokens": 2}, {"patch_size": 2, "patch_mel_bins": 128}]
+)
+@pytest.mark.parametrize("mix", ["t-cutmix", "cutmix"])
+def test_patches_that_overlap_or_are_not_square_are_mixed_and_dropped(make_model, make_batch, fields, mix):
+    encoder = AudioMAEModel(AudioMAEConfig.preset("tiny", num_hidden_layers=2, max_length=96, **fields))
+    model = make_model(encoder=encoder, token_drop=0.5, mix=mix)
+    model.set_stage("tune", 0)
+    output = model.train()(**make_batch([96, 50, 40, 64], mel=128))
+    output.loss.backward()
+    assert output.loss.isfinite() and 0.4 < output.mix_lambda.item() <= 1
+    assert encoder.embeddings.cls_token.grad.abs().sum() > 0
 
 
 def test_a_resumed_run_of_ast_finds_all_its_weights(make_ast, make_model, make_dataset, make_args, tmp_path):

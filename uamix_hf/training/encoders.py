@@ -72,6 +72,10 @@ class EncoderAdapter:
         self.embedding_size: int = getattr(encoder.config, "embedding_size", encoder.config.hidden_size)
         patch = encoder.config.patch_size
         self.patch: int = patch if isinstance(patch, int) else patch[-1]
+        # (frames, mel bins) of a patch, and from patch to patch; square patches that do not overlap by default
+        mel_bins = getattr(encoder.config, "patch_mel_bins", None) or self.patch
+        self.patch_shape: tuple[int, int] = getattr(encoder.config, "patch_shape", (self.patch, mel_bins))
+        self.strides: tuple[int, int] = getattr(encoder.config, "strides", self.patch_shape)
 
     def find_layers(self) -> str:
         for path in LAYER_PATHS:
@@ -143,6 +147,9 @@ class EncoderAdapter:
             input_values: Normalised (batch, frames, mel bins). lengths: Frames of sound (batch,).
             padding_value: What normalised padding is, for encoders of fixed length.
         """
+        (size, mel_size), (stride, mel_stride) = self.patch_shape, self.strides
+        if self.variable_length and stride < size:  # what the last whole patch does not cover is cut off
+            input_values = input_values[:, : size + (input_values.shape[1] - size) // stride * stride]
         frames = input_values.shape[1]
         valid = torch.arange(frames, device=input_values.device) < lengths[:, None]
         input_values = input_values.masked_fill(~valid[..., None], padding_value).to(self.base.dtype)
@@ -151,8 +158,10 @@ class EncoderAdapter:
             return self.pool(self.base(input_values=input_values)), None
         drop = {"mask_ratio": token_drop} if self.drops_tokens and token_drop > 0 else {}
         output = self.base(input_values=input_values, attention_mask=valid.long(), **drop)
-        visible = valid.unflatten(1, (-1, self.patch)).any(dim=2)[..., None]
-        mel_tokens = input_values.shape[2] // self.patch
+        start = torch.arange(0, frames - size + 1, stride, device=input_values.device)
+        # A token is valid if a frame is that no earlier token covers.
+        visible = (lengths[:, None] > start + (start > 0) * (size - stride))[..., None]
+        mel_tokens = (input_values.shape[2] - mel_size) // mel_stride + 1
         visible = visible.expand(-1, -1, mel_tokens).float()
         if drop:
             visible = visible * (1 - output.mask.float().unflatten(1, (-1, mel_tokens)))

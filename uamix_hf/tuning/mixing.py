@@ -98,13 +98,20 @@ def frame_lambda(share: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
     return (share.mean(dim=2) * valid).sum(dim=1) / valid.sum(dim=1)
 
 
-def token_lambda(share: torch.Tensor, visible: torch.Tensor, patch: int) -> torch.Tensor:
+def token_lambda(
+    share: torch.Tensor, visible: torch.Tensor, patch: tuple[int, int], strides: tuple[int, int] | None = None
+) -> torch.Tensor:
     """lambda (batch,) float32 as the share of the clip itself in the tokens that the encoder really saw.
 
     Args:
         share: From [`draw_share`]. visible: (batch, time tokens, mel tokens), 1 = valid and not dropped.
+        patch: Frames and mel bins of a patch.
+        strides: Frames and mel bins from patch to patch; those of a patch if None.
     """
-    tokens = F.avg_pool2d(share[:, None], (patch, patch if share.shape[2] > 1 else 1))[:, 0]
+    strides = strides or patch
+    if share.shape[2] == 1:  # alike in all mel bins
+        patch, strides = (patch[0], 1), (strides[0], 1)
+    tokens = F.avg_pool2d(share[:, None], patch, strides)[:, 0]
     weight = visible.to(tokens.dtype)
     return (tokens * weight).sum(dim=(1, 2)) / weight.sum(dim=(1, 2))
 

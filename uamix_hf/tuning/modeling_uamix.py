@@ -271,7 +271,7 @@ class UaMixForContrastiveTuning(PreTrainedModel):
                 lam = (
                     mixing.frame_lambda(share, lengths)
                     if seen is None
-                    else mixing.token_lambda(share, seen, self.adapter.patch)
+                    else mixing.token_lambda(share, seen, self.adapter.patch_shape, self.adapter.strides)
                 )
                 losses.append(virtual_label_loss(query, keys, config.temperature, own, first + partner, lam))
                 lambdas.append(lam)

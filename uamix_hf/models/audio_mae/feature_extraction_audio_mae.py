@@ -85,8 +85,8 @@ class AudioMAEFeatureExtractor(SequenceFeatureExtractor):
     r"""Waveforms to normalised log-mel spectrograms; the defaults are those of Audio-MAE (arXiv 2207.06405).
 
     The mean of the clip is removed; Kaldi filter banks follow (25 ms Hann frames every 10 ms, 128 mel bins from 20 Hz
-    to the Nyquist frequency), then `(x - mean) / (std_factor * std)`. `front_end` in `uamix_hf.models.front_ends`
-    makes the extractors of other systems. Arguments that are not listed below are those of [`FilterBank`].
+    to the Nyquist frequency), then `(x - mean) / (std_factor * std)`. [`front_end`] makes the extractors of
+    other systems.
 
     Args:
         sampling_rate: In Hz.
@@ -96,6 +96,10 @@ class AudioMAEFeatureExtractor(SequenceFeatureExtractor):
         mean: Mean of the log-mels of the training data; AudioSet's by default. [`compute_norm_stats`] computes it.
         std: Their standard deviation.
         std_factor: Factor of the standard deviation; Audio-MAE and AST divide by twice the standard deviation.
+        frame_length: Window length in samples.
+        frame_shift: In samples.
+        low_frequency: Lower edge of the lowest mel bin in Hz.
+        preemphasis: Coefficient of the pre-emphasis filter.
         return_attention_mask: Default of a call's `return_attention_mask`. With `padding="max_length"` a mask is
             returned only if the call requests it, because Audio-MAE attends to its padding.
         truncation: Default of a call's `truncation`, for callers such as pipelines that do not pass it. If True, longer
@@ -111,6 +115,20 @@ class AudioMAEFeatureExtractor(SequenceFeatureExtractor):
         pad_with_minimum: Whether `padding="max_length"` pads with the smallest value of each clip, not `padding_value`.
         time_stride: Frames between the model's patches, if they overlap; `patch_size` if None.
         incomplete_patches: `"pad"`, or `"drop"` for models that ignore the frames after a clip's last whole patch.
+        n_fft: Length of the Fourier transform in samples; the next power of two of `frame_length` if None.
+        window_type: `"hann"`, or `"povey"`, Kaldi's default: the Hann window to the power of 0.85.
+        periodic_window: Whether the window is periodic instead of symmetric.
+        center: Whether frame t is centred on sample `t * frame_shift`, with the waveform reflected at both ends. If
+            False, only frames within the waveform are taken, as in Kaldi.
+        remove_frame_mean: Whether the mean of each frame is removed.
+        preemphasis_scope: `"frame"`: pre-emphasis within each frame, as in Kaldi. `"waveform"`: over the waveform,
+            which loses its first sample.
+        power: Exponent of the magnitude: 2.0 is the power spectrum, 1.0 the magnitude spectrum.
+        mel_scale: `"kaldi"` (triangles in mel), `"htk"` or `"slaney"` (triangles in Hz).
+        mel_norm: `"slaney"` for mel filters of unit area, None for those of unit height.
+        high_frequency: Upper edge of the highest mel bin in Hz; the Nyquist frequency if None.
+        mel_floor: Smaller mel energies are raised to it before the logarithm.
+        log_offset: Added to mel energies before the logarithm.
 
     Raises:
         FrontEndError: Settings that are out of range or contradict each other.
