@@ -213,7 +213,7 @@ def test_numbers_that_are_not_finite_become_no_class(clips):
     model = classifier()
     model.classifier.bias.data[:] = torch.nan
     for function in (predict_logits, predict):
-        with pytest.raises(ValueError, match=r"no finite numbers for 3 of 3 recordings, of sample_id \[2, 30, 4\]"):
+        with pytest.raises(ValueError, match=r"not finite for 3 of 3 recordings, of sample_id \[2, 30, 4\]"):
             function(model, EXTRACTOR, clips, np.array([2, 30, 4]))
         with pytest.raises(ValueError, match="batch_size=0"):
             function(model, EXTRACTOR, clips, np.arange(3), batch_size=0)

@@ -51,7 +51,7 @@ def test_one_class_several_classes_and_numbers(table):
         (None, {}, "--label_column.*label, tags, height"),
         ("breed", {}, "no column 'breed'"),
         ("tags", {}, r"2.wav has no tags"),
-        ("label", {"problem_type": "regression"}, "0.wav has label='bark', which is no finite number"),
+        ("label", {"problem_type": "regression"}, "0.wav has label='bark', which is not a finite number"),
     ],
 )
 def test_columns_that_do_not_hold_what_is_asked_for(table, column, arguments, message):
@@ -62,7 +62,7 @@ def test_columns_that_do_not_hold_what_is_asked_for(table, column, arguments, me
 @pytest.mark.parametrize("value", ["", "nan", "inf", "-Infinity", "1,5", "tall"])
 def test_values_that_are_no_finite_numbers_are_named(table, value):
     recordings = table(["1", f'"{value}"'], "height")
-    with pytest.raises(DataError, match="1.wav has height='.*', which is no finite number"):
+    with pytest.raises(DataError, match="1.wav has height='.*', which is not a finite number"):
         read_targets(recordings, "height", LabelArguments(problem_type="regression"))
 
 
