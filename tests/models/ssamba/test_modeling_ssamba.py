@@ -1,5 +1,6 @@
 """SSAMBA's encoder: scan, invariances, transformers' conventions, errors. Official outputs: test_convert_ssamba.py."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -39,14 +40,13 @@ def model() -> SSAMBAModel:
     return make()
 
 
-def arguments(length: int, dtype: torch.dtype = torch.float32) -> list[torch.Tensor]:
-    """Inputs, time steps, rates, B and C of a scan in two directions: 3 states of 4 channels, 2 clips."""
+def arguments(length: int, states: int = 3) -> list[torch.Tensor]:
+    """Inputs, time steps, rates, B and C of a scan of 2 clips in 2 directions and 4 channels."""
     generator = torch.Generator().manual_seed(length)
-    values, step, weights, more = (
-        torch.randn(2, length, 2, size, generator=generator, dtype=dtype) for size in (4, 4, 3, 3)
+    values, step, input_weight, output_weight = (
+        torch.randn(2, length, 2, size, generator=generator) for size in (4, 4, states, states)
     )
-    rate = -torch.rand(2, 3, 4, generator=generator, dtype=dtype) * 4
-    return [values, step.exp() / 4, rate, weights, more]
+    return [values, step.exp() / 4, -4 * torch.rand(2, states, 4, generator=generator), input_weight, output_weight]
 
 
 def one_by_one(values, step, rate, input_weight, output_weight) -> torch.Tensor:
@@ -82,8 +82,26 @@ def test_gradients_of_the_scan_are_those_of_the_recurrence() -> None:
         torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-4)
 
 
+def test_training_keeps_no_state_of_each_step() -> None:
+    """What is kept for the gradients grows by inputs and outputs, which are as long as the clip, and not by states."""
+    kept = []
+
+    def count(tensor: torch.Tensor) -> torch.Tensor:
+        kept.append(tensor.numel())
+        return tensor
+
+    def kept_by(scan: Callable[..., torch.Tensor]) -> int:
+        kept.clear()
+        with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
+            scan(*(tensor.requires_grad_() for tensor in arguments(64, states=24)))
+        return sum(kept)
+
+    states = 2 * 64 * 2 * 24 * 4
+    assert kept_by(selective_scan) < states < kept_by(step_by_step)
+
+
 def step_by_step(values, step, rate, input_weight, output_weight) -> torch.Tensor:
-    state, outputs = torch.zeros(2, 2, 3, 4), []
+    state, outputs = torch.zeros(2, *rate.shape), []
     for t in range(values.shape[1]):
         drive = torch.einsum("bgn,bgd->bgnd", input_weight[:, t], step[:, t] * values[:, t])
         state = (step[:, t, :, None] * rate).exp() * state + drive
