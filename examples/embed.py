@@ -1,4 +1,4 @@
-"""Vectors of recordings, as a NumPy file with their names:
+"""Embed recordings; the embeddings and file names go into a NumPy file:
 
 python examples/embed.py --model_name_or_path tuned --data_dir recordings --output_file vectors.npz
 """
@@ -16,17 +16,17 @@ from uamix_hf.data import leave_out_unreadable, load_recordings, report_skipped
 @dataclass
 class EmbeddingArguments:
     model_name_or_path: str = field(metadata={"help": "Encoder: folder or Hub repository."})
-    data_dir: str = field(metadata={"help": "Folder of sound."})
+    data_dir: str = field(metadata={"help": "Folder of audio."})
     output_file: str = field(
-        metadata={"help": "The .npz file to write: vectors (clips, width) and file_name (clips,)."}
+        metadata={"help": "The .npz file to write: vectors (clips, embedding_size) and file_name (clips,)."}
     )
     where: list[str] = field(
         default_factory=list, metadata={"help": "Rows to use: COLUMN=VALUE[,VALUE...].", "action": "extend"}
     )
-    batch_size: int = field(default=16, metadata={"help": "Clips embedded at once."})
+    batch_size: int = field(default=16, metadata={"help": "Batch size of the encoder."})
     on_error: Literal["raise", "skip"] = field(
         default="raise",
-        metadata={"help": "What to do with an unreadable recording: stop and name it, or leave it out."},
+        metadata={"help": "Whether an unreadable recording stops the run or is left out."},
     )
 
 
@@ -41,7 +41,7 @@ def main() -> None:
     embedder = AudioEmbedder.from_pretrained(args.model_name_or_path)
     vectors = embedder.encode(recordings["audio"][:], batch_size=args.batch_size)
     np.savez(args.output_file, vectors=vectors, file_name=np.array(recordings["file_name"][:]))
-    print(f"Wrote {vectors.shape[0]} vectors of {vectors.shape[1]} numbers to {args.output_file}")
+    print(f"Wrote {vectors.shape[0]} embeddings of {vectors.shape[1]} dimensions to {args.output_file}")
 
 
 if __name__ == "__main__":

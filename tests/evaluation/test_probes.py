@@ -179,7 +179,7 @@ def test_what_cannot_be_probed_is_refused() -> None:
         knn_probe(vectors, labels.astype(float), groups)
     with pytest.raises(EvaluationError, match="int64 instead of bool"):
         knn_probe(vectors, np.eye(7, dtype=int)[labels], groups)
-    with pytest.raises(EvaluationError, match="instead of .clips, width."):
+    with pytest.raises(EvaluationError, match="instead of .clips, embedding_size."):
         knn_probe(vectors[0], labels, groups)
     several = np.zeros((150, 2), bool)
     with pytest.raises(SplitError, match="have the same classes"):

@@ -91,7 +91,7 @@ def test_a_checkpoint_goes_on_with_another_task_and_its_own_weights(checkpoint) 
         ({"config_overrides": ["hidden_size=64"]}, "another shape"),
         ({"config_overrides": ["max_length=128"]}, "position_embeddings has another shape"),
         ({"config_overrides": ["decoder_num_hidden_layers=2"]}, "decoder.layers.1"),
-        ({"config_overrides": ["position_layout=time_freq"]}, "table of positions"),
+        ({"config_overrides": ["position_layout=time_freq"]}, "position table"),
     ],
 )
 def test_what_would_change_the_checkpoints_weights_is_an_error(checkpoint, changes: dict, named: str) -> None:

@@ -1,4 +1,4 @@
-"""Pictures show what was there, what was left, and what was painted in; drawing them changes nothing else."""
+"""Plots show the original, the visible patches and the reconstruction; plotting changes nothing else."""
 
 import importlib.util
 import types
@@ -12,7 +12,7 @@ from toy_sounds import EXTRACTOR
 from transformers.integrations import TensorBoardCallback, WandbCallback, integration_utils
 
 from uamix_hf.pretraining import HeldOutCollator
-from uamix_hf.pretraining.reconstructions import ReconstructionCallback, draw_reconstructions, reconstruct, unpatchify
+from uamix_hf.pretraining.reconstructions import ReconstructionCallback, plot_reconstructions, reconstruct, unpatchify
 from uamix_hf.pretraining.trainer import of_model
 
 
@@ -35,25 +35,25 @@ def test_a_perfect_prediction_is_the_original_and_a_wrong_one_shows_where_patche
     sound = batch["attention_mask"][..., None].expand_as(batch["input_values"]).bool()
     for error in (0.0, 1.0):
         hook = model.decoder.register_forward_hook(lambda *call, error=error: (target + error, None))
-        painted, removed = reconstruct(model, batch)
+        reconstructed, removed = reconstruct(model, batch)
         hook.remove()
-        difference = painted - batch["input_values"]
+        difference = reconstructed - batch["input_values"]
         if error == 0:
-            torch.testing.assert_close(painted[sound], batch["input_values"][sound], atol=1e-4, rtol=0)
+            torch.testing.assert_close(reconstructed[sound], batch["input_values"][sound], atol=1e-4, rtol=0)
         assert (difference[~removed] == 0).all()
         # Whole patches of 16 x 16 are removed, and the rest of the mask is the model's own.
         outputs = model(**of_model(batch))
         grid = removed[:, ::16, ::16]
         assert torch.equal(grid.repeat_interleave(16, 1).repeat_interleave(16, 2), removed)
         assert torch.equal(grid.flatten(1), outputs.mask > 0)
-    spread = model.patchify(batch["input_values"]).std(dim=-1) if norm_pix_loss else torch.ones(len(painted), 1)
+    spread = model.patchify(batch["input_values"]).std(dim=-1) if norm_pix_loss else torch.ones(len(reconstructed), 1)
     expected = spread[..., None].expand(-1, outputs.mask.shape[1], 256)
     torch.testing.assert_close(difference[removed], unpatchify(expected, 2)[removed], atol=1e-3, rtol=0)
 
 
-def test_the_picture_has_seconds_mel_bins_and_the_log_mels_of_each_clip(make_model, batch) -> None:
-    painted, removed = reconstruct(make_model().eval(), batch)
-    figure = draw_reconstructions(EXTRACTOR, batch, painted, removed)
+def test_the_plot_has_seconds_mel_bins_and_the_log_mels_of_each_clip(make_model, batch) -> None:
+    reconstructed, removed = reconstruct(make_model().eval(), batch)
+    figure = plot_reconstructions(EXTRACTOR, batch, reconstructed, removed)
     panels = [axis for axis in figure.axes if axis.get_label() != "<colorbar>"]
     assert len(panels) == 9 and [axis.get_title() for axis in panels[:3]] == ["original", "visible", "reconstructed"]
     assert panels[0].get_ylabel() == "mel bin" and panels[-1].get_xlabel() == "s"
@@ -69,7 +69,7 @@ def test_the_picture_has_seconds_mel_bins_and_the_log_mels_of_each_clip(make_mod
         assert {image.get_clim() for image in (visible, result)} == {original.get_clim()}
 
 
-def test_every_checkpoint_has_a_picture_and_training_goes_on_as_without(make_trainer, clips, tmp_path: Path) -> None:
+def test_every_checkpoint_has_a_plot_and_training_goes_on_as_without(make_trainer, clips, tmp_path: Path) -> None:
     weights = []
     for folder, draws in (("with", True), ("without", False)):
         trainer = make_trainer(
@@ -81,9 +81,9 @@ def test_every_checkpoint_has_a_picture_and_training_goes_on_as_without(make_tra
         assert trainer.model.training
         weights.append(trainer.model.state_dict())
     assert all(torch.equal(value, weights[1][name]) for name, value in weights[0].items())
-    pictures = sorted((tmp_path / "with" / "reconstructions").iterdir())
-    assert [path.name for path in pictures] == ["step-2.png", "step-4.png"]
-    first, second = (imread(path) for path in pictures)
+    plots = sorted((tmp_path / "with" / "reconstructions").iterdir())
+    assert [path.name for path in plots] == ["step-2.png", "step-4.png"]
+    first, second = (imread(path) for path in plots)
     assert first.shape == second.shape and first.shape[1] > 1000 and not np.array_equal(first, second)
     left = slice(0, first.shape[1] // 3)  # the original is the same each time
     np.testing.assert_allclose(first[:, left], second[:, left], atol=0.02)
@@ -104,7 +104,7 @@ class Writer:
     def close(self) -> None: ...
 
 
-def test_tensorboard_gets_the_pictures_through_the_trainers_own_writer(
+def test_tensorboard_gets_the_plots_through_the_trainers_own_writer(
     make_trainer, clips, monkeypatch, tmp_path: Path
 ) -> None:
     if importlib.util.find_spec("tensorboard") is None:
@@ -125,7 +125,7 @@ def test_tensorboard_gets_the_pictures_through_the_trainers_own_writer(
         assert np.array_equal(pixels, saved[..., :3])
 
 
-def test_a_real_tensorboard_file_holds_the_pictures(make_trainer, clips, tmp_path: Path) -> None:
+def test_a_real_tensorboard_file_holds_the_plots(make_trainer, clips, tmp_path: Path) -> None:
     pytest.importorskip("tensorboard")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
     from torch.utils.tensorboard import SummaryWriter
@@ -138,14 +138,14 @@ def test_a_real_tensorboard_file_holds_the_pictures(make_trainer, clips, tmp_pat
     assert [image.step for image in board.Images("reconstructions")] == [1, 2]
 
 
-def test_wandb_gets_the_pictures_with_the_step_that_its_other_figures_have(make_trainer, clips, monkeypatch) -> None:
+def test_wandb_gets_the_plots_with_the_step_that_its_other_figures_have(make_trainer, clips, monkeypatch) -> None:
     """The package is not installed here: a stand-in of what is called of it."""
     logged = []
     module = types.ModuleType("wandb")
     module.Image, module.log = (lambda path: ("image", path)), logged.append
     monkeypatch.setitem(__import__("sys").modules, "wandb", module)
     trainer = make_trainer(max_steps=1, save_strategy="steps", save_steps=1)
-    picture = ReconstructionCallback(trainer, [clips[0]])
+    plot = ReconstructionCallback(trainer, [clips[0]])
     trainer.callback_handler.callbacks.append(object.__new__(WandbCallback))
-    picture.track(Path("step-7.png"), 7)
+    plot.track(Path("step-7.png"), 7)
     assert logged == [{"reconstructions": ("image", "step-7.png"), "train/global_step": 7}]

@@ -1,4 +1,4 @@
-"""What training and evaluation both measure with: modules of `evaluate`, kNN, the confusion matrix."""
+"""Metrics of training and evaluation: metrics for `evaluate`, kNN, the confusion matrix."""
 
 import lazy_loader
 

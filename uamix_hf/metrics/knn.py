@@ -1,4 +1,4 @@
-"""k nearest neighbours in a space of frozen embeddings."""
+"""k nearest neighbours on frozen embeddings."""
 
 from collections.abc import Sequence
 
@@ -10,22 +10,27 @@ from .checks import EvaluationError, check_clips, is_multi_label
 
 logger = logging.get_logger(__name__)
 
-# Rows compared with all others at once: the similarities of all pairs would fill memory.
+# Rows that are compared with all others at once: the similarities of all pairs might not fit into memory.
 BLOCK = 1024
 
 
 def resolve_neighbours(
     labels: np.ndarray, groups: np.ndarray | None, neighbours: int, names: Sequence[str] | None = None
 ) -> tuple[int, np.ndarray]:
-    """How many neighbours vote, and which classes (classes,) bool are measured: the one rule of all that asks them.
+    """How many neighbours vote, and which classes are measured.
 
-    A class whose clips are all of one group (or that has a single clip) is not measured: no neighbour could be right.
-    Of the others, each clip must find as many right neighbours as vote, or even the best embedding would be outvoted:
-    `neighbours` is capped by the clips of the same class and of other groups. Both are said, by name.
+    A class of a single clip, or whose clips are all of one group, is not measured: no neighbour could be correct. For
+    the others, `neighbours` is capped by the number of clips of the same class and of other groups: otherwise even a
+    perfect embedding would be outvoted. Warnings name both.
 
     Args:
-        labels: Class numbers (clips,), -1 where there is none; or bool (clips, classes). groups: (clips,).
-        names: Of the classes, for messages.
+        labels: Class numbers (clips,), -1 where there is none; or bool (clips, classes).
+        groups: Speaker or source of each clip (clips,); each clip is its own by default.
+        neighbours: How many neighbours are asked for.
+        names: Class names, for messages.
+
+    Returns:
+        How many neighbours vote, and whether each class is measured, bool (classes,).
 
     Raises:
         EvaluationError: no neighbours, no labels, a single class, or no class that can be measured.
@@ -37,11 +42,11 @@ def resolve_neighbours(
     words = np.array(range(has.shape[1]) if names is None else names).astype(str)
     present = np.flatnonzero(has.any(axis=0))
     if len(present) == 0:
-        raise EvaluationError(f"None of the {len(labels)} clips has a label: neighbours tell nothing.")
+        raise EvaluationError(f"None of the {len(labels)} clips has a label: there is nothing to measure.")
     if not is_multi_label(labels) and len(present) == 1:
         raise EvaluationError(
-            f"All {has.sum()} labelled clips are of one class ({words[present[0]]}): what their neighbours are "
-            "tells nothing. Give clips of other classes, too."
+            f"All {has.sum()} labelled clips are of one class ({words[present[0]]}): there is nothing to "
+            "measure. Give clips of other classes, too."
         )
     of_group = np.zeros((units.max() + 1, has.shape[1]), int)
     np.add.at(of_group, units, has)
@@ -50,7 +55,7 @@ def resolve_neighbours(
     measured = others > 0
     few = "a single clip" if groups is None else "clips of a single group"
     if not measured.any():
-        raise EvaluationError(f"Each class has {few}, so that no neighbour could be right: label more clips.")
+        raise EvaluationError(f"Each class has {few}, so that no neighbour could be correct: label more clips.")
     if len(missing := words[has.any(axis=0) & ~measured]):
         logger.warning_once(f"Neighbours are not measured for classes with {few}: {', '.join(missing)}.")
     fewest = int(np.where(measured, others, np.iinfo(others.dtype).max).argmin())
@@ -62,14 +67,19 @@ def resolve_neighbours(
     return min(neighbours, int(others[fewest])), measured
 
 
-def nearest_others(vectors: np.ndarray, groups: np.ndarray | None, neighbours: int) -> tuple[np.ndarray, np.ndarray]:
-    """Rows and cosine similarities (clips, neighbours) of each clip's nearest others, nearest first.
+def nearest_others(embeddings: np.ndarray, groups: np.ndarray | None, neighbours: int) -> tuple[np.ndarray, np.ndarray]:
+    """Nearest other clips of each clip by cosine similarity of centred embeddings, nearest first.
 
-    The mean of all clips is taken off before. Clips of the same group are no neighbours; where fewer than `neighbours`
-    are left, the similarities of the rest are -inf.
+    Args:
+        embeddings: float (clips, embedding_size).
+        groups: Speaker or source of each clip (clips,); clips of the same group are no neighbours.
+        neighbours: How many to find.
+
+    Returns:
+        Rows and similarities, both (clips, neighbours). Where there are fewer, the similarities of the rest are -inf.
     """
-    unit = normalize(vectors - vectors.mean(axis=0))
-    groups = np.arange(len(vectors)) if groups is None else groups
+    unit = normalize(embeddings - embeddings.mean(axis=0))
+    groups = np.arange(len(embeddings)) if groups is None else groups
     rows, weights = [], []
     for start in range(0, len(unit), BLOCK):
         similarity = unit[start : start + BLOCK] @ unit.T
@@ -81,19 +91,23 @@ def nearest_others(vectors: np.ndarray, groups: np.ndarray | None, neighbours: i
 
 
 def knn_predictions(
-    vectors: np.ndarray,
+    embeddings: np.ndarray,
     labels: np.ndarray,
     groups: np.ndarray | None,
     neighbours: int,
     names: Sequence[str] | None = None,
 ) -> np.ndarray:
-    """Label (clips,) that wins the vote of each clip's nearest others by cosine; -1 where it is not measured.
+    """Predict each clip by the vote of its nearest other clips (leave one out).
 
     Args:
-        vectors: (clips, width). labels: (clips,) integers; clips of -1 have no label: they are not measured, and no
-            neighbours. groups: (clips,); clips of the same group never vote for each other.
-        neighbours: How many vote, capped as [`resolve_neighbours`] says; ties go to the label with the nearer clips.
-        names: Of the classes, for messages.
+        embeddings: float (clips, embedding_size).
+        labels: Class numbers (clips,); clips of -1 have no label, are not measured and do not vote.
+        groups: Speaker or source of each clip (clips,); clips of the same group do not vote for each other.
+        neighbours: How many vote, capped as in [`resolve_neighbours`]; ties go to the class with the nearer clips.
+        names: Class names, for messages.
+
+    Returns:
+        Predicted class numbers (clips,), -1 where not measured.
 
     Raises:
         EvaluationError: embeddings that are not finite, shapes that do not fit, or nothing to measure.
@@ -102,8 +116,8 @@ def knn_predictions(
     labelled = np.flatnonzero(labels != -1)
     groups = None if groups is None else groups[labelled]
     known = labels[labelled]
-    check_clips(vectors[labelled], known, groups)
-    nearest, similarity = nearest_others(vectors[labelled], groups, neighbours)
+    check_clips(embeddings[labelled], known, groups)
+    nearest, similarity = nearest_others(embeddings[labelled], groups, neighbours)
     votes = np.zeros((len(known), int(known.max()) + 1))
     rows = np.arange(len(known))[:, None]
     np.add.at(votes, (rows, known[nearest]), np.where(np.isfinite(similarity), 1.0 + 1e-3 * similarity, 0.0))
@@ -113,14 +127,17 @@ def knn_predictions(
 
 
 def leave_one_out_knn(
-    vectors: np.ndarray,
+    embeddings: np.ndarray,
     labels: np.ndarray,
     groups: np.ndarray | None,
     neighbours: int,
     names: Sequence[str] | None = None,
 ) -> float:
-    """Fraction of the measured clips whose label wins the vote of their nearest others; see [`knn_predictions`]."""
-    predictions = knn_predictions(vectors, labels, groups, neighbours, names)
+    """Fraction of the measured clips that their nearest other clips predict correctly.
+
+    Arguments and errors are [`knn_predictions`]'s.
+    """
+    predictions = knn_predictions(embeddings, labels, groups, neighbours, names)
     measured = predictions >= 0
     return float((predictions == labels)[measured].mean())
 

@@ -10,28 +10,30 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
-# A phone is 360 pixels wide: at this width 8 pt are 8 of them, and the resolution leaves room for zooming in.
+# A phone is 360 pixels wide: at this width 8 pt are 8 pixels, and the resolution leaves room for zooming in.
 WIDTH, DPI = 4.5, 220  # inches, dots per inch
 STYLE: dict[Any, Any] = {
     "font.size": 9, "axes.titlesize": 9, "xtick.labelsize": 8, "ytick.labelsize": 8, "legend.fontsize": 8,
     "axes.spines.top": False, "axes.spines.right": False, "axes.axisbelow": True, "grid.color": "0.9",
     "text.parse_math": False,  # a name may hold dollar signs
 }  # fmt: skip
-# More classes than this have no room for: numbers in the cells of a confusion matrix, names below it, names at all.
+# Numbers of classes above which a confusion matrix has no numbers in its cells, no names below it, no names at all.
 NUMBERED, NAMED_BELOW, NAMED = 12, 25, 60
 
 
 def shorten(name: str, length: int = 24) -> str:
-    """The beginning of a name that has no room."""
+    """Name cut to a length, with an ellipsis."""
     return name if len(name) <= length else name[: length - 1] + "…"
 
 
 @rc_context(STYLE)
 def plot_confusion(path: str | Path, matrices: Mapping[str, np.ndarray], names: Sequence[str]) -> None:
-    """How often each class is taken for each other, in shares of the true class, one model below the other.
+    """Plot confusion matrices as fractions of the true class, one below the other.
 
     Args:
-        matrices: Numbers of clips (true classes, predicted classes) by their title. names: Of the classes.
+        path: File to write.
+        matrices: Numbers of clips (true classes, predicted classes), by title.
+        names: Class names.
     """
     count, texts = len(names), [shorten(name) for name in names]
     named, size = count <= NAMED, 7.5 if count > NUMBERED else 8
@@ -40,30 +42,31 @@ def plot_confusion(path: str | Path, matrices: Mapping[str, np.ndarray], names: 
     figure = Figure(figsize=(WIDTH, (height + 0.3) * len(matrices) + below + 0.6), layout="constrained")
     axes = figure.subplots(len(matrices), 1, sharex=True, squeeze=False)[:, 0]
     for axis, (title, matrix) in zip(axes, matrices.items(), strict=True):
-        shares = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
-        image = axis.imshow(shares, cmap="Blues", vmin=0, vmax=1, aspect="auto", interpolation="nearest")
+        fractions = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
+        image = axis.imshow(fractions, cmap="Blues", vmin=0, vmax=1, aspect="auto", interpolation="nearest")
         axis.set(title=shorten(title, 48), ylabel="true class")
         axis.set_yticks(range(count) if named else [], labels=texts if named else [], fontsize=size)
         axis.tick_params(length=0)
         axis.spines[:].set_visible(False)
         if count <= NUMBERED:
-            write_shares(axis, shares)
+            write_fractions(axis, fractions)
     if count <= NAMED_BELOW:
         axis.set_xticks(range(count), labels=texts, rotation=90, fontsize=size)
     else:
         axis.set_xticks([])
     axis.set_xlabel("predicted class" + ", in the same order" * (count > NAMED_BELOW))
     bar = figure.colorbar(image, ax=axes, location="bottom", aspect=40, pad=0.01, format=PercentFormatter(1.0, 0))
-    bar.set_label("share of the true class's clips")
+    bar.set_label("fraction of the true class's clips")
     bar.outline.set_visible(False)
     figure.savefig(path, dpi=DPI)
 
 
-def write_shares(axis: Axes, shares: np.ndarray) -> None:
-    for row, column in np.argwhere(shares >= 0.005):
-        share = shares[row, column]
-        axis.text(column, row, f"{100 * share:.0f}", ha="center", va="center", fontsize=7,
-                  color="white" if share > 0.65 else "black")  # fmt: skip
+def write_fractions(axis: Axes, fractions: np.ndarray) -> None:
+    """Write fractions into the cells of a matrix, in percent."""
+    for row, column in np.argwhere(fractions >= 0.005):
+        fraction = fractions[row, column]
+        axis.text(column, row, f"{100 * fraction:.0f}", ha="center", va="center", fontsize=7,
+                  color="white" if fraction > 0.65 else "black")  # fmt: skip
 
 
-__all__ = ["plot_confusion", "shorten", "write_shares"]
+__all__ = ["plot_confusion", "shorten"]

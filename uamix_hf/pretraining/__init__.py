@@ -1,4 +1,4 @@
-"""Pretraining of audio masked autoencoders; `reconstructions`, which draws, is imported where it is used."""
+"""Pretraining of audio masked autoencoders."""
 
 import lazy_loader
 

@@ -4,43 +4,54 @@ from dataclasses import dataclass, field
 
 from ..training.arguments import REFUSED, RunArguments
 
-# Clips that the base learning rate is for (method.md 1.8).
+# Batch size of the base learning rate (docs/concepts/method.md, Recipes).
 BASE_BATCH = 256
 
 
 @dataclass
 class PretrainingArguments(RunArguments):
-    """
-    transformers' arguments, with the defaults of Audio-MAE's pretraining (method.md 1.8): AdamW, linear warm-up in 3 of
-    33 epochs, then half a cosine to 0, no clipping; its augmentation (method.md 1.1), with the roll that was meant.
+    """transformers' training arguments with the defaults of Audio-MAE's pretraining, and its augmentation.
 
-    `learning_rate` is the peak. Unless it is given, it is `base_learning_rate * clips per step / 256`, over all
-    processes and accumulated batches.
+    AdamW, linear warm-up in 3 of 33 epochs, then half a cosine to 0, no gradient clipping. Other fields are
+    transformers' own.
+
+    Args:
+        base_learning_rate: Peak learning rate for 256 clips per step.
+        learning_rate: Peak learning rate; by default `base_learning_rate * clips per step / 256`, over all processes
+            and accumulated batches.
+        roll: Whether to circularly shift each clip by a random time.
+        gain_alpha: Parameter a of the random gain, Beta(a, a) + 0.5; 0 turns it off.
+        reconstructions: Clips whose reconstructions are plotted at each checkpoint; 0 for none.
     """
 
     base_learning_rate: float = field(
-        default=2e-4, metadata={"help": "Peak learning rate for 256 clips a step; scaled to the clips that there are."}
+        default=2e-4, metadata={"help": "Peak learning rate for 256 clips per step; scaled by the clips per step."}
     )
     learning_rate: float | None = field(  # type: ignore[assignment]
-        default=None, metadata={"help": "Peak learning rate, whatever the batch; wins over base_learning_rate."}
+        default=None, metadata={"help": "Peak learning rate for any batch size; overrides base_learning_rate."}
     )
-    roll: bool = field(default=True, metadata={"help": "Whether to turn each clip round by a random time."})
+    roll: bool = field(default=True, metadata={"help": "Whether to circularly shift each clip by a random time."})
     gain_alpha: float = field(default=10.0, metadata={"help": "Random gain of Beta(a, a) + 0.5; 0 turns it off."})
     reconstructions: int = field(
-        default=4, metadata={"help": "Clips to draw at each checkpoint; 0 for none. Needs matplotlib."}
+        default=4,
+        metadata={"help": "Clips whose reconstructions are plotted at each checkpoint; 0 for none. Needs matplotlib."},
     )
 
     per_device_train_batch_size: int = field(default=32, metadata={"help": "Clips per step and process."})
-    num_train_epochs: float = field(default=33.0, metadata={"help": "Epochs; max_steps wins over them."})
+    num_train_epochs: float = field(default=33.0, metadata={"help": "Epochs; max_steps overrides them."})
     weight_decay: float = field(default=1e-4, metadata={"help": "Weight decay of matrices."})
-    adam_beta2: float = field(default=0.95, metadata={"help": "Second moment of AdamW."})
+    adam_beta2: float = field(default=0.95, metadata={"help": "Beta2 of AdamW."})
     lr_scheduler_type: str = field(default="cosine", metadata={"help": "Schedule of the learning rate."})
-    warmup_steps: float = field(default=3 / 33, metadata={"help": "Steps of warm-up, or their share below 1."})
-    max_grad_norm: float = field(default=0.0, metadata={"help": "Norm that gradients are clipped to; 0: they are not."})
+    warmup_steps: float = field(
+        default=3 / 33, metadata={"help": "Warm-up steps, or their fraction of all steps below 1."}
+    )
+    max_grad_norm: float = field(
+        default=0.0, metadata={"help": "Norm that gradients are clipped to; 0 for no clipping."}
+    )
     logging_steps: float = field(default=20, metadata={"help": "Steps between logs."})
     save_total_limit: int | None = field(default=1, metadata={"help": "Checkpoints to keep."})
 
-    # Of a stream, skipping what was seen takes as long as reading it: see `pretraining_data`.
+    # Skipping what was seen of a stream takes as long as reading it: see `pretraining_data`.
     refused = {name: reason for name, reason in REFUSED.items() if name != "ignore_data_skip"} | {
         "label_smoothing_factor": "there are no labels"
     }
@@ -52,7 +63,7 @@ class PretrainingArguments(RunArguments):
 
     @property
     def clips_per_step(self) -> int:
-        """Of one update of the weights, over all processes and accumulated batches."""
+        """Clips per optimiser step, over all processes and accumulated batches."""
         return self.train_batch_size * self.world_size * self.gradient_accumulation_steps
 
 

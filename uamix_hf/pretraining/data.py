@@ -1,4 +1,4 @@
-"""What pretraining learns from and is evaluated on: cached log-mels, or a stream."""
+"""Training and held-out data of pretraining: cached log-mels, or a stream."""
 
 import dataclasses
 import os
@@ -31,10 +31,12 @@ from .arguments import PretrainingArguments
 
 @dataclass
 class PretrainingData:
-    """
+    """Clips of a pretraining run.
+
     Args:
-        train: Of `cached_log_mels`, or a stream of this process's share. held_out: Of `cached_log_mels`, if any.
-        sample: Gives a finite number of clips to compute statistics of, the same on all processes.
+        train: Log-mels of [`cached_log_mels`], or this process's part of a stream.
+        held_out: Log-mels of [`cached_log_mels`] to evaluate on, if any.
+        sample: Returns a finite number of clips to compute statistics of, the same on all processes.
     """
 
     train: Dataset | AudioStream
@@ -50,14 +52,20 @@ def pretraining_data(
     feature_extractor: AudioMAEFeatureExtractor,
     max_frames: int,
 ) -> PretrainingData:
-    """What the flags name.
+    """Read and split the recordings, or open the stream.
 
     Args:
-        max_frames: Of a clip, the model's `max_length`.
+        data_args: The recordings.
+        streaming_args: Whether and how they are streamed.
+        held_out_args: Rows to evaluate on; none by default.
+        args: Training arguments.
+        feature_extractor: Computes the log-mels.
+        max_frames: Longest clip in frames, the model's `max_length`.
 
     Raises:
-        DataError: missing folder, column or rows, nothing held out or nothing left. ValueError: flags that contradict
-            each other. AudioInputError: an unreadable recording that is cached, unless they are skipped.
+        DataError: missing folder, column or rows, nothing held out or nothing left.
+        ValueError: arguments that contradict each other.
+        AudioInputError: an unreadable recording that is cached, unless they are skipped.
     """
     if data_args.label_column:
         raise ValueError(f"label_column={data_args.label_column}: pretraining learns from no labels, leave it out.")
@@ -90,6 +98,7 @@ def streamed(
     feature_extractor: AudioMAEFeatureExtractor,
     max_frames: int,
 ) -> PretrainingData:
+    """[`pretraining_data`] of a stream."""
     if args.max_steps <= 0:
         raise ValueError("A stream has no end: say with --max_steps how long to train.")
     for name in ("save_strategy", "eval_strategy", "logging_strategy"):
@@ -143,7 +152,7 @@ def streamed(
 
 
 def files_identity(recordings: Dataset) -> dict[str, Any]:
-    """Names within their folders and sizes of the files of a table of [`load_recordings`], in their order."""
+    """Hash of the names within their folders and the sizes of all files, in the order of the table."""
     paths = [value["path"] for value in recordings["audio"]]
     files = zip(recordings["sample_id"], recordings["file_name"], map(os.path.getsize, paths), strict=True)
     return {"clips": len(paths), "files": digest(list(files))}

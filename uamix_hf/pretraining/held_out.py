@@ -1,4 +1,4 @@
-"""Batches of held-out clips in which nothing is left to chance."""
+"""Batches of held-out clips with fixed masks."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -12,11 +12,12 @@ from ..models.audio_mae.feature_extraction_audio_mae import AudioMAEFeatureExtra
 
 
 def masking_noise(config: AudioMAEConfig, sample_ids: Sequence[int], frames: int) -> torch.Tensor:
-    """What orders the tokens to remove, drawn for each clip from its id: neither the batch nor its padding changes
-    what is removed of a clip.
+    """Noise that decides which tokens are masked, from the id of each clip: independent of batch and padding.
 
     Args:
-        frames: Of the padded batch, a multiple of `patch_size`.
+        config: Configuration of the model.
+        sample_ids: Ids of the clips (batch,).
+        frames: Frames of the padded batch, a multiple of `patch_size`.
 
     Returns:
         (batch, tokens), or (batch, columns + rows) for 2-D masking, float32; see `AudioMAEForPreTraining.forward`.
@@ -25,19 +26,23 @@ def masking_noise(config: AudioMAEConfig, sample_ids: Sequence[int], frames: int
     noise = []
     for sample in sample_ids:
         rng = np.random.default_rng(sample)
-        # Along time last: a longer padding draws further, and leaves what was drawn before.
+        # Along time last: longer padding draws more numbers after those of the clip.
         if config.mask_type == "unstructured":
             draws = rng.random(columns * rows)
         else:
             mel, time = rng.random(rows), rng.random(columns)
             draws = np.concatenate([time, mel])
-        noise.append(draws.argsort().argsort())  # ranks: float32 would make equals of what is close
+        noise.append(draws.argsort().argsort())  # ranks: close numbers would be equal in float32
     return torch.from_numpy(np.stack(noise)).float()
 
 
 class HeldOutCollator(LogMelCollator):
-    """Rows of log-mels to a batch with `noise`: neither roll nor gain, the middle of a long recording, and a mask that
-    depends on the clip's id alone (see [`masking_noise`])."""
+    """Collator for evaluation: no augmentation, the middle of long recordings, and `noise` for fixed masks.
+
+    Args:
+        feature_extractor: Normalises and pads.
+        config: Configuration of the model.
+    """
 
     def __init__(self, feature_extractor: AudioMAEFeatureExtractor, config: AudioMAEConfig):
         super().__init__(feature_extractor, config.max_length, normalize=True)

@@ -1,4 +1,4 @@
-"""The model that is pretrained: from scratch, or a checkpoint that is gone on from."""
+"""The model to pretrain: from scratch, or from a checkpoint."""
 
 import dataclasses
 import json
@@ -11,32 +11,43 @@ from ..models.audio_mae.configuration_audio_mae import AudioMAEConfig
 from ..models.audio_mae.feature_extraction_audio_mae import AudioMAEFeatureExtractor
 from ..models.audio_mae.modeling_audio_mae import AudioMAEForPreTraining
 
-# Parts of the model that a checkpoint holds wholly or not at all. That of the joint objective may come and go.
+# Parts of the model that a checkpoint has as a whole or not at all. That of the joint objective is optional.
 JOINT = "decoder.match."
 PARTS = ("audio_mae.", JOINT, "decoder.")
 
 
 class IncompatibleCheckpointError(ValueError):
-    """A checkpoint whose weights do not fit the configuration that was asked for."""
+    """The weights of a checkpoint do not fit the given configuration."""
 
 
 @dataclass
 class PretrainingModelArguments:
-    """Which model, and what it learns. What is not given is the preset's, or the checkpoint's."""
+    """Which model, and its objective; by default those of the preset, or of the checkpoint.
+
+    Args:
+        model_name_or_path: Checkpoint to continue from: folder or Hub repository.
+        preset: Size from scratch: `"tiny"`, `"small"`, `"base"` or `"large"`.
+        mask_type: `"unstructured"` masks any patches, `"time_frequency"` whole time columns and frequency bands.
+        decoder_type: `"global"` has plain transformer layers, `"local"` Swin-V2 windows.
+        norm_pix_loss: Whether each target patch is standardised.
+        contrastive_weight: Weight of MAE-AST's contrastive loss beside the reconstruction loss; 0.1 is MAE-AST's.
+        config_overrides: Further fields of [`AudioMAEConfig`], each `NAME=VALUE` with a value as in JSON.
+    """
 
     model_name_or_path: str | None = field(
-        default=None, metadata={"help": "Checkpoint to go on from: folder or Hub repository."}
+        default=None, metadata={"help": "Checkpoint to continue from: folder or Hub repository."}
     )
     preset: str = field(default="tiny", metadata={"help": "Size from scratch: tiny, small, base or large."})
     mask_type: Literal["unstructured", "time_frequency"] | None = field(
-        default=None, metadata={"help": "What is removed: any patches, or whole time columns and mel rows."}
+        default=None, metadata={"help": "What is masked: any patches, or whole time columns and frequency bands."}
     )
     decoder_type: Literal["global", "local"] | None = field(
-        default=None, metadata={"help": "Decoder of plain transformer blocks, or of Swin-V2 windows."}
+        default=None, metadata={"help": "Decoder of plain transformer layers, or of Swin-V2 windows."}
     )
     norm_pix_loss: bool | None = field(default=None, metadata={"help": "Whether each target patch is standardised."})
     contrastive_weight: float | None = field(
-        default=None, metadata={"help": "Weight of telling patches apart beside painting them in; 0.1 is MAE-AST's."}
+        default=None,
+        metadata={"help": "Weight of the contrastive loss beside the reconstruction loss; 0.1 is MAE-AST's."},
     )
     config_overrides: list[str] = field(
         default_factory=list,
@@ -44,10 +55,10 @@ class PretrainingModelArguments:
     )
 
     def changes(self) -> dict[str, Any]:
-        """Fields of the configuration that were asked for.
+        """Given fields of the configuration.
 
         Raises:
-            ValueError: not of the form NAME=VALUE, or no such field.
+            ValueError: an override that is not of the form NAME=VALUE, or no such field.
         """
         named = ("mask_type", "decoder_type", "norm_pix_loss", "contrastive_weight")
         changes = {name: getattr(self, name) for name in named if getattr(self, name) is not None}
@@ -66,13 +77,17 @@ class PretrainingModelArguments:
 
 
 def pretraining_model(args: PretrainingModelArguments) -> tuple[AudioMAEForPreTraining, AudioMAEFeatureExtractor]:
-    """The model and its feature extractor; from scratch, the latter has AudioSet's statistics yet.
+    """Model to pretrain and its feature extractor.
 
-    A checkpoint of the encoder alone gets a fresh decoder.
+    From scratch, the feature extractor has the statistics of AudioSet. A checkpoint of the encoder only gets a new
+    decoder.
+
+    Args:
+        args: Which model, and its objective.
 
     Raises:
-        IncompatibleCheckpointError: what was asked for changes weights of the checkpoint. ValueError: no such preset,
-            field or value.
+        IncompatibleCheckpointError: a given field changes the shapes of the checkpoint's weights.
+        ValueError: no such preset, field or value.
     """
     changes = args.changes()
     if not args.model_name_or_path:
@@ -95,7 +110,7 @@ def pretraining_model(args: PretrainingModelArguments) -> tuple[AudioMAEForPreTr
     model, found = loaded
     wrong = misfits(model, found)
     if config.position_layout != layout:
-        wrong.append("its table of positions, which stays as it is")
+        wrong.append("its position table, which is fixed")
     if wrong:
         asked = ", ".join(f"{name}={value!r}" for name, value in changes.items()) or "these classes"
         raise IncompatibleCheckpointError(
@@ -106,8 +121,10 @@ def pretraining_model(args: PretrainingModelArguments) -> tuple[AudioMAEForPreTr
 
 
 def misfits(model: AudioMAEForPreTraining, found: dict[str, Any]) -> list[str]:
-    """Weights of a checkpoint that have no place, or another shape there, and weights that it lacks of a part of which
-    it has others: two decoders' weights partly have the same names."""
+    """Weights of a checkpoint that the model lacks, of other shapes, or missing from a part that it has otherwise.
+
+    The last, since the two decoders share some names of weights.
+    """
     missing = set(found["missing_keys"])
     wrong = {f"{entry[0]} has another shape" for entry in found["mismatched_keys"]}
     wrong |= {f"{name} has no place" for name in found["unexpected_keys"] if not name.startswith(JOINT)}

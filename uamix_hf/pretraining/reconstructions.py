@@ -1,4 +1,4 @@
-"""Pictures of what a masked autoencoder paints in; needs matplotlib (`pip install uamix_hf[demo]`)."""
+"""Plots of what a masked autoencoder reconstructs; needs matplotlib (`pip install uamix_hf[demo]`)."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,63 +15,72 @@ from ..models.audio_mae.feature_extraction_audio_mae import AudioMAEFeatureExtra
 from ..models.audio_mae.modeling_audio_mae import AudioMAEForPreTraining
 from .trainer import PretrainingTrainer
 
-# Inches of a row of three spectrograms, dots per inch, and the colour of what was removed.
-WIDTH, HEIGHT, DPI, REMOVED = 9.0, 1.9, 130, "0.75"
+# Width and height of a row of three spectrograms in inches, dots per inch, and the colour of masked patches.
+WIDTH, HEIGHT, DPI, MASKED = 9.0, 1.9, 130, "0.75"
 
 
-def unpatchify(patches: torch.Tensor, mel_rows: int) -> torch.Tensor:
-    """(batch, tokens, side**2) to (batch, frames, mel bins); undoes `AudioMAEForPreTraining.patchify`."""
+def unpatchify(patches: torch.Tensor, mel_bands: int) -> torch.Tensor:
+    """Patches (batch, tokens, side**2) to log-mels (batch, frames, mel bins); undoes `patchify` of the model."""
     side = round(patches.shape[2] ** 0.5)
-    return patches.unflatten(2, (side, side)).unflatten(1, (-1, mel_rows)).transpose(2, 3).flatten(3, 4).flatten(1, 2)
+    return patches.unflatten(2, (side, side)).unflatten(1, (-1, mel_bands)).transpose(2, 3).flatten(3, 4).flatten(1, 2)
 
 
 @torch.no_grad()
 def reconstruct(model: AudioMAEForPreTraining, batch: Mapping[str, Any]) -> tuple[torch.Tensor, torch.Tensor]:
-    """What the model paints in where patches were removed.
+    """Reconstruct the masked patches of a batch.
 
-    With `norm_pix_loss` it predicts standardised patches, and mean and standard deviation of the true ones are put back
-    in: the picture shows the shape of what was predicted, not its level, which such a model does not know.
+    With `norm_pix_loss`, the model predicts standardised patches. They are rescaled by mean and standard deviation of
+    the true patches: the plot shows the shape of the prediction, not its level, which such a model does not predict.
 
     Args:
+        model: In evaluation mode.
         batch: Of [`HeldOutCollator`].
 
     Returns:
-        Log-mels (batch, frames, mel bins) float32, normalised as the input, visible patches as they were; and which of
-        their values were removed, bool, of the same shape.
+        Log-mels (batch, frames, mel bins) float32, normalised as the input, with visible patches unchanged; and which
+        values were masked, bool, of the same shape.
     """
     values = batch["input_values"]
     outputs = model(values, batch["attention_mask"], noise=batch["noise"], return_loss=False)
-    patches, painted = model.patchify(values), outputs.logits.float()
+    patches, reconstructed = model.patchify(values), outputs.logits.float()
     if model.config.norm_pix_loss:
         variance, mean = torch.var_mean(patches, dim=-1, keepdim=True)
-        painted = painted * (variance + 1e-6).sqrt() + mean
-    removed = (outputs.mask > 0)[..., None].expand_as(patches)
+        reconstructed = reconstructed * (variance + 1e-6).sqrt() + mean
+    masked = (outputs.mask > 0)[..., None].expand_as(patches)
     rows = model.config.grid_size[1]
-    return unpatchify(torch.where(removed, painted, patches), rows), unpatchify(removed, rows)
+    return unpatchify(torch.where(masked, reconstructed, patches), rows), unpatchify(masked, rows)
 
 
-def draw_reconstructions(
-    feature_extractor: AudioMAEFeatureExtractor, batch: Mapping[str, Any], painted: torch.Tensor, removed: torch.Tensor
+def plot_reconstructions(
+    feature_extractor: AudioMAEFeatureExtractor,
+    batch: Mapping[str, Any],
+    reconstructed: torch.Tensor,
+    masked: torch.Tensor,
 ) -> Figure:
-    """A row for each clip: the log-mel, what was left of it, and what was painted in, on one scale of colours.
+    """Plot a row for each clip: the log-mel, its visible patches and the reconstruction, on one colour scale.
 
     Args:
-        batch, painted, removed: As of [`reconstruct`], on the CPU.
+        feature_extractor: Of the model, for its statistics.
+        batch: Of [`HeldOutCollator`], on the CPU.
+        reconstructed: Log-mels of [`reconstruct`], on the CPU.
+        masked: Which values were masked, on the CPU.
     """
     scale, mean = feature_extractor.std_factor * feature_extractor.std, feature_extractor.mean
-    clips = len(painted)
+    clips = len(reconstructed)
     figure = Figure(figsize=(WIDTH, 0.5 + HEIGHT * clips), layout="constrained")
     axes = figure.subplots(clips, 3, squeeze=False, sharey=True)
     for row in range(clips):
         frames = int(batch["attention_mask"][row].sum())
-        original, result = (part[row, :frames].numpy() * scale + mean for part in (batch["input_values"], painted))
-        left = np.ma.masked_array(original, mask=removed[row, :frames].numpy())
+        original, result = (
+            part[row, :frames].numpy() * scale + mean for part in (batch["input_values"], reconstructed)
+        )
+        left = np.ma.masked_array(original, mask=masked[row, :frames].numpy())
         low, high = np.percentile(original, (1, 99.5))
         seconds = frames * feature_extractor.frame_shift / feature_extractor.sampling_rate
-        for axis, picture in zip(axes[row], (original, left, result), strict=True):
-            image = axis.imshow(picture.T, origin="lower", aspect="auto", interpolation="nearest", vmin=low, vmax=high,
+        for axis, panel in zip(axes[row], (original, left, result), strict=True):
+            image = axis.imshow(panel.T, origin="lower", aspect="auto", interpolation="nearest", vmin=low, vmax=high,
                                 cmap="magma", extent=(0, seconds, 0, original.shape[1]))  # fmt: skip
-            axis.set_facecolor(REMOVED)
+            axis.set_facecolor(MASKED)
         axes[row, 0].set_ylabel("mel bin")
         figure.colorbar(image, ax=axes[row], pad=0.01, label="log energy")
     for axis, title in zip(axes[0], ("original", "visible", "reconstructed"), strict=True):
@@ -82,12 +91,14 @@ def draw_reconstructions(
 
 
 class ReconstructionCallback(TrainerCallback):
-    """Draws a few clips whenever a checkpoint is saved, since it shows what that checkpoint can do, and a run without
-    held-out clips has pictures, too: `output_dir/reconstructions/step-N.png`, and TensorBoard or W&B where the trainer
-    reports to them. The masks are the same each time.
+    """Plots reconstructions of a few clips at each checkpoint, with the same masks each time.
+
+    Writes `output_dir/reconstructions/step-N.png`, and logs the plot to TensorBoard or W&B where the trainer reports to
+    them.
 
     Args:
-        trainer: Whose clips, model and trackers these are. rows: Of `cached_log_mels`, to be drawn one below the other.
+        trainer: Trainer that the callback is added to.
+        rows: Log-mels of [`cached_log_mels`], plotted one below the other.
     """
 
     def __init__(self, trainer: PretrainingTrainer, rows: Sequence[Mapping[str, Any]]):
@@ -98,18 +109,19 @@ class ReconstructionCallback(TrainerCallback):
     def on_save(self, args, state, control, model: Any = None, **kwargs) -> None:
         training = model.training
         model.eval()
-        # On every process, though one draws: where weights are sharded, a forward pass takes them all.
-        painted, removed = reconstruct(model, {name: part.to(args.device) for name, part in self.batch.items()})
+        # On every process, though one plots: where weights are sharded, a forward pass takes all processes.
+        reconstructed, masked = reconstruct(model, {name: part.to(args.device) for name, part in self.batch.items()})
         model.train(training)
         if not state.is_world_process_zero:
             return
-        figure = draw_reconstructions(self.extractor, self.batch, painted.cpu(), removed.cpu())
+        figure = plot_reconstructions(self.extractor, self.batch, reconstructed.cpu(), masked.cpu())
         path = Path(args.output_dir) / "reconstructions" / f"step-{state.global_step}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(path, dpi=DPI)
         self.track(path, state.global_step)
 
     def track(self, path: Path, step: int) -> None:
+        """Log a plot to TensorBoard and W&B, where the trainer reports to them."""
         for callback in self.trainer.callback_handler.callbacks:
             if isinstance(callback, TensorBoardCallback) and callback.tb_writer is not None:
                 callback.tb_writer.add_image("reconstructions", imread(path)[..., :3], step, dataformats="HWC")
@@ -119,4 +131,4 @@ class ReconstructionCallback(TrainerCallback):
                 wandb.log({"reconstructions": wandb.Image(str(path)), "train/global_step": step})
 
 
-__all__ = ["ReconstructionCallback", "draw_reconstructions", "reconstruct", "unpatchify"]
+__all__ = ["ReconstructionCallback", "plot_reconstructions", "reconstruct", "unpatchify"]

@@ -10,6 +10,7 @@ from torch.utils.data import DataLoader
 from transformers.trainer_utils import EvalLoopOutput
 
 from ..data import DataError, LogMelCollator
+from ..data.streaming import AudioStream
 from ..models.audio_mae.feature_extraction_audio_mae import AudioMAEFeatureExtractor
 from ..models.audio_mae.modeling_audio_mae import AudioMAEForPreTraining
 from ..training.arguments import check_metric
@@ -20,18 +21,28 @@ from .held_out import HeldOutCollator
 
 
 class PretrainingTrainer(LengthBucketTrainer):
-    """
-    Trains on log-mels, cached or streamed; evaluates held-out ones with masks that never change, so that the same
-    weights give the same loss, in whichever batches and on however many processes. With the joint objective both parts
-    of the loss are logged.
+    """Trainer that pretrains a masked autoencoder on log-mels, cached or streamed.
+
+    Held-out clips are evaluated with fixed masks, so that equal weights give equal losses, for any batch size and
+    number of processes. With the joint objective, both parts of the loss are logged.
+
+    ```python
+    trainer = PretrainingTrainer(model, args, train_dataset, feature_extractor, eval_dataset)
+    trainer.train()
+    trainer.save_model()
+    print(trainer.evaluate()["eval_loss"])
+    ```
 
     Args:
-        model: To be trained. train_dataset: Of `cached_log_mels`, or an `AudioStream`.
-        feature_extractor: Normalises and pads; saved with each checkpoint. eval_dataset: Of `cached_log_mels`.
+        model: Of [`pretraining_model`].
+        args: Training arguments.
+        train_dataset: Log-mels of [`cached_log_mels`], or an [`AudioStream`].
+        feature_extractor: Normalises and pads; saved with each checkpoint.
+        eval_dataset: Held-out log-mels of [`cached_log_mels`].
 
     Raises:
-        DataError: fewer clips than one step takes, or no held-out clip for each process. ValueError: no such
-            metric for the best model.
+        DataError: fewer clips than one step takes, or fewer held-out clips than processes.
+        ValueError: a `metric_for_best_model` that is not measured.
     """
 
     args: PretrainingArguments
@@ -75,15 +86,18 @@ class PretrainingTrainer(LengthBucketTrainer):
         self.held_out_collator = HeldOutCollator(feature_extractor, model.config)
 
     def get_decay_parameter_names(self, model: Any) -> list[str]:
-        """Matrices; neither biases and norms nor the class and mask tokens (method.md 1.8)."""
+        """Matrices; neither biases and norms nor the class and mask tokens (docs/concepts/method.md, Recipes)."""
         return [name for name, value in model.named_parameters() if value.ndim > 1 and not name.endswith(NO_DECAY)]
 
     def compute_loss(self, model: Any, inputs: dict[str, Any], *args, **kwargs) -> Any:
         return super().compute_loss(model, of_model(inputs), *args, **kwargs)
 
     def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader:
-        """Batches of this process's share of the clips, of like length together. Equally many on all processes; one
-        that has nothing left gets a clip again, which [`evaluation_loop`] does not count."""
+        """Batches of this process's part of the clips, of similar length.
+
+        All processes have equally many batches; one that has no clips left gets a clip again, which [`evaluation_loop`]
+        does not count.
+        """
         dataset: Any = self.eval_dataset if eval_dataset is None else eval_dataset
         size, world = self.args.eval_batch_size, self.args.world_size
         order = np.argsort(np.asarray(dataset["length"][:]), kind="stable")
@@ -94,9 +108,15 @@ class PretrainingTrainer(LengthBucketTrainer):
             dataset,
             batch_sampler=batches,  # type: ignore[arg-type]  # a list of lists will do
             collate_fn=self.held_out_collator,  # type: ignore[arg-type]
-            # Of its own: evaluating must not move the random state that training goes on with.
+            # A generator of its own: evaluation must not advance the random state of training.
             generator=torch.Generator(),
         )
+
+    def skipped_recordings(self) -> int:
+        """Number of streamed recordings that could not be read, on all processes; call it on all of them."""
+        if not isinstance(self.train_dataset, AudioStream):
+            return 0
+        return int(self.accelerator.reduce(self.train_dataset.skipped.to(self.args.device)))
 
     @torch.no_grad()
     def evaluation_loop(
@@ -107,14 +127,16 @@ class PretrainingTrainer(LengthBucketTrainer):
         ignore_keys: list[str] | None = None,
         metric_key_prefix: str = "eval",
     ) -> EvalLoopOutput:
-        """Losses over all removed patches of the clips: that of a batch counts by how many it has, since the Trainer's
-        mean over batches would depend on which clips share one."""
+        """Mean losses over all masked patches of the clips.
+
+        Batches are weighted by their masked patches: the Trainer's mean over batches would depend on the batches.
+        """
         names = ("loss", *self.logged)
         model = self.model
         model.eval()
         sums = torch.zeros(len(names) + 1, dtype=torch.float64)
         clips = len(dataloader.dataset)
-        left = len(range(self.args.process_index, clips, self.args.world_size))  # of this process's share
+        left = len(range(self.args.process_index, clips, self.args.world_size))  # of this process's part
         for inputs in dataloader:
             inputs = self._prepare_inputs(inputs)
             with self.compute_loss_context_manager():
@@ -133,7 +155,7 @@ class PretrainingTrainer(LengthBucketTrainer):
 
 
 def of_model(batch: Mapping[str, Any]) -> dict[str, Any]:
-    """What the model takes of a batch, whose ids name the clips in errors, and whose labels are not learnt."""
+    """Inputs of the model in a batch; ids and labels are left out."""
     return {name: batch[name] for name in ("input_values", "attention_mask", "noise") if name in batch}
 
 

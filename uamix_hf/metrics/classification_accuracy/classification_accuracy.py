@@ -1,4 +1,4 @@
-"""Accuracy of a classifier overall, balanced and by class, as a module of `evaluate`; it needs nothing of uamix_hf."""
+"""Accuracy of a classifier overall, balanced and by class, as a metric for `evaluate`; it does not need uamix_hf."""
 
 import datasets
 import evaluate
@@ -11,14 +11,14 @@ that they come from.
 """
 INPUTS = """
 Args:
-    predictions: Class number given to each clip, from 0 on.
+    predictions: Predicted class number of each clip, from 0 on.
     references: Its true class number.
     num_classes: How many classes there are, for the size of the confusion matrix; by default up to the highest number.
 Returns:
-    accuracy: Share of the clips that were given their class, in [0, 1].
+    accuracy: Fraction of the clips that are predicted correctly, in [0, 1].
     balanced_accuracy: Mean of `by_class`.
-    by_class: Share of each class's clips that were given it (its recall), by class number; of classes with clips.
-    confusion_matrix: Numbers of clips, a row for each true class and a column for each given one.
+    by_class: Fraction of each class's clips that are predicted correctly (its recall), by number of classes with clips.
+    confusion_matrix: Numbers of clips, a row for each true class and a column for each predicted one.
 Example:
     >>> metric = evaluate.load("classification_accuracy")
     >>> metric.compute(predictions=[0, 0, 0, 1], references=[0, 0, 0, 0])["accuracy"]

@@ -1,11 +1,11 @@
-"""The metric as a page: a table of classified clips in, figures out."""
+"""The metric as a page: a table of classified clips in, metrics out."""
 
 from pathlib import Path
 
 import evaluate
 import gradio
 
-# Not evaluate's own launch_gradio_widget: it uses what gradio 4 took away.
+# Not evaluate's own launch_gradio_widget: it uses what gradio 4 removed.
 EXAMPLE = [[0, 0, 0], [1, 1, 0], [0, 0, 1], [0, 1, 1]]
 metric = evaluate.load(str(Path(__file__).with_name("few_shot_accuracy.py")))
 columns = list(metric.features)

@@ -1,4 +1,4 @@
-"""Few-shot accuracy with its interval over episodes, as a module of `evaluate`; it needs nothing of uamix_hf."""
+"""Few-shot accuracy with its interval over episodes, as a metric for `evaluate`; it does not need uamix_hf."""
 
 import datasets
 import evaluate
@@ -10,7 +10,7 @@ its 95 % interval, and the accuracy of each class.
 """
 INPUTS = """
 Args:
-    predictions: Class number given to each query.
+    predictions: Predicted class number of each query.
     references: Its true class number, the same for a class in all episodes.
     episodes: Number of the episode in which it was classified.
 Returns:
@@ -50,9 +50,9 @@ class FewShotAccuracy(evaluate.Metric):
         if len(predictions) == 0:
             raise ValueError("There are no predictions.")
         hits = np.equal(predictions, references)
-        (draws, classes), cell = np.unique([episodes, references], axis=1, return_inverse=True)
+        (trials, classes), cell = np.unique([episodes, references], axis=1, return_inverse=True)
         values = group_means(hits, cell.ravel())  # NumPy 2.0 gives it one dimension more
-        means = group_means(values, np.unique(draws, return_inverse=True)[1])
+        means = group_means(values, np.unique(trials, return_inverse=True)[1])
         names, number = np.unique(classes, return_inverse=True)
         interval = None
         if len(means) > 1:

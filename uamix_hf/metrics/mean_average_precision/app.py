@@ -1,11 +1,11 @@
-"""The metric as a page: a table of scores and one of references in, figures out."""
+"""The metric as a page: a table of scores and one of references in, metrics out."""
 
 from pathlib import Path
 
 import evaluate
 import gradio
 
-# Not evaluate's own launch_gradio_widget: it uses what gradio 4 took away.
+# Not evaluate's own launch_gradio_widget: it uses what gradio 4 removed.
 SCORES = [[0.9, 0.1], [0.8, 0.7], [0.2, 0.6]]
 REFERENCES = [[1, 0], [0, 1], [1, 1]]
 metric = evaluate.load(str(Path(__file__).with_name("mean_average_precision.py")))

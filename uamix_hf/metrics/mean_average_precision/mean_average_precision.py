@@ -1,4 +1,4 @@
-"""Average precision of clips with several classes, as a module of `evaluate`; it needs nothing of uamix_hf."""
+"""Average precision of clips with several classes, as a metric for `evaluate`; it does not need uamix_hf."""
 
 import datasets
 import evaluate
@@ -17,7 +17,7 @@ Returns:
     mean_average_precision: Mean of `by_class`, in [0, 1]: the macro average, which AudioSet's mAP is.
     micro_average_precision: Of all pairs of clip and class as one ranking.
     by_class: Average precision of each class that some clips have and some have not, by class number.
-    left_out: Numbers of the other classes: of those that all clips have or none, scores tell nothing.
+    left_out: Numbers of the other classes: all clips have them, or none.
 Example:
     >>> metric = evaluate.load("mean_average_precision")
     >>> metric.compute(predictions=[[0.9, 0.2], [0.4, 0.7]], references=[[1, 0], [0, 1]])["mean_average_precision"]
@@ -37,7 +37,7 @@ class MeanAveragePrecision(evaluate.Metric):
             description=DESCRIPTION,
             citation=CITATION,
             inputs_description=INPUTS,
-            # References are no int64: a share of a class would be cut to 0 there.
+            # References are not int64: a fraction would be cut to 0.
             features=datasets.Features(
                 {name: datasets.Sequence(datasets.Value("float64")) for name in ("predictions", "references")}
             ),
