@@ -114,7 +114,8 @@ class AudioMAEFeatureExtractor(SequenceFeatureExtractor):
             it cuts, cuts them to it.
         pad_with_minimum: Whether `padding="max_length"` pads with the smallest value of each clip, not `padding_value`.
         time_stride: Frames between the model's patches, if they overlap; `patch_size` if None.
-        incomplete_patches: `"pad"`, or `"drop"` for models that ignore the frames after a clip's last whole patch.
+        incomplete_patches: `"pad"`, or `"drop"` for models that ignore the frames after a clip's last whole patch;
+            `padding="max_length"` always pads.
         n_fft: Length of the Fourier transform in samples; the next power of two of `frame_length` if None.
         window_type: `"hann"`, or `"povey"`, Kaldi's default: the Hann window to the power of 0.85.
         periodic_window: Whether the window is periodic instead of symmetric.

@@ -99,6 +99,19 @@ def test_matpac(official) -> None:
     close(extractor.filter_bank.filters(torch.device("cpu")), io["mel_filters"], 1e-7)
 
 
+@pytest.mark.parametrize("system", ["audiomae", "passt", "matpac"])
+def test_log_mels_of_a_padded_batch_are_those_of_its_clips(system: str) -> None:
+    """As they are computed on a GPU."""
+    bank = front_end(system).filter_bank
+    waves = [torch.randn(n, generator=torch.Generator().manual_seed(n)) * 0.1 for n in (20_000, 9000)]
+    prepared = [bank.prepare(wave) for wave in waves]
+    together = bank.log_mels(torch.nn.utils.rnn.pad_sequence(prepared, batch_first=True))
+    for row, wave, ready in zip(together, waves, prepared, strict=True):
+        alone = bank.log_mels(ready[None])[0]
+        assert len(alone) == bank.frames(len(wave))
+        close(row[: len(alone)], alone, OTHERS)
+
+
 @pytest.mark.parametrize("system", ["audiomae", "ssast", "ssamba"])
 def test_the_other_systems_have_the_front_end_of_audio_mae(system: str) -> None:
     assert front_end(system).to_dict() == AudioMAEFeatureExtractor().to_dict()

@@ -112,7 +112,8 @@ PASST = System(
     tags=("audio", "passt", "audio-spectrogram-transformer"),
     remarks=(
         "PaSST was trained with labels of AudioSet, not self-supervised. The HEAR benchmark's scene embedding is the "
-        "logits and `pooler_output` side by side."
+        "logits and `pooler_output` side by side; for recordings longer than 10 s the benchmark's windows overlap, "
+        "while `AudioEmbedder`'s follow each other."
     ),
     changes="tokens are in time-major order, and positions in time and frequency are added to one table",
 )
