@@ -82,7 +82,7 @@ def run(kind: str, folder: Path, resume: str | None = None) -> dict[str, list]:
 
     trainer.training_step = training_step
     with (
-        mock.patch.object(views, "of_first", recorded(found, "sizes", views.of_first)),
+        mock.patch.object(views, "broadcast_from_first", recorded(found, "sizes", views.broadcast_from_first)),
         mock.patch.object(mixing, "draw_partners", recorded(found, "partners", mixing.draw_partners)),
         mock.patch.object(mixing, "draw_lambda", recorded(found, "lambdas", mixing.draw_lambda)),
     ):

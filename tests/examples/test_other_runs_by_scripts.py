@@ -116,7 +116,7 @@ def test_reordered_rows_a_new_clip_and_a_replaced_one_are_refused(run, tmp_path,
         run(script, tmp_path, *RESUME)
     write_metadata(sounds, [*range(12)])
     shutil.copy(sounds / "04.wav", sounds / "07.wav")
-    with pytest.raises(AnotherRunError, match="data: 1 of 12 clips are others, the first in row 7"):
+    with pytest.raises(AnotherRunError, match="data: 1 of 12 clips differ, the first in row 7"):
         run(script, tmp_path, *RESUME)
 
 

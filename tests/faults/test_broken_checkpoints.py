@@ -1,4 +1,4 @@
-"""Files of checkpoints cut short or overwritten, as by a copy that was stopped: seen, passed over, and never kept in
+"""Files of checkpoints cut short or overwritten, as by a copy that was stopped: detected, skipped, and never kept in
 the place of good ones."""
 
 import os

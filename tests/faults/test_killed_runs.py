@@ -18,7 +18,7 @@ def test_a_run_killed_in_a_step_ends_as_if_it_had_not_been(tune, whole, assert_s
     assert (output / left).is_dir() and not (output / "model.safetensors").exists()
     resumed = tune(output, *RESUME)
     assert resumed.codes == [0], resumed.printed
-    assert "passed over" not in resumed.printed[0] and "starting afresh" not in resumed.printed[0]
+    assert "is incomplete" not in resumed.printed[0] and "starting afresh" not in resumed.printed[0]
     assert_same_end(output, whole)
 
 

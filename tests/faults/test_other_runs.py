@@ -152,7 +152,7 @@ def test_weights_under_other_names_are_refused(runs, tmp_path, kind, before, now
     [
         ([*range(5), 6, 5, *range(7, 12)], "data: the same clips in another order, from row 5 on"),
         (range(13), "data.clips: checkpoint 12, now 13"),
-        ([*range(7), 13, *range(8, 12)], "data: 1 of 12 clips are others, the first in row 7"),
+        ([*range(7), 13, *range(8, 12)], "data: 1 of 12 clips differ, the first in row 7"),
     ],
 )
 def test_other_rows_are_refused_with_the_reason(runs, tmp_path, kind, rows, message):
@@ -370,7 +370,7 @@ def test_a_best_model_that_is_gone_is_no_reason_to_take_the_last(best, tmp_path)
     shutil.copytree(best / "checkpoint-4", tmp_path / "checkpoint-4")
     state = tmp_path / "checkpoint-4" / "trainer_state.json"
     state.write_text(state.read_text().replace(str(best), str(tmp_path / "gone")))
-    with pytest.raises(RunCheckpointError, match=r"checkpoint-\d, the best yet, is gone"):
+    with pytest.raises(RunCheckpointError, match=r"checkpoint-\d, the best checkpoint so far, is missing"):
         make("finetune", tmp_path, **BEST).train("true")
 
 

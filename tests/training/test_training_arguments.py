@@ -202,7 +202,8 @@ def test_the_direction_follows_from_the_metric(prefix: str, tmp_path: Path) -> N
         given = {"metric_for_best_model": prefix + name, "eval_strategy": "epoch", "save_strategy": "epoch"}
         assert make(job, tmp_path, **given).greater_is_better is greater
         assert make(job, tmp_path, **given, greater_is_better=greater).greater_is_better is greater
-        with pytest.raises(ValueError, match=f"greater_is_better={not greater}: of {prefix}{name}, "):
+        better = f"{'higher' if greater else 'lower'} is better for {prefix}{name}"
+        with pytest.raises(ValueError, match=f"greater_is_better={not greater}: {better}"):
             make(job, tmp_path, **given, greater_is_better=not greater)
         plateau = make(job, tmp_path, **given, lr_scheduler_type="reduce_lr_on_plateau")
         assert plateau.lr_scheduler_kwargs == {"mode": "max" if greater else "min"}

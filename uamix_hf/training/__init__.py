@@ -1,4 +1,4 @@
-"""What pretraining, tuning and fine-tuning share: trainer, checkpoints, augmentations, the encoder contract."""
+"""Shared by pretraining, tuning and fine-tuning: trainer, checkpoints, augmentations, the encoder contract."""
 
 import lazy_loader
 

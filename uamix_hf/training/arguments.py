@@ -1,4 +1,4 @@
-"""The arguments that training inherits from transformers: each has an effect, or is refused by name."""
+"""Training arguments inherited from transformers: each has an effect, or is refused by name."""
 
 import math
 import os
@@ -11,59 +11,59 @@ from transformers import TrainingArguments
 from transformers.integrations import is_deepspeed_zero3_enabled
 from transformers.trainer_pt_utils import AcceleratorConfig
 
-# Refused wherever they differ from the default, and why.
+# Arguments that are refused unless they have their default, with the reason.
 REFUSED: dict[str, str] = {
-    "accelerator_config": "the samplers share the batches out among processes themselves",
-    "auto_find_batch_size": "another batch would be trained on than is said; lower per_device_train_batch_size",
+    "accelerator_config": "the samplers distribute the batches among processes themselves",
+    "auto_find_batch_size": "the batch size would differ from the one that is given; lower per_device_train_batch_size",
     "average_tokens_across_devices": "losses are means over clips, not over tokens",
     "batch_eval_metrics": "recordings are evaluated together",
     "dataloader_in_order": "the order of the batches would differ from run to run",
     "dataloader_persistent_workers": "a resumed run would not be equal to one that never stopped",
     "debug": "transformers' detectors do not take the models' masks, or are for TPUs",
-    "do_predict": "test rows are predicted where there are some",
-    "do_train": "training is what this is for; leave the flag out",
-    "eval_accumulation_steps": "predictions are kept as numbers of the CPU anyway",
+    "do_predict": "test rows are predicted whenever there are any",
+    "do_train": "it always trains; leave the flag out",
+    "eval_accumulation_steps": "predictions are kept on the CPU anyway",
     "eval_do_concat_batches": "the predictions of all batches are needed together",
-    "eval_use_gather_object": "predictions are gathered in a way of their own",
+    "eval_use_gather_object": "predictions are gathered differently",
     "bf16_full_eval": "evaluation is in the precision of the weights; bf16 trains in bfloat16",
     "fp16_full_eval": "evaluation is in the precision of the weights; fp16 trains in float16",
     "ignore_data_skip": "a resumed run would see clips again, and not be equal to one that never stopped",
-    "include_for_metrics": "metrics are made of predictions and labels alone",
+    "include_for_metrics": "metrics are computed from predictions and labels only",
     "include_num_input_tokens_seen": "log-mel values would be counted, not tokens",
     "label_names": "labels are in the column labels",
     "length_column_name": "lengths are in the column length",
     "liger_kernel_config": "Liger has no kernels for these models",
     "logging_nan_inf_filter": "training stops at a loss that is not finite",
-    "neftune_noise_alpha": "the models have no embeddings of words to add noise to",
-    "optim_target_modules": "optimisers of low rank would not keep to the learning rates by depth",
-    "parallelism_config": "the models are not split among devices",
+    "neftune_noise_alpha": "the models have no word embeddings to add noise to",
+    "optim_target_modules": "low-rank optimisers would ignore the learning rates by depth",
+    "parallelism_config": "the models are not split across devices",
     "prediction_loss_only": "metrics are measured at each evaluation",
     "remove_unused_columns": "the collator needs columns that the model does not read",
-    "train_sampling_strategy": "batches always are of clips of similar length, in a shuffled order",
+    "train_sampling_strategy": "batches always have clips of similar length, in a shuffled order",
     "use_cache": "the models have no cache",
     "use_liger_kernel": "Liger has no kernels for these models",
 }
 UPLOADED_WHOLE = ("hub_strategy", "hub_always_push", "hub_revision")
-ONLY_FINISHED = "what is finished is uploaded, once and to the main branch"
+ONLY_FINISHED = "the finished model is uploaded, once and to the main branch"
 
-# Less is better of these metrics, more of all others that are measured.
+# Lower is better for these metrics, higher for all others.
 LOWER_IS_BETTER = frozenset({"loss", "loss_reconstruction", "loss_contrastive", "mse", "mae"})
 
 
 def choose_backend(args: TrainingArguments) -> None:
-    """Processes without a GPU talk through gloo: the default, nccl, needs one. To be called before `__post_init__`."""
+    """Chooses gloo for processes without a GPU, as the default, nccl, needs one. Called before `__post_init__`."""
     if args.use_cpu and args.ddp_backend is None and int(os.environ.get("WORLD_SIZE", "1")) > 1:
         args.ddp_backend = "gloo"
 
 
 @dataclass
 class RunArguments(TrainingArguments):
-    """
-    transformers' arguments, of which each works or is refused by name, and those of this package that are of no kind of
-    training alone. What `greater_is_better` says follows from `metric_for_best_model`.
+    """Arguments of every kind of training: those of transformers, each of which works or is refused, and a few more.
+
+    `greater_is_better` follows from `metric_for_best_model`.
 
     Raises:
-        ValueError: an argument that would have no effect, or two that contradict each other.
+        ValueError: An argument that would have no effect, or two that contradict each other.
     """
 
     refused: ClassVar[dict[str, str]] = REFUSED
@@ -99,9 +99,10 @@ class RunArguments(TrainingArguments):
             self.lr_scheduler_kwargs = kwargs | {"mode": mode}
 
     def check_inherited(self) -> None:
-        """
+        """Checks the arguments inherited from transformers.
+
         Raises:
-            ValueError: arguments without effect, or numbers out of range.
+            ValueError: Arguments without effect, or numbers out of range.
         """
         idle = {name: reason for name, reason, used in self.conditions() if self.is_given(name) and not used}
         idle |= {name: reason for name, reason in self.refused.items() if self.is_given(name)}
@@ -115,14 +116,14 @@ class RunArguments(TrainingArguments):
             raise ValueError(f"max_steps={self.max_steps}: a number of steps, or -1 to count epochs.")
 
     def is_given(self, name: str) -> bool:
-        """Whether it differs from the default, in any of the forms that transformers gives that."""
+        """Whether an argument differs from its default, in any form that transformers gives it."""
         entry, value = type(self).__dataclass_fields__[name], getattr(self, name)
         default = entry.default if entry.default is not MISSING else entry.default_factory()  # type: ignore[operator]
         same = {"accelerator_config": AcceleratorConfig(), "include_num_input_tokens_seen": False, "debug": []}
         return value is not None and value != default and not (name in same and value == same[name])
 
     def conditions(self) -> Iterable[tuple[str, str, bool]]:
-        """Name, reason, and whether it has an effect beside the other arguments."""
+        """Yields the name of an argument, why it may have no effect, and whether it has one beside the others."""
         trackers = [] if self.report_to in (None, "none", ["none"]) else self.report_to
         evaluates, trackio = self.eval_strategy != "no", "trackio" in trackers or "all" in trackers
         fills_eval_steps = self.eval_strategy == "steps" and not self.eval_steps
@@ -151,10 +152,11 @@ class RunArguments(TrainingArguments):
 
     @property
     def checkpoints_activations(self) -> bool:
+        """Whether activation checkpointing is on, by its new or old name."""
         return bool(self.activation_checkpointing or self.gradient_checkpointing)
 
     def own_settings(self) -> dict[str, Any]:
-        """Values of the fields that this package added, or gave another default, for one kind of training."""
+        """Fields that a subclass added, or gave another default, for one kind of training, with their values."""
         kinds = [kind for kind in type(self).__mro__ if issubclass(kind, RunArguments) and kind is not RunArguments]
         names = sorted(
             {entry.name for entry in fields(self)} & {name for kind in kinds for name in kind.__annotations__}
@@ -163,7 +165,7 @@ class RunArguments(TrainingArguments):
         return {name: value.value if isinstance(value, Enum) else value for name, value in values.items()}
 
     def without_hub(self) -> Self:
-        """For a run whose folder is not uploaded: what is finished is, by [`push_folder`]."""
+        """Copy of the arguments without upload, for a run whose finished model is uploaded by [`push_folder`]."""
         return replace(self, push_to_hub=False, hub_model_id=None, hub_private_repo=None, hub_token=None)
 
 
@@ -172,7 +174,7 @@ class LayerwiseArguments(RunArguments):
     """Arguments of training a pretrained encoder: lower layers are frozen, or have smaller learning rates.
 
     Raises:
-        ValueError: a value out of range.
+        ValueError: A value out of range.
     """
 
     layer_decay: float = field(
@@ -195,30 +197,36 @@ class LayerwiseArguments(RunArguments):
                 f"freeze_blocks={self.freeze_blocks} is neither a fraction below 1 nor a number of layers."
             )
 
-    def frozen_blocks(self, blocks: int) -> int:
-        """Number of frozen layers of an encoder that has so many."""
-        return math.floor(self.freeze_blocks * blocks) if self.freeze_blocks < 1 else int(self.freeze_blocks)
+    def frozen_blocks(self, layers: int) -> int:
+        """Number of frozen layers of an encoder with this number of layers."""
+        return math.floor(self.freeze_blocks * layers) if self.freeze_blocks < 1 else int(self.freeze_blocks)
 
 
 def direction(metric: str, given: bool | None = None) -> bool:
-    """Whether more of a metric is better.
+    """Whether a higher value of a metric is better.
 
     Args:
-        metric: Its name, with or without `eval_`. given: What `greater_is_better` says.
+        metric: Its name, with or without `eval_`.
+        given: Value of `greater_is_better`, if given.
 
     Raises:
-        ValueError: it says otherwise.
+        ValueError: `given` contradicts the metric.
     """
     greater = metric.removeprefix("eval_") not in LOWER_IS_BETTER
     if given is not None and given != greater:
-        raise ValueError(f"greater_is_better={given}: of {metric}, {'more' if greater else 'less'} is better.")
+        raise ValueError(f"greater_is_better={given}: {'higher' if greater else 'lower'} is better for {metric}.")
     return greater
 
 
 def check_metric(metric: str, measured: Iterable[str]) -> None:
-    """
+    """Checks `metric_for_best_model`.
+
+    Args:
+        metric: Its value, with or without `eval_`.
+        measured: Names of the metrics that are measured, without `eval_`.
+
     Raises:
-        ValueError: `metric_for_best_model` is none of those that are measured, whose names have no `eval_`.
+        ValueError: It is none of them.
     """
     names = list(measured)
     if metric.removeprefix("eval_") not in names:
@@ -226,7 +234,7 @@ def check_metric(metric: str, measured: Iterable[str]) -> None:
 
 
 def shards_weights(args: TrainingArguments) -> bool:
-    """Whether each process would hold a part of the weights."""
+    """Whether the weights are sharded: each process holds a part of them."""
     launched_with_fsdp = os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true"
     return bool(args.fsdp or launched_with_fsdp or is_deepspeed_zero3_enabled())
 

@@ -1,4 +1,4 @@
-"""Which checkpoints of a run are whole, so that it can go on from them."""
+"""Complete and broken checkpoints of a run."""
 
 import json
 import logging
@@ -12,8 +12,7 @@ from safetensors import SafetensorError, safe_open
 
 logger = logging.getLogger(__name__)
 
-# Parts without which a run cannot go on as if it had never stopped, by their names on one device, on several, and under
-# FSDP and DeepSpeed.
+# Parts that a run needs to resume exactly, by their names on one device, on several, and under FSDP and DeepSpeed.
 PARTS = (
     ("model.safetensors", "model-*.safetensors", "pytorch_model_fsdp*", "global_step*"),
     ("optimizer.pt", "optimizer.bin", "optimizer_*", "global_step*"),
@@ -24,19 +23,22 @@ PARTS = (
 
 
 class RunCheckpointError(OSError):
-    """A checkpoint could not be written, or one that was asked for is not whole."""
+    """A checkpoint that could not be written, or that is incomplete and cannot be resumed from."""
 
 
 def check_readable(path: Path) -> None:
-    """Opens a file as far as shows that its end is there; what it holds is not read.
+    """Opens a file of a checkpoint to check that it is complete, without reading its content.
 
     Raises:
-        OSError, ValueError, SafetensorError, zipfile.BadZipFile: it is not whole.
+        OSError: It cannot be read.
+        ValueError: It is not JSON.
+        SafetensorError: It is not a complete safetensors file.
+        zipfile.BadZipFile: It is not a complete file of `torch.save`.
     """
     if path.suffix == ".safetensors":
         with safe_open(path, framework="pt"):
             pass
-    elif path.suffix in (".pt", ".pth", ".bin"):  # of torch.save: a zip archive, whose directory is at the end
+    elif path.suffix in (".pt", ".pth", ".bin"):  # a zip archive, whose directory is at the end
         with zipfile.ZipFile(path):
             pass
     elif path.suffix == ".json":
@@ -44,7 +46,7 @@ def check_readable(path: Path) -> None:
 
 
 def checkpoint_problem(checkpoint: str | Path) -> str | None:
-    """Why a run cannot go on from this folder (`"no optimizer.pt"`), or None."""
+    """Reason why a run cannot resume from a folder, such as `"no optimizer.pt"`, or None."""
     folder = Path(checkpoint)
     for names in PARTS:
         if not any(any(folder.glob(name)) for name in names):
@@ -58,28 +60,32 @@ def checkpoint_problem(checkpoint: str | Path) -> str | None:
 
 
 def step_of(checkpoint: Path) -> int:
+    """Step of a folder `checkpoint-STEP`."""
     return int(checkpoint.name.split("-")[1])
 
 
 def numbered_checkpoints(folder: str | Path) -> list[Path]:
-    """The folders `checkpoint-STEP` of a run, the highest step first."""
+    """Folders `checkpoint-STEP` of a run, the highest step first."""
     found = [path for path in Path(folder).glob("checkpoint-*") if re.fullmatch(r"checkpoint-\d+", path.name)]
     return sorted(found, key=step_of, reverse=True)
 
 
 def last_complete_checkpoint(folder: str | Path) -> str | None:
-    """The newest `checkpoint-*` of a folder from which a run can go on; broken ones are passed over, and said."""
+    """Newest complete `checkpoint-STEP` of a folder, or None; warns of broken ones that are skipped."""
     for path in numbered_checkpoints(folder):
         problem = checkpoint_problem(path)
         if problem is None:
             return str(path)
-        logger.warning("%s is incomplete (%s) and passed over.", path, problem)
+        logger.warning("%s is incomplete (%s) and skipped.", path, problem)
     return None
 
 
 def remove_broken_checkpoints(folder: str | Path, after: int) -> None:
-    """Deletes those of a step higher than `after` from which no run can go on: where files have no true times, the
-    highest step is held for the newest, and the ones to go on from are deleted in its place."""
+    """Deletes incomplete checkpoints of steps after `after`.
+
+    On file systems without reliable times, transformers treats the highest step as the newest, and would keep them and
+    delete the complete ones.
+    """
     for path in numbered_checkpoints(folder):
         problem = checkpoint_problem(path) if step_of(path) > after else None
         if problem is not None:
@@ -88,18 +94,23 @@ def remove_broken_checkpoints(folder: str | Path, after: int) -> None:
 
 
 def checkpoint_to_resume(asked: str | bool | None, folders: Sequence[str | Path], overwrite: bool) -> str | None:
-    """The checkpoint that `resume_from_checkpoint` means: `"true"` is the newest complete one of the first folder that
-    has any, or none, which is said.
+    """Finds the checkpoint of `resume_from_checkpoint`.
+
+    Args:
+        asked: A checkpoint, or true for the newest complete one of the first folder that has any; without any, the run
+            starts from the beginning, with a warning.
+        folders: Folders to search.
+        overwrite: Value of `overwrite_output_dir`.
 
     Raises:
-        ValueError: the newest is asked for, and that all are removed. RunCheckpointError: the one that is asked for is
-            not whole.
+        ValueError: The newest checkpoint is requested, and `overwrite_output_dir` removes it.
+        RunCheckpointError: The requested checkpoint is incomplete.
     """
     if not asked or str(asked).lower() == "false":
         return None
     if str(asked).lower() == "true":
         if overwrite:
-            raise ValueError("overwrite_output_dir removes what resume_from_checkpoint would go on from: give one.")
+            raise ValueError("overwrite_output_dir removes what resume_from_checkpoint would resume from: give one.")
         found = next(filter(None, map(last_complete_checkpoint, folders)), None)
         if found is None:
             logger.warning("There is no complete checkpoint in %s to resume from: starting afresh.", folders[0])
@@ -110,33 +121,40 @@ def checkpoint_to_resume(asked: str | bool | None, folders: Sequence[str | Path]
     return str(asked)
 
 
-def make_way(folder: str | Path, start: int, overwrite: bool) -> None:
-    """Sees to it that a run does not start in a folder with complete checkpoints of another, which would be taken for
-    its own. Incomplete ones never are.
+def prepare_output_dir(folder: str | Path, start: int, overwrite: bool) -> None:
+    """Ensures that an output folder has no complete checkpoints of another run, which could be mistaken for this one's.
 
     Args:
-        start: Step of the folder's own checkpoint that the run goes on from, 0 for none: then there may be none at all.
-        overwrite: Those of later steps are removed.
+        folder: The output folder.
+        start: Step of its checkpoint that the run resumes from, 0 for none. Then it must have no complete checkpoint.
+        overwrite: Whether to remove checkpoints of later steps.
 
     Raises:
-        RunCheckpointError: there are such checkpoints, and they are not to be overwritten.
+        RunCheckpointError: There are such checkpoints.
     """
     later = [path for path in numbered_checkpoints(folder) if step_of(path) > start]
     if overwrite:
         for path in later:
-            logger.warning("%s is removed, as overwrite_output_dir says.", path)
+            logger.warning("%s is removed because of overwrite_output_dir.", path)
             shutil.rmtree(path, ignore_errors=True)
     elif start == 0 and (whole := [path.name for path in later if checkpoint_problem(path) is None]):
         raise RunCheckpointError(
-            f"{folder} holds checkpoints of an earlier run ({', '.join(whole)}), which would be taken for this run's: "
-            "go on from the last with --resume_from_checkpoint true, choose another --output_dir, or let them be "
-            "removed by --overwrite_output_dir true."
+            f"{folder} holds checkpoints of an earlier run ({', '.join(whole)}), which could be mistaken for this "
+            "run's: resume from the last with --resume_from_checkpoint true, choose another --output_dir, or remove "
+            "them by --overwrite_output_dir true."
         )
 
 
 def best_checkpoint(checkpoint: str | Path, best_step: int | None, recorded: str | None) -> str | None:
-    """Where the best checkpoint is that the state of another one tells of: beside it, since a run's folder may have
-    been moved or copied after its path was recorded. None where there is none, or where it is gone."""
+    """Finds the best checkpoint that the state of another one refers to, or None.
+
+    It is searched beside the other one first, because the run's folder may have been moved or copied.
+
+    Args:
+        checkpoint: The checkpoint with the state.
+        best_step: Step of the best one.
+        recorded: Path of the best one in the state.
+    """
     beside = Path(checkpoint).parent / f"checkpoint-{best_step}"
     return next((str(path) for path in (beside, Path(recorded or "")) if recorded and path.is_dir()), None)
 
@@ -146,7 +164,7 @@ __all__ = [
     "best_checkpoint",
     "checkpoint_to_resume",
     "last_complete_checkpoint",
-    "make_way",
+    "prepare_output_dir",
     "remove_broken_checkpoints",
     "checkpoint_problem",
 ]

@@ -1,4 +1,4 @@
-"""The few collective operations the method needs; each is the identity in a single process."""
+"""Collective operations of the method; each is the identity in a single process."""
 
 import torch
 import torch.distributed as dist
@@ -13,7 +13,7 @@ def world() -> tuple[int, int]:
 
 
 def gather(tensor: torch.Tensor) -> torch.Tensor:
-    """Rows of all processes in order of rank, without gradient; every process must bring equally many."""
+    """Gathers rows of all processes in order of rank, without gradient; all must have the same number of rows."""
     if world()[1] == 1:
         return tensor
     parts = [torch.empty_like(tensor) for _ in range(world()[1])]
@@ -21,8 +21,8 @@ def gather(tensor: torch.Tensor) -> torch.Tensor:
     return torch.cat(parts)
 
 
-def of_first(number: float, device: torch.device) -> float:
-    """The first process's number on all of them, which talk through `device`."""
+def broadcast_from_first(number: float, device: torch.device) -> float:
+    """Broadcasts a number of the first process to all, by a tensor on `device`."""
     if world()[1] == 1:
         return number
     tensor = torch.tensor(number, device=device)
@@ -31,7 +31,7 @@ def of_first(number: float, device: torch.device) -> float:
 
 
 class SumOverProcesses(torch.autograd.Function):
-    """The sum of a tensor over all processes; each process's loss depends on it, so their gradients add up too."""
+    """Sums a tensor over all processes; each process's loss depends on it, so gradients are summed too."""
 
     @staticmethod
     def forward(ctx, tensor: torch.Tensor) -> torch.Tensor:
@@ -47,10 +47,10 @@ class SumOverProcesses(torch.autograd.Function):
 
 
 class SyncBatchNorm(nn.BatchNorm1d):
-    """Batch normalisation whose statistics are those of all processes' rows.
+    """Batch normalisation with the statistics of all processes' rows.
 
-    torch's own refuses CPU tensors. The gradient flows through the statistics, as in a single process with all rows.
-    Rows (batch, width), or views of them (views, batch, width), each of which has statistics of its own.
+    torch's own does not support CPU tensors. The gradient flows through the statistics, as in a single process with all
+    rows. The input is (batch, width), or several views (views, batch, width), each with its own statistics.
     """
 
     running_mean: torch.Tensor
@@ -64,7 +64,7 @@ class SyncBatchNorm(nn.BatchNorm1d):
             return super().forward(input)
         sums = SumOverProcesses.apply(torch.cat([input.sum(dim=0), input.new_full((1,), float(len(input)))]))
         mean, count = sums[:-1] / sums[-1], sums[-1]
-        # Squares of centred values: the difference of large squares would lose the variance of similar embeddings.
+        # From centred values: a difference of large squares would be too imprecise for similar embeddings.
         centred = input - mean
         variance = SumOverProcesses.apply(centred.square().sum(dim=0)) / count
         with torch.no_grad():
@@ -75,4 +75,4 @@ class SyncBatchNorm(nn.BatchNorm1d):
         return centred * torch.rsqrt(variance + self.eps) * self.weight + self.bias
 
 
-__all__ = ["SyncBatchNorm", "gather", "of_first", "world"]
+__all__ = ["SyncBatchNorm", "gather", "broadcast_from_first", "world"]

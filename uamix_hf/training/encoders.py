@@ -1,4 +1,4 @@
-"""What tuning needs of an encoder, so that any `PreTrainedModel` of log-mels can be tuned."""
+"""The encoder contract, by which any `PreTrainedModel` of log-mels can be tuned."""
 
 import copy
 import inspect
@@ -10,16 +10,20 @@ from torch import nn
 from torch.nn import functional as F
 from transformers import PreTrainedModel
 
-# Where transformers' models and their cousins keep their blocks.
+# Paths of the list of layers in transformers' and similar models.
 LAYER_PATHS = ("layers", "encoder.layers", "encoder.layer", "blocks", "encoder.blocks")
 
 
 class EncoderError(TypeError):
-    """An encoder that does not meet the contract; the message says which part."""
+    """An encoder that does not meet the contract; the message says which part of it."""
 
 
 def base_of(encoder: Any) -> PreTrainedModel:
-    """The model in a `PeftModel`, in whose layers the adapters are; any other is itself."""
+    """Returns the model inside a `PeftModel`, or the encoder itself.
+
+    Raises:
+        EncoderError: Prompt learning, whose parameters are not in the layers.
+    """
     if not hasattr(encoder, "get_base_model"):
         return encoder
     settings = encoder.active_peft_config
@@ -31,23 +35,25 @@ def base_of(encoder: Any) -> PreTrainedModel:
 
 
 class EncoderAdapter:
-    """
-    The encoder contract: a `PreTrainedModel` whose forward takes `input_values` (batch, frames, mel bins) and returns
-    `last_hidden_state` and perhaps `pooler_output`, and that keeps its blocks in an ordered list.
+    """Uniform access to an encoder that meets the encoder contract.
 
-    An encoder that takes any number of frames and a frame-level `attention_mask` says so by `variable_length = True`;
-    others (AST) get input padded to `config.max_length`. One whose forward knows `mask_ratio` can drop tokens. Its
-    embeddings are as wide as `config.embedding_size`, where there is one, or else as `config.hidden_size`.
+    The contract: a `PreTrainedModel` whose forward takes `input_values` (batch, frames, mel bins) and returns
+    `last_hidden_state` and optionally `pooler_output`, and whose layers are in an ordered list.
 
-    It may carry adapters (LoRA and others): put in by `add_adapter`, or in a `PeftModel`, whose model inside, with the
-    adapters in its layers, is what meets the contract. `encoder` is what was given, `base` the model inside.
+    An encoder that takes any number of frames and a frame-level `attention_mask` has the attribute `variable_length =
+    True`; the input of others (AST) is padded to `config.max_length`. An encoder whose forward takes `mask_ratio` can
+    drop tokens. Embeddings have `config.embedding_size` dimensions if it exists, else `config.hidden_size`.
+
+    The encoder may have adapters such as LoRA, by `add_adapter` or in a `PeftModel`, whose inner model must then meet
+    the contract. `encoder` is the given model, `base` the inner one.
 
     Args:
-        layers_path: Where the blocks are, such as `"encoder.layers"`; found by name if None.
+        encoder: The encoder.
+        layers_path: Path of its list of layers, such as `"encoder.layers"`; searched if None.
 
     Raises:
-        EncoderError: no list of blocks, no `input_values`, or a configuration without the sizes that are needed; or an
-            adapter that is not in the layers but in the input.
+        EncoderError: No list of layers, no `input_values`, a configuration without the necessary sizes, or adapters in
+            the input instead of the layers.
     """
 
     def __init__(self, encoder: PreTrainedModel, layers_path: str | None = None):
@@ -60,11 +66,11 @@ class EncoderAdapter:
         try:
             self.layers: list[nn.Module] = list(encoder.get_submodule(self.layers_path))  # type: ignore[call-overload]
         except (AttributeError, TypeError) as error:
-            raise EncoderError(f"{type(encoder).__name__} has no list of blocks at {self.layers_path!r}.") from error
+            raise EncoderError(f"{type(encoder).__name__} has no list of layers at {self.layers_path!r}.") from error
         missing = [name for name in ("hidden_size", "max_length", "patch_size") if not hasattr(encoder.config, name)]
         if missing:
             raise EncoderError(
-                f"{type(encoder).__name__}'s configuration has no {' and no '.join(missing)}: is it one of log-mels?"
+                f"{type(encoder).__name__}'s configuration has no {' and no '.join(missing)}: is its input log-mels?"
             )
         self.variable_length = getattr(encoder, "variable_length", False)
         self.drops_tokens = "mask_ratio" in parameters
@@ -78,6 +84,11 @@ class EncoderAdapter:
         self.strides: tuple[int, int] = getattr(encoder.config, "strides", self.patch_shape)
 
     def find_layers(self) -> str:
+        """Searches the list of layers.
+
+        Raises:
+            EncoderError: There is none at a known path.
+        """
         for path in LAYER_PATHS:
             try:
                 if isinstance(self.base.get_submodule(path), nn.ModuleList):
@@ -85,11 +96,11 @@ class EncoderAdapter:
             except AttributeError:
                 continue
         raise EncoderError(
-            f"{type(self.base).__name__} keeps its blocks at none of {', '.join(LAYER_PATHS)}: give layers_path."
+            f"{type(self.base).__name__} has its layers at none of {', '.join(LAYER_PATHS)}: give layers_path."
         )
 
     def stem(self) -> Iterator[nn.Module | nn.Parameter]:
-        """What comes before the blocks: everything that the modules on their path declare before them."""
+        """Yields everything before the layers: what the modules on their path declare before them."""
         module: nn.Module = self.base
         for part in self.layers_path.split("."):
             yield from module.parameters(recurse=False)
@@ -100,21 +111,20 @@ class EncoderAdapter:
             module = module.get_submodule(part)
 
     def lower_parts(self, layers: int) -> list[nn.Module | nn.Parameter]:
-        """This many lower layers and all that comes before them, which are frozen together; nothing for 0.
+        """Lower layers and everything before them, which are frozen together; empty for 0 layers.
 
         Raises:
-            ValueError: the encoder has fewer layers.
+            ValueError: The encoder has fewer layers.
         """
         if not 0 <= layers <= len(self.layers):
             raise ValueError(f"freeze_blocks={layers}: the encoder has {len(self.layers)} layers.")
         return [*self.stem(), *self.layers[:layers]] if layers else []
 
     def trainable_names(self) -> set[str]:
-        """Names of the encoder's parameters that tuning may train: neither frozen by the user nor fixed by the
-        encoder's class. Of an encoder with adapters the user, or `peft`, has frozen all others.
+        """Names of the encoder's parameters that tuning may train: not frozen by the user, nor fixed by its class.
 
-        Loading makes every parameter trainable, also tables of positions that the class keeps fixed, so a fresh
-        skeleton of the encoder is asked.
+        With adapters, all other parameters have been frozen by the user or by `peft`. Loading makes every parameter
+        trainable, also position tables that the class keeps fixed, so these are looked up in a new instance.
         """
         with torch.device("meta"):
             skeleton = type(self.base)(copy.deepcopy(self.base.config))
@@ -126,7 +136,7 @@ class EncoderAdapter:
         }
 
     def layer_ids(self) -> dict[str, int]:
-        """Depth of each parameter by name: 0 for the stem, i + 1 for block i, blocks + 1 for what follows them."""
+        """Depth of each parameter by name: 0 for the stem, i + 1 for layer i, layers + 1 for everything after them."""
         stem = set()
         for part in self.stem():
             stem |= {id(parameter) for parameter in (part.parameters() if isinstance(part, nn.Module) else [part])}
@@ -140,12 +150,17 @@ class EncoderAdapter:
     def encode(
         self, input_values: torch.Tensor, lengths: torch.Tensor, token_drop: float, padding_value: float
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Pooled embeddings (batch, width) float32, and the tokens that were seen, (batch, time, mel) with 1 = valid
-        and not dropped, or None for encoders of fixed length.
+        """Computes pooled embeddings.
 
         Args:
-            input_values: Normalised (batch, frames, mel bins). lengths: Frames of sound (batch,).
-            padding_value: What normalised padding is, for encoders of fixed length.
+            input_values: Normalised (batch, frames, mel bins).
+            lengths: Frames of audio (batch,).
+            token_drop: Fraction of the tokens to drop, if the encoder can.
+            padding_value: Value of padding after normalisation.
+
+        Returns:
+            Embeddings (batch, embedding_size) float32, and the visible tokens (batch, time, mel) with 1 = valid and not
+            dropped, or None for encoders of fixed length.
         """
         (size, mel_size), (stride, mel_stride) = self.patch_shape, self.strides
         if self.variable_length and stride < size:  # what the last whole patch does not cover is cut off
@@ -168,6 +183,7 @@ class EncoderAdapter:
         return self.pool(output), visible
 
     def pool(self, output) -> torch.Tensor:
+        """Pooled output float32; the mean over tokens if the encoder has none."""
         pooled = getattr(output, "pooler_output", None)
         return output.last_hidden_state.float().mean(dim=1) if pooled is None else pooled.float()
 

@@ -1,4 +1,4 @@
-"""Runs that are told to stop (`--enable_jit_checkpoint`): after the step, with a checkpoint, all processes alike."""
+"""Stopping runs by SIGTERM (`--enable_jit_checkpoint`): after the step, with a checkpoint, on all processes."""
 
 import signal
 from collections.abc import Iterator
@@ -10,37 +10,42 @@ from transformers import TrainerCallback
 
 
 class RunStoppedError(RuntimeError):
-    """Training was stopped before its last step: what there is of it is no result."""
+    """Training was stopped before its last step; its weights are not a result."""
 
 
 class StopCallback(TrainerCallback):
-    """
-    On SIGTERM, saves an ordinary checkpoint after the step and raises [`RunStoppedError`], so that nothing takes the
-    weights for those of a finished run. transformers' own callback, which this one replaces, saves each process for
-    itself, and between backward pass and optimiser step, from where no run can go on as if it had never stopped.
+    """Saves a checkpoint after the step on SIGTERM and raises [`RunStoppedError`].
+
+    So the weights are not mistaken for those of a finished run. It replaces transformers' own callback, which saves on
+    each process independently, and between backward pass and optimiser step, from where no run resumes exactly.
+
+    Args:
+        trainer: The trainer.
     """
 
     def __init__(self, trainer: Any):
         self.trainer = trainer
-        self.asked = self.stopping = False
+        self.requested = self.stopping = False
 
     @contextmanager
     def listening(self) -> Iterator[None]:
-        self.asked = self.stopping = False
-        before = signal.signal(signal.SIGTERM, self.ask)
+        """Context in which SIGTERM is handled."""
+        self.requested = self.stopping = False
+        before = signal.signal(signal.SIGTERM, self.request)
         try:
             yield
         finally:
             signal.signal(signal.SIGTERM, before)
-        if self.asked or self.stopping:  # after the last save: what comes next must not run as if nothing had been said
+        if self.requested or self.stopping:  # after the last save: what comes next must be stopped as well
             signal.raise_signal(signal.SIGTERM)
 
-    def ask(self, *signal_and_frame: Any) -> None:
-        self.asked = True
+    def request(self, *signal_and_frame: Any) -> None:
+        """Handler of the signal."""
+        self.requested = True
 
     def on_step_end(self, args, state, control, **kwargs) -> None:
-        asked = torch.tensor([self.asked], device=args.device)
-        if self.trainer.accelerator.gather(asked).any():
+        requested = torch.tensor([self.requested], device=args.device)
+        if self.trainer.accelerator.gather(requested).any():
             self.stopping = control.should_save = control.should_training_stop = True
 
     def on_save(self, args, state, control, **kwargs) -> None:

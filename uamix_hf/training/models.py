@@ -1,4 +1,4 @@
-"""The flags by which every script finds its encoder, and what they load."""
+"""Encoder flags of the scripts, and the encoder and feature extractor that they load."""
 
 import copy
 from dataclasses import dataclass, field
@@ -37,28 +37,28 @@ class EncoderArguments:
         }
 
     def load_encoder(self, **changes: Any) -> PreTrainedModel:
-        """The encoder, of the given weights or of random ones, which are drawn from torch's global random state.
+        """Loads the encoder, with its weights or random ones, which are drawn from torch's global random state.
 
         Args:
             **changes: Fields of its configuration to change, such as `pooling`.
 
         Raises:
-            OSError: no such folder or repository.
+            OSError: No such folder or repository.
         """
         encoder = AutoModel.from_pretrained(**self.source, attn_implementation=self.attn_implementation, **changes)
         return with_random_weights(encoder) if self.random_weights else encoder
 
     def load_feature_extractor(self) -> Any:
-        """The feature extractor that was saved with the encoder.
+        """Loads the feature extractor that was saved with the encoder.
 
         Raises:
-            OSError: no such folder or repository, or no feature extractor in it.
+            OSError: No such folder or repository, or no feature extractor in it.
         """
         return AutoFeatureExtractor.from_pretrained(**self.source)
 
 
 def with_random_weights(encoder: PreTrainedModel) -> PreTrainedModel:
-    """An encoder of the same configuration whose weights were loaded from nowhere."""
+    """Makes an encoder of the same configuration with random weights."""
     config = copy.deepcopy(encoder.config)
     config.name_or_path = ""
     return type(encoder)(config)

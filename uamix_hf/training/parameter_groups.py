@@ -1,4 +1,4 @@
-"""What the optimiser is given: a learning rate for each depth of an encoder, and weight decay where it belongs."""
+"""Parameter groups of the optimiser: a learning rate for each depth of an encoder, and weight decay."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -9,7 +9,10 @@ NO_DECAY = ("token", "position_embeddings")
 
 
 def layer_rates(depths: Mapping[str, int], deepest: int, learning_rate: float, layer_decay: float) -> dict[str, float]:
-    """Learning rate of each parameter by name: `learning_rate * layer_decay ** (deepest - depth)` (method.md 1.7)."""
+    """Learning rate of each parameter by name: `learning_rate * layer_decay ** (deepest - depth)` (BEiT).
+
+    See docs/concepts/method.md, Fine-tuning.
+    """
     return {name: learning_rate * layer_decay ** (deepest - depth) for name, depth in depths.items()}
 
 
@@ -21,12 +24,17 @@ def parameter_groups(
     head_learning_rate: float,
     head_weight_decay: float,
 ) -> list[dict[str, Any]]:
-    """Every trainable parameter once, in a group for each learning rate and weight decay; biases, norms, tokens and
-    positions have no weight decay.
+    """Groups the trainable parameters by learning rate and weight decay.
+
+    Biases, norms, tokens and position tables have no weight decay.
 
     Args:
-        encoder_prefix: With which the names of the encoder's parameters begin in the model, such as `"encoder."`.
-        encoder_rates: Learning rate of each of them by its name in the encoder; all others are the head's.
+        model: The model.
+        encoder_prefix: Prefix of the encoder's parameter names in the model, such as `"encoder."`.
+        encoder_rates: Learning rate of each encoder parameter by its name in the encoder.
+        weight_decay: Weight decay of the encoder.
+        head_learning_rate: Learning rate of all other parameters.
+        head_weight_decay: Weight decay of all other parameters.
     """
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():

@@ -1,4 +1,4 @@
-"""transformers' Trainer with care for its checkpoints: they are whole, of this run alone, and where the run stopped."""
+"""transformers' Trainer with safe checkpoints: complete, of the same run, and saved where the run stopped."""
 
 import os
 import shutil
@@ -17,7 +17,7 @@ from .checkpoints import (
     best_checkpoint,
     checkpoint_to_resume,
     last_complete_checkpoint,
-    make_way,
+    prepare_output_dir,
     remove_broken_checkpoints,
 )
 from .interruption import StopCallback
@@ -33,13 +33,13 @@ from .run_identity import (
 )
 
 
-def shown_names(names: list[str]) -> str:
-    """The first few of many."""
+def abbreviate_names(names: list[str]) -> str:
+    """Joins the first names for a message."""
     return ", ".join(names[:4]) + (f" and {len(names) - 4} more weights" if len(names) > 4 else "")
 
 
 class BestCheckpointCallback(TrainerCallback):
-    """Tells a resumed run where its best checkpoint is: the path in its state is of before the folder was moved."""
+    """Corrects the path of a resumed run's best checkpoint, as its folder may have been moved."""
 
     def __init__(self, best: str | None):
         self.best = best
@@ -49,15 +49,13 @@ class BestCheckpointCallback(TrainerCallback):
 
 
 class ResumableTrainer(Trainer):
-    """
-    Goes on from checkpoints of its own run alone, and stops with one.
+    """Trainer that resumes from checkpoints of its own run only, and stops with one.
 
     Raises:
-        RunCheckpointError: a checkpoint cannot be written (what there is of it is removed), or the one to resume from
-            is not whole; or the output folder holds those of another run.
-        AnotherRunError: the checkpoint to resume from was made by other settings or from other data, or its weights
-            are of another model.
-        RunStoppedError: SIGTERM, with `enable_jit_checkpoint`; there is a checkpoint.
+        RunCheckpointError: A checkpoint cannot be written (a partial one is removed), the one to resume from is
+            incomplete, or the output folder has checkpoints of another run.
+        AnotherRunError: The checkpoint to resume from has other settings, data or base weights, or is of another model.
+        RunStoppedError: SIGTERM with `enable_jit_checkpoint`; a checkpoint was saved.
     """
 
     may_change_with_warning = MAY_CHANGE_WITH_WARNING
@@ -67,12 +65,12 @@ class ResumableTrainer(Trainer):
         super().__init__(*args, **kwargs)
         self.stop_callback: StopCallback | None = None
         if self.pop_callback(JITCheckpointCallback):
-            signal.signal(signal.SIGTERM, handler)  # which that callback has replaced
+            signal.signal(signal.SIGTERM, handler)  # the handler that the callback replaced
             self.stop_callback = StopCallback(self)
             self.add_callback(self.stop_callback)
         self._identity: dict[str, Any] | None = None
 
-    # --- going on
+    # --- resuming
 
     def train(self, resume_from_checkpoint: str | bool | None = None, *args, **kwargs) -> Any:
         """Train, as in transformers; but `True` passes broken checkpoints over, and starts afresh without any.
@@ -97,10 +95,10 @@ class ResumableTrainer(Trainer):
             state = self.load_state(resume)
             *_, steps = self.set_initial_training_values(self.args, self.get_train_dataloader())
             if state.global_step > steps:
-                raise RunCheckpointError(f"{resume} is beyond the {steps} steps that are asked for: ask for more.")
+                raise RunCheckpointError(f"{resume} is beyond the {steps} steps of this run: increase them.")
         own = resume and Path(resume).resolve().parent == Path(folder).resolve()
         with self.args.main_process_first(desc="earlier checkpoints"):
-            make_way(folder, state.global_step if own else 0, overwrite)
+            prepare_output_dir(folder, state.global_step if own else 0, overwrite)
         if resume and state.global_step == steps:
             self._load_from_checkpoint(resume)
             self.state = state
@@ -116,22 +114,23 @@ class ResumableTrainer(Trainer):
             self.remove_callback(best)
 
     def load_state(self, checkpoint: str) -> TrainerState:
-        """State of a checkpoint, with the place that the best one has now.
+        """Loads the state of a checkpoint, with the current path of the best one.
 
         Raises:
-            RunCheckpointError: the run would end with the best checkpoint, and it is gone.
+            RunCheckpointError: The best checkpoint is missing, and the run would load it at its end.
         """
         state = TrainerState.load_from_json(os.path.join(checkpoint, "trainer_state.json"))
         recorded = state.best_model_checkpoint
         state.best_model_checkpoint = best_checkpoint(checkpoint, state.best_global_step, recorded)
         if recorded and not state.best_model_checkpoint and self.args.load_best_model_at_end:
             raise RunCheckpointError(
-                f"{Path(recorded).name}, the best yet, is gone from beside {checkpoint}: put it there, or start afresh."
+                f"{Path(recorded).name}, the best checkpoint so far, is missing beside {checkpoint}: restore it, or "
+                "start a new run."
             )
         return state
 
     def last_checkpoint(self) -> str | None:
-        """What the run can go on from if it stops now."""
+        """Newest complete checkpoint of the run, or None."""
         return last_complete_checkpoint(str(self.args.output_dir))
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
@@ -139,36 +138,38 @@ class ResumableTrainer(Trainer):
         super()._load_from_checkpoint(resume_from_checkpoint, model)
 
     def _issue_warnings_after_load(self, load_result: Any) -> None:
-        """An error where transformers warns: the run would go on with what the missing weights were initialised with.
+        """Raises an error where transformers warns, as missing weights would keep their random initialisation.
 
         Raises:
-            AnotherRunError: the checkpoint does not hold the weights of this model and no others.
+            AnotherRunError: The checkpoint lacks weights of this model, or has others.
         """
         model: Any = self.model
         state, missing = model.state_dict(), set(load_result.missing_keys)
-        # Of weights that are one tensor under several names, a file holds one.
+        # A file has tied weights under one of their names.
         loaded = {state[name].data_ptr() for name in state.keys() - missing}
         missing = {name for name in missing if state[name].data_ptr() not in loaded}
         parts = (("lacks", sorted(missing)), ("holds", sorted(load_result.unexpected_keys)))
-        found = [f"{verb} {shown_names(names)}" for verb, names in parts if names]
+        found = [f"{verb} {abbreviate_names(names)}" for verb, names in parts if names]
         if found:
             raise AnotherRunError(
                 f"{self._resumed_from} {' and '.join(found)}: they are weights of another model, or of another "
-                "version of this package. Go on with that version, or start afresh in another output_dir."
+                "version of this package. Resume with that version, or start a new run in another output_dir."
             )
 
-    # --- what it is
+    # --- identity
 
     @property
     def run_identity(self) -> dict[str, Any]:
-        """What [`identity`] says, once in a run."""
+        """Result of [`identity`], computed once per run."""
         if self._identity is None:
             self._identity = self.identity()
         return self._identity
 
     def identity(self) -> dict[str, Any]:
-        """All that decides what is learnt: what a checkpoint must have been made by for this run to go on from it.
-        Subclasses add what they alone have."""
+        """Everything that determines what is learnt; a checkpoint must have the same identity to resume from it.
+
+        Subclasses add their own entries.
+        """
         model: Any = self.model
         config = model.config
         return {
@@ -180,12 +181,12 @@ class ResumableTrainer(Trainer):
             "base_model": base_identity(self.base_config()),
             "feature_extractor": config_identity(self.processing_class),
             "data": data_identity(self.train_dataset),
-            # Scores of others would be compared with the best so far.
+            # The best score so far is comparable only on the same clips.
             "eval_data": data_identity(self.eval_dataset) if self.args.load_best_model_at_end else None,
         }
 
     def base_config(self) -> Any:
-        """Configuration of what training starts from, which says where it was loaded."""
+        """Configuration of the model that training starts from, which has the path it was loaded from."""
         model: Any = self.model
         return model.config
 
@@ -195,14 +196,14 @@ class ResumableTrainer(Trainer):
         run = Path(self._get_output_dir(trial))
         folder = run / f"checkpoint-{self.state.global_step}"
         if self.args.should_save:
-            # Parts of an older run would make a half-written checkpoint look whole.
+            # Parts of an older run would make a half-written checkpoint look complete.
             shutil.rmtree(folder, ignore_errors=True)
             if self.args.save_total_limit and not self.args.save_only_model:
                 remove_broken_checkpoints(run, after=self.state.global_step)
         self.accelerator.wait_for_everyone()
         try:
             super()._save_checkpoint(model, trial)
-        except (OSError, RuntimeError, SafetensorError) as problem:  # torch and safetensors have no OSError
+        except (OSError, RuntimeError, SafetensorError) as problem:  # torch and safetensors raise no OSError
             if self.args.should_save:
                 shutil.rmtree(folder, ignore_errors=True)
             last, disk = self.last_checkpoint(), next(path for path in folder.absolute().parents if path.exists())
@@ -216,11 +217,11 @@ class ResumableTrainer(Trainer):
         super()._save_rng_state(output_dir)
         if self.args.should_save:
             write_identity(output_dir, self.run_identity)
-        # What comes next, trainer_state.json, says that the checkpoint is complete.
+        # The next file, trainer_state.json, marks the checkpoint as complete.
         self.accelerator.wait_for_everyone()
 
     def checkpoint_bytes(self) -> int:
-        """About what a checkpoint takes: the weights and the optimiser's state."""
+        """Approximate size of a checkpoint: the weights and the optimiser's state."""
         model: Any = self.model
         optimizer: Any = self.optimizer
         states = [model.state_dict(), *optimizer.state.values()]

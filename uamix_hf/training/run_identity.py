@@ -1,4 +1,4 @@
-"""What made a checkpoint, written into it as run.json, so that no other run goes on from it unawares."""
+"""Identity of a run, saved in its checkpoints as run.json, so that no other run resumes from them by mistake."""
 
 import hashlib
 import json
@@ -17,8 +17,8 @@ logger = logging.getLogger(__name__)
 
 FILE = "run.json"
 
-# Of the training arguments, all that is not named here decides what is learnt and stays as it was. These say where
-# things go, what is watched, saved and uploaded, and on which devices and how fast it runs.
+# Training arguments that may change on resuming: paths, logging, saving, uploading, devices and speed. All others
+# determine what is learnt.
 MAY_CHANGE = frozenset((
     "output_dir", "overwrite_output_dir", "resume_from_checkpoint", "run_name", "project", "ignore_data_skip",
     "trackio_space_id", "trackio_bucket_id", "trackio_static_space_id", "report_to", "disable_tqdm", "debug",
@@ -39,51 +39,53 @@ MAY_CHANGE = frozenset((
     "dataloader_multiprocessing_context",
 ))  # fmt: skip
 
-# These may change as well, but the run then does not end as if it had never stopped, which a warning says.
+# These may change as well, with a warning that the resumed run is not equal to an uninterrupted one.
 MAY_CHANGE_WITH_WARNING = frozenset((
     "max_steps", "num_train_epochs", "per_device_train_batch_size", "gradient_accumulation_steps", "processes",
     "bf16", "fp16",
 ))  # fmt: skip
 
-# Of configurations: what says nothing of the model, or (names of classes) is said elsewhere.
-LEFT_OUT = frozenset((
+# Fields of configurations that do not describe the model, or (class names) are compared elsewhere.
+IGNORED_FIELDS = frozenset((
     "transformers_version", "_name_or_path", "architectures", "auto_map", "dtype", "id2label", "label2id",
     "base_model_name_or_path", "inference_mode", "peft_version",
 ))  # fmt: skip
 
-# Levels of a clip that differ by more are another clip's. Those of the same, computed on another processor, differ by
-# a hundredth of it.
+# Levels of different clips differ by more. Levels of the same clip on another processor differ by a hundredth of it.
 LEVEL_TOLERANCE = 1e-3
 
 
 class AnotherRunError(RunCheckpointError):
-    """The checkpoint to resume from was made by other settings, from other data, or is not known to be of these."""
+    """The checkpoint to resume from has other settings or data, or they are unknown."""
 
 
-# --- what a run is
+# --- identities
 
 
 def arguments_identity(args: TrainingArguments) -> dict[str, Any]:
+    """Identity of training arguments: those that determine what is learnt."""
     values = {name: value for name, value in args.to_dict().items() if name not in MAY_CHANGE}
-    if not args.load_best_model_at_end:  # then these are watched alone
+    if not args.load_best_model_at_end:  # they only affect logging then
         values |= {"metric_for_best_model": None, "greater_is_better": None}
     return values
 
 
 def config_identity(config: Any) -> dict[str, Any] | None:
-    """Of a model, an adapter or a feature extractor, also of the configurations within."""
+    """Identity of the configuration of a model, an adapter or a feature extractor, with nested ones."""
 
     def kept(value: Any) -> Any:
         if isinstance(value, Mapping):
-            return {name: kept(part) for name, part in value.items() if name not in LEFT_OUT}
+            return {name: kept(part) for name, part in value.items() if name not in IGNORED_FIELDS}
         return sorted(value) if isinstance(value, (set, frozenset)) else value
 
     return None if config is None else kept(config.to_dict())
 
 
 def base_identity(config: Any) -> dict[str, str | None]:
-    """Of the model that training starts from: a hash of its weights, wherever the folder lies, or a commit of the Hub;
-    None for weights that were never loaded."""
+    """Identity of the model that training starts from.
+
+    A hash of its weights, independent of the folder, or a commit of the Hub; None for random weights.
+    """
     name = getattr(config, "_name_or_path", None) or None
     if name is None or not Path(name).is_dir():
         return {"name": name, "weights": getattr(config, "_commit_hash", None) or name}
@@ -95,8 +97,10 @@ def base_identity(config: Any) -> dict[str, str | None]:
 
 
 def data_identity(dataset: Any) -> dict[str, Any] | None:
-    """Of clips in their order: ids, labels, and the levels of each. Paths are no part of it: data may move. A stream
-    says itself what it reads, by a method `identity`."""
+    """Identity of clips in their order: ids, labels and levels, but no paths, as data may move.
+
+    A stream has a method `identity` instead.
+    """
     if dataset is None:
         return None
     if hasattr(dataset, "identity"):
@@ -110,11 +114,12 @@ def data_identity(dataset: Any) -> dict[str, Any] | None:
 
 
 def digest(values: Any) -> str:
+    """Short hash of JSON values."""
     return hashlib.sha256(json.dumps(values).encode()).hexdigest()[:16]
 
 
 def levels(dataset: Any) -> list[list[float]]:
-    """Means of the first and of the last half of each clip's log-mels."""
+    """Levels of clips: means of the first and of the last half of each log-mel, (clips, 2)."""
     means = []
     for row in dataset.select_columns("log_mel").with_format("numpy"):
         mel = row["log_mel"]
@@ -123,43 +128,45 @@ def levels(dataset: Any) -> list[list[float]]:
     return means
 
 
-# --- what differs
+# --- differences
 
 
 def differences(made_by: Any, now: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, str]]:
-    """Name and description of each thing in which two identities differ."""
+    """Yields the name and description of each difference between two identities."""
     if isinstance(made_by, Mapping) and isinstance(now, Mapping):
-        if made_by.get("clips") != now.get("clips"):  # all else of them differs, too, and says less
+        if made_by.get("clips") != now.get("clips"):  # then everything else differs as well
             made_by, now = ({"clips": part.get("clips")} for part in (made_by, now))
         for name in sorted(made_by.keys() | now.keys()):
             if name in made_by and name in now:
                 yield from differences(made_by[name], now[name], (*path, name))
             else:
                 logger.warning(
-                    "%s is known of %s alone and not compared.",
+                    "%s is known only for %s and not compared.",
                     name,
                     "the checkpoint" if name in made_by else "this run",
                 )
     elif path[-1:] == ("levels",):
-        yield from other_clips(np.asarray(made_by), np.asarray(now), ".".join(path[:-1]))
+        yield from clip_differences(np.asarray(made_by), np.asarray(now), ".".join(path[:-1]))
     elif not same(made_by, now):
         name = ".".join(path[1:] if path[0] == "arguments" else path)
-        yield name, f"{name}: checkpoint {shown(made_by)}, now {shown(now)}"
+        yield name, f"{name}: checkpoint {shorten(made_by)}, now {shorten(now)}"
 
 
 def same(one: Any, other: Any) -> bool:
+    """Whether two values are equal; floats may differ by rounding."""
     if isinstance(one, float) and isinstance(other, float):
         return math.isclose(one, other, rel_tol=1e-6)
     return one == other
 
 
-def shown(value: Any) -> str:
+def shorten(value: Any) -> str:
+    """A value for a message."""
     text = repr(value)
     return text if len(text) <= 300 else f"{text[:300]}..."
 
 
-def other_clips(made_by: np.ndarray, now: np.ndarray, name: str) -> Iterator[tuple[str, str]]:
-    """Of as many levels (clips, 2) each."""
+def clip_differences(made_by: np.ndarray, now: np.ndarray, name: str) -> Iterator[tuple[str, str]]:
+    """Yields the difference of two arrays of levels (clips, 2), if any."""
 
     def close(one: np.ndarray, other: np.ndarray) -> np.ndarray:
         return np.isclose(one, other, rtol=0, atol=LEVEL_TOLERANCE, equal_nan=True).all(axis=1)
@@ -171,13 +178,14 @@ def other_clips(made_by: np.ndarray, now: np.ndarray, name: str) -> Iterator[tup
     if close(*ordered).all():
         yield name, f"{name}: the same clips in another order, from row {rows[0]} on"
     else:
-        yield name, f"{name}: {len(rows)} of {len(now)} clips are others, the first in row {rows[0]}"
+        yield name, f"{name}: {len(rows)} of {len(now)} clips differ, the first in row {rows[0]}"
 
 
-# --- in checkpoints
+# --- files
 
 
 def write_identity(checkpoint: str | Path, identity: Mapping[str, Any]) -> None:
+    """Writes the identity of a run into a checkpoint."""
     lines = (f"{json.dumps(name)}: {json.dumps(part, default=str)}" for name, part in identity.items())
     (Path(checkpoint) / FILE).write_text("{\n" + ",\n".join(lines) + "\n}\n", encoding="utf-8")
 
@@ -185,18 +193,22 @@ def write_identity(checkpoint: str | Path, identity: Mapping[str, Any]) -> None:
 def check_identity(
     checkpoint: str | Path, identity: Mapping[str, Any], warned: frozenset[str], ignored: frozenset[str]
 ) -> None:
-    """
+    """Checks that a checkpoint was made by a run of the same identity.
+
     Args:
-        identity: Of the run that is to go on from the checkpoint. warned, ignored: Names of what may differ.
+        checkpoint: Folder of the checkpoint.
+        identity: Identity of the run that resumes from it.
+        warned: Names of entries that may differ, with a warning.
+        ignored: Names of entries that may differ.
 
     Raises:
-        AnotherRunError: what else differs, with both values; or nothing says what made the checkpoint.
+        AnotherRunError: Another entry differs (the message has both values), or the checkpoint has no identity.
     """
     file = Path(checkpoint) / FILE
     if not file.is_file():
         raise AnotherRunError(
-            f"{checkpoint} has no {FILE}, so what made it is not known: checkpoints of earlier versions cannot be "
-            "resumed from. Start afresh in another output_dir."
+            f"{checkpoint} has no {FILE}, so the run that made it is unknown: checkpoints of earlier versions cannot "
+            "be resumed from. Start a new run in another output_dir."
         )
     made_by = json.loads(file.read_text(encoding="utf-8"))
     now = json.loads(json.dumps(identity, default=str))
@@ -204,12 +216,12 @@ def check_identity(
     refused = [text for name, text in found if name not in warned]
     if refused:
         raise AnotherRunError(
-            f"{checkpoint} was made by another run. {'; '.join(refused)}. Give what it had, or start afresh in another "
-            "output_dir."
+            f"{checkpoint} was made by another run. {'; '.join(refused)}. Use the same settings and data, or start a "
+            "new run in another output_dir."
         )
     if found:
         logger.warning(
-            "Going on from %s with other settings, so not as if the run had never stopped. %s.",
+            "Resuming from %s with other settings, so the run will not equal an uninterrupted one. %s.",
             checkpoint, "; ".join(text for _, text in found),
         )  # fmt: skip
 

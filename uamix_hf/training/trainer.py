@@ -1,4 +1,4 @@
-"""transformers' Trainer with batches of clips of similar length, and with care for what goes wrong in long runs."""
+"""transformers' Trainer with batches of clips of similar length, and with checks for long runs."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -15,25 +15,30 @@ from .resuming import ResumableTrainer
 
 
 class NonFiniteLossError(RuntimeError):
-    """The loss, or its gradient, is NaN or infinite; the weights are as before that step.
+    """The loss, or its gradient, is NaN or infinite; the weights are those before that step.
 
     Args:
-        step: Which was not made, counted from 1. sample_ids: Of the clips whose log-mels are not finite, else of the
-            batch. checkpoint: The last complete one, if any.
+        what: Beginning of the message: loss or gradient.
+        step: The step that was not made, counted from 1.
+        sample_ids: Clips whose log-mels are not finite, or all clips of the batch if all are finite.
+        checkpoint: The last complete checkpoint, if any.
     """
 
     def __init__(self, what: str, step: int, sample_ids: list[int], checkpoint: str | None):
         self.step, self.sample_ids, self.checkpoint = step, sample_ids, checkpoint
         found = f"the last complete checkpoint is {checkpoint}" if checkpoint else "there is no checkpoint yet"
         super().__init__(
-            f"{what} of step {step} is not finite, for the clips of sample_id {sample_ids}. The weights are as before "
-            f"it; {found}. In a new run, leave these clips out or lower the learning rate."
+            f"{what} of step {step} is not finite, for the clips of sample_id {sample_ids}. The weights are those "
+            f"before it; {found}. In a new run, leave these clips out or lower the learning rate."
         )
 
 
 class EpochCallback(TrainerCallback):
-    """Tells the sampler the epoch. The loader does, too, but not where a run of several processes resumes within an
-    epoch: accelerate does not look for the sampler below both a skip and a shard of its batches."""
+    """Sets the sampler's epoch.
+
+    The loader does so too, but not if a run of several processes resumes within an epoch: accelerate does not find the
+    sampler below both skipped and sharded batches.
+    """
 
     def __init__(self, trainer: "LengthBucketTrainer"):
         self.trainer = trainer
@@ -44,8 +49,10 @@ class EpochCallback(TrainerCallback):
 
 
 class ProcessSeedCallback(TrainerCallback):
-    """Gives every process but the first random numbers of its own: till training begins all have been seeded alike, so
-    that the model is. A resumed run restores the state of each."""
+    """Seeds every process but the first differently.
+
+    Until training begins all have the same seed, so that the model is the same. A resumed run restores each state.
+    """
 
     def on_train_begin(self, args, state, control, **kwargs) -> None:
         if args.process_index > 0:
@@ -53,15 +60,17 @@ class ProcessSeedCallback(TrainerCallback):
 
 
 class LengthBucketTrainer(ResumableTrainer):
-    """
-    Trains on rows with a column `length`, whose order depends on the seed and the epoch alone, or on a stream, which
-    gives each process its own share of the clips in an order of its own. What is random in a step, such as noise,
-    dropout or mixtures, is drawn by each process for itself. Outputs of the model that are named in `logged` are logged
-    beside the loss.
+    """Trainer on clips of similar length per batch, with safe checkpoints.
+
+    It trains on rows with a column `length`, whose order depends only on the seed and the epoch, or on a stream, of
+    which each process reads its own part. Random draws of a step, such as noise, dropout or mixtures, differ between
+    processes. Outputs of the model that are named in `logged` are logged beside the loss.
 
     Raises:
-        NonFiniteLossError: before the optimiser would take a NaN or an infinity in.
-        RunCheckpointError, AnotherRunError, RunStoppedError: see [`ResumableTrainer`].
+        NonFiniteLossError: A NaN or infinite loss or gradient, before the optimiser's step.
+        RunCheckpointError: See [`ResumableTrainer`].
+        AnotherRunError: See [`ResumableTrainer`].
+        RunStoppedError: See [`ResumableTrainer`].
     """
 
     logged: tuple[str, ...] = ()
@@ -92,27 +101,28 @@ class LengthBucketTrainer(ResumableTrainer):
             pin_memory=args.dataloader_pin_memory,
             prefetch_factor=args.dataloader_prefetch_factor,
             multiprocessing_context=args.dataloader_multiprocessing_context,
-            # Of its own: what a resumed run reads again must not move the random state of training.
+            # Its own generator: batches that a resumed run reads again must not change the random state of training.
             generator=torch.Generator(),
         )
-        # As that of a single process: it is this process's share already, which must not be shared out once more.
+        # As for a single process: the stream is this process's part already, and must not be split again.
         return prepare_data_loader(
             loader, args.device, num_processes=1, process_index=0, put_on_device=True, dispatch_batches=False
         )
 
     def _get_train_sampler(self, train_dataset: Dataset | None = None) -> Sampler:
         dataset: Any = self.train_dataset if train_dataset is None else train_dataset
-        # One bucket feeds all processes, so that each of them pads alike.
+        # One bucket feeds all processes, so that they have the same padding.
         size = self.args.train_batch_size * self.args.world_size
         seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
         self.sampler = self.make_sampler(dataset, size, seed)
         return self.sampler
 
     def make_sampler(self, dataset: Any, batch_size: int, seed: int) -> LengthBucketSampler:
+        """Makes the sampler of the training rows; subclasses may replace it."""
         return LengthBucketSampler(dataset["length"][:], batch_size, seed, getattr(self.args, "visit_frames", 0))
 
     def train(self, *args, **kwargs) -> Any:
-        # Here each step is looked at; the filter would hide a NaN, and wait for the device twice more.
+        # Each step is checked here; the filter would hide a NaN, and synchronise with the device twice more.
         self.args.logging_nan_inf_filter = False
         self._batches.clear()
         return super().train(*args, **kwargs)
@@ -131,7 +141,7 @@ class LengthBucketTrainer(ResumableTrainer):
         return (outputs.loss, outputs) if return_outputs else outputs.loss
 
     def log(self, logs: dict[str, float], *args, **kwargs) -> None:
-        """Adds the means of the parts in `logged`, over steps and processes, since the last log."""
+        """Adds the means of the outputs in `logged`, over steps and processes, since the last log."""
         if "loss" in logs:
             for name, values in self._parts.items():
                 mean = torch.stack(values).float().nanmean()
@@ -150,18 +160,22 @@ class LengthBucketTrainer(ResumableTrainer):
         return norm
 
     def check_finite(self, norm: torch.Tensor | float) -> None:
-        """Of the batches since the last optimiser step; all processes raise alike."""
+        """Checks the batches since the last optimiser step.
+
+        Raises:
+            NonFiniteLossError: Their loss or gradient is not finite; on all processes.
+        """
         batches, self._batches = self._batches, []
         losses = torch.stack([loss for loss, _ in batches])
         finite = losses.isfinite().all()
-        # float16's scalers expect gradients to overflow now and then, and leave such steps out themselves.
+        # float16's scalers expect gradients to overflow sometimes, and skip such steps themselves.
         if self.accelerator.scaler is None and not self.is_deepspeed_enabled:
             finite = finite & torch.as_tensor(norm, device=finite.device).isfinite()
         if self.accelerator.gather(finite[None]).all():
             return
         lost = [inputs for loss, inputs in batches if not loss.isfinite()]
         what = "The loss" if gather_object([True for _ in lost]) else "The gradient"
-        # A clip that is broken itself spoils the losses of other processes, too: their keys are shared.
+        # A broken clip also makes the losses of other processes non-finite, because keys are shared.
         ids = gather_object([clip for _, inputs in batches for clip in sample_ids(inputs, broken=True)])
         if not ids:
             named = lost if what == "The loss" else [inputs for _, inputs in batches]

@@ -14,7 +14,7 @@ from transformers import TrainerCallback
 from ..data import LengthBucketSampler, LogMelCollator
 from ..models.audio_mae.feature_extraction_audio_mae import AudioMAEFeatureExtractor
 from ..training.augmentations import resolve_token_drop
-from ..training.checkpoints import checkpoint_to_resume, last_complete_checkpoint, make_way
+from ..training.checkpoints import checkpoint_to_resume, last_complete_checkpoint, prepare_output_dir
 from ..training.interruption import RunStoppedError
 from ..training.parameter_groups import layer_rates, parameter_groups
 from ..training.run_identity import MAY_CHANGE_WITH_WARNING, config_identity
@@ -195,7 +195,7 @@ def train_stages(
     if not resume or in_head:
         with args.main_process_first(desc="earlier checkpoints"):
             for stage in [folder] if in_head else [folder, folder / "head"]:  # now, not after hours of stage 1
-                make_way(stage, 0, overwrite)
+                prepare_output_dir(stage, 0, overwrite)
     if args.has_head_stage and (not resume or in_head):
         head = StageTrainer(model, args, train_dataset, feature_extractor, "head", callbacks)
         output = head.train(resume_from_checkpoint=resume or False)
