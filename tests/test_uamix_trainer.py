@@ -30,7 +30,7 @@ from uamix_hf import (
 from uamix_hf.data import DataArguments, load_recordings, prepare
 from uamix_hf.evaluation import ProtocolArguments, few_shot_accuracy, paired_difference
 from uamix_hf.training import EncoderArguments
-from uamix_hf.tuning import train_stages
+from uamix_hf.tuning import AdaptedEmbedder, train_stages
 
 CLIPS = 24
 SMALL = {"projector_hidden_size": 24, "projection_size": 16, "predictor_hidden_size": 32, "queue_size": 16, "topk": 2}
@@ -312,6 +312,15 @@ def test_an_encoder_of_another_kind_is_tuned_without_whitening(sounds: Path, tmp
     trainer.train()
     assert not same_weights(encoder, before) and same_weights(trainer.base, before)
     assert same_weights(ASTModel.from_pretrained(tmp_path), encoder)
+    found = trainer.evaluate(sounds, "pitch", protocols=FEW)
+    short = [path for path in sorted(sounds.glob("*.wav")) if soundfile.info(path).duration < 0.6]
+    inputs = EXTRACTOR([soundfile.read(path, dtype="float32")[0] for path in short], sampling_rate=16_000,
+                       padding="max_length", return_tensors="pt")  # fmt: skip
+    with torch.no_grad():
+        expected = encoder(input_values=inputs["input_values"]).pooler_output
+    vectors = AdaptedEmbedder(encoder, EXTRACTOR).encode(short, progress_bar=False)
+    np.testing.assert_allclose(vectors, expected, atol=1e-5)
+    assert all(0 <= one.after <= 1 for one in found.measurements)
     card = (tmp_path / "README.md").read_text()
     assert "| whiten | False |" in card and "license" not in card.split("---")[1]
 

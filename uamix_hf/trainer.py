@@ -18,10 +18,10 @@ from .evaluation import ProtocolArguments, TuningEvaluation, evaluate_encoders
 from .hub.cards import tuned_card
 from .hub.push import push_folder
 from .models.audio_mae.feature_extraction_audio_mae import AudioMAEFeatureExtractor
-from .training.encoders import base_of
 from .training.models import EncoderArguments
 from .tuning import (
     METHOD_FIELDS,
+    AdaptedEmbedder,
     KNNCallback,
     UaMixForContrastiveTuning,
     UaMixTrainingArguments,
@@ -230,14 +230,14 @@ class UaMixTrainer:
             DataError: a missing folder or column, or a clip without a label.
             EvaluationError: labels that the protocols cannot evaluate, such as too few clips of a class.
             AudioInputError: an unreadable recording, unless they are skipped.
-            TypeError: an encoder that [`AudioEmbedder`] does not take.
+            TypeError: a protocol that fine-tunes, with an encoder other than [`AudioMAEModel`].
         """
         self.check_tuned("evaluate")
         recordings, name = open_recordings(labelled, audio_column, where)
-        device = self.encoder.device
+        path = self.model.config.layers_path
         encoders = {
-            "before": (base_of(self.base).to(device), self.feature_extractor),
-            "after": (base_of(self.encoder), self.feature_extractor),
+            "before": AdaptedEmbedder(self.base.to(self.encoder.device), self.feature_extractor, path),
+            "after": AdaptedEmbedder(self.encoder, self.feature_extractor, path),
         }
         try:
             results = evaluate_encoders(
@@ -347,8 +347,11 @@ class UaMixTrainer:
         return {name: last[name] for name in SHOWN if name in last}
 
     def settings(self, args: UaMixTrainingArguments) -> dict[str, Any]:
-        """All settings that were used, for the card: of the method, and arguments with a default or a meaning of their
-        own here."""
+        """Settings that were used, for the card: the method's fields, and arguments that this package adds or changes.
+
+        Args:
+            args: Arguments of the second stage.
+        """
         method = {name: getattr(self.model.config, name) for name in sorted(METHOD_FIELDS)}
         used = {"seed": args.seed, "updates": self.state.global_step, "processes": args.world_size}
         return method | args.own_settings() | used

@@ -1,7 +1,7 @@
 """Embeddings of audio in any form: windows of long recordings, batches by length, a progress bar."""
 
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sized
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
 from numbers import Number
 from typing import Any
 
@@ -22,6 +22,7 @@ HUB_OPTIONS = (
     "revision", "code_revision", "subfolder", "token", "cache_dir", "force_download", "local_files_only", "proxies",
     "trust_remote_code",
 )  # fmt: skip
+SIZES = ("num_mel_bins", "patch_size", "time_stride")  # of a model and its feature extractor alike
 
 
 class AudioEmbedder:
@@ -84,6 +85,11 @@ class AudioEmbedder:
         return torch.device(self.model._hf_hook.execution_device)
 
     @property
+    def embedding_size(self) -> int:
+        """Dimensions of an embedding."""
+        return self.model.config.embedding_size
+
+    @property
     def window_samples(self) -> int:
         """Samples of `max_length` whole frames."""
         return self.feature_extractor.filter_bank.samples(self.feature_extractor.max_length)
@@ -143,7 +149,7 @@ class AudioEmbedder:
         count = len(recordings) if isinstance(recordings, Sized) else None
         with tqdm(total=count, desc="Embedding", unit="clip", disable=not progress_bar or several is None) as bar:
             batches = self.batches(recordings, batch_size)
-            means = average_windows(batches, self.embed, self.model.config.embedding_size, bar)
+            means = average_windows(batches, self.embed, self.embedding_size, bar)
         return means if several is not None else means[0]
 
     @torch.inference_mode()
@@ -217,14 +223,19 @@ def check_encoder(model: Any) -> None:
         )
 
 
-def check_fit(config: PreTrainedConfig, extractor: Any) -> None:
+def check_fit(config: PreTrainedConfig, extractor: Any, sizes: Sequence[str] = SIZES) -> None:
     """Checks that a feature extractor's spectrograms fit a model.
+
+    Args:
+        config: Configuration of the model.
+        extractor: The feature extractor.
+        sizes: Attributes that both must have alike.
 
     Raises:
         ValueError: They do not.
     """
     name = type(extractor).__name__
-    for size in ("num_mel_bins", "patch_size", "time_stride"):
+    for size in sizes:
         made, taken = getattr(extractor, size, None), getattr(config, size, None)
         if made != taken:
             raise ValueError(

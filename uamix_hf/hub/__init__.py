@@ -1,1 +1,5 @@
-"""What surrounds weights on the Hugging Face Hub: model cards and uploads."""
+"""Model cards, exports and uploads for the Hugging Face Hub."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

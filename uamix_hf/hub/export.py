@@ -1,4 +1,4 @@
-"""A trained folder to the folder that is published: the encoder alone, in half precision, with its preprocessor."""
+"""Export of a trained model: the encoder alone, in half precision, with its preprocessor."""
 
 import copy
 import json
@@ -13,14 +13,17 @@ from ..models.audio_mae.modeling_audio_mae import AudioMAEModel
 def export_encoder(source: str | Path, target: str | Path) -> None:
     """Writes encoder, configuration and preprocessor of `source` to `target`; a decoder or classifier is left out.
 
-    Weights are stored as float16, a whitening as float32 (half its digits would be lost where directions are scaled
-    up), and are loaded as float32: the configuration says so, because `from_pretrained` goes by it.
+    Weights are stored as float16, a whitening as float32, since it would lose precision where directions are scaled up.
+    The configuration's `dtype` is float32, so that `from_pretrained` loads them as float32.
 
     Args:
-        source: Folder or Hub repository of an Audio-MAE. target: Folder, made if need be.
+        source: Folder or Hub repository of an Audio-MAE.
+        target: Folder, created if it does not exist.
 
     Raises:
-        OSError: no such source. TypeError: an encoder of another kind. ValueError: weights that float16 cannot hold.
+        OSError: no such source.
+        TypeError: another kind of encoder.
+        ValueError: weights that float16 cannot hold.
     """
     model = AutoModel.from_pretrained(source, dtype=torch.float32)
     if not isinstance(model, AudioMAEModel):

@@ -1,4 +1,4 @@
-"""Uploads: of a finished folder what from_pretrained reads and nothing else, and of the metrics."""
+"""Uploads to the Hub: finished models, without the files of their run, and metrics."""
 
 from pathlib import Path
 
@@ -7,12 +7,12 @@ from huggingface_hub import CommitOperationAdd, HfApi
 from ..metrics.modules import metric_folder
 from .cards import placed_at
 
-# No optimiser, no random state, no pickle: a folder of a run holds them beside these.
+# Without optimiser and random states, which the folder of a run holds beside these, and without pickles.
 PUBLISHED = ("README.md", "*.json", "*.safetensors", "*.py")
 
 
 def published_files(folder: str | Path) -> list[str]:
-    """Names of the files of a folder that belong on the Hub; sub-folders (checkpoints) never do."""
+    """Names of the files in a folder that belong on the Hub; files in sub-folders (checkpoints) do not."""
     path = Path(folder)
     return sorted(file.name for pattern in PUBLISHED for file in path.glob(pattern) if file.is_file())
 
@@ -24,8 +24,16 @@ def push_folder(
     token: str | None = None,
     commit_message: str = "Upload the tuned encoder",
 ) -> str:
-    """Uploads encoder, preprocessor, code and card in one commit; the repository is created if need be. The card's
-    lines of Python load from there when they arrive; the folder's own stay as they are.
+    """Uploads model, preprocessor, code and card in one commit; the repository is created if need be.
+
+    The Python code of the uploaded card loads from the repository; the folder's own card stays as it is.
+
+    Args:
+        folder: Folder of a finished model.
+        repo_id: Repository; without an owner, that of the token.
+        private: Whether a new repository is private; the owner's default by default.
+        token: Access token; that of the login by default.
+        commit_message: Title of the commit.
 
     Returns:
         Address of the commit.
@@ -50,17 +58,21 @@ def push_metric(
     token: str | None = None,
     commit_message: str = "Upload the metric",
 ) -> str:
-    """Uploads an `evaluate` module of the package as a Space, for `evaluate.load(repo_id)` anywhere.
+    """Uploads an `evaluate` module of the package as a Space, for `evaluate.load(repo_id)`.
 
     Args:
         repo_id: The metric's name, such as `few_shot_accuracy`, with or without an owner: `evaluate` looks for a file
             of the repository's name.
+        private: Whether a new Space is private; the owner's default by default.
+        token: Access token; that of the login by default.
+        commit_message: Title of the commit.
 
     Returns:
         Address of the commit.
 
     Raises:
-        ValueError: no metric has that name. huggingface_hub.errors.HfHubHTTPError: no right to write, or no connection.
+        ValueError: no metric has that name.
+        huggingface_hub.errors.HfHubHTTPError: no right to write, or no connection.
     """
     folder = metric_folder(repo_id.split("/")[-1])
     api = HfApi(token=token)

@@ -1,4 +1,4 @@
-"""What happens between the steps of tuning."""
+"""Callbacks of tuning: the target projector's update and the kNN check."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -14,7 +14,7 @@ from ..metrics.knn import leave_one_out_knn, resolve_neighbours
 
 
 class TargetUpdateCallback(TrainerCallback):
-    """Moves the target projector after each real optimiser step, not after each forward."""
+    """Updates the target projector after each optimiser step, not after each forward pass."""
 
     def on_optimizer_step(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: Any = None, **kwargs
@@ -23,17 +23,20 @@ class TargetUpdateCallback(TrainerCallback):
 
 
 class KNNCallback(TrainerCallback):
-    """Logs `knn_accuracy`: how often a labelled clip's nearest neighbours among the others have its label; and
-    `knn_neighbours`, how many of them voted.
+    """Logs the leave-one-out kNN accuracy of labelled clips, as `knn_accuracy`, and the number of neighbours.
 
-    Labels are only looked at, never learnt from. At the start and the end of a stage, and every `knn_steps`.
+    It is measured at the start and the end of a stage, and every `knn_steps`. Labels are never learnt from.
 
     Args:
-        dataset: Rows of log-mels with `labels`, -1 where there is none. groups: Per row; neighbours of the same group
-            do not count. neighbours: How many vote, capped as [`resolve_neighbours`] says. names: Of the classes.
+        dataset: Log-mels with the column `labels`, -1 for clips without a label.
+        collator: Makes batches of them.
+        groups: Group of each row (rows,); clips of the same group are not neighbours of each other.
+        neighbours: Neighbours that vote, at most as many as [`resolve_neighbours`] allows.
+        batch_size: Clips in a batch.
+        names: Class names, for messages.
 
     Raises:
-        EvaluationError: labels whose neighbours tell nothing.
+        EvaluationError: labels of which no kNN accuracy can be measured.
     """
 
     def __init__(
@@ -45,7 +48,7 @@ class KNNCallback(TrainerCallback):
         batch_size: int = 64,
         names: Sequence[str] | None = None,
     ):
-        # A generator of its own: whether neighbours are looked at must not change what is trained.
+        # A generator of its own: the check must not change what is trained.
         generator = torch.Generator()
         self.loader: DataLoader = DataLoader(
             dataset,
@@ -57,10 +60,11 @@ class KNNCallback(TrainerCallback):
         self.names = names
         # Now, not after hours of training.
         self.neighbours, _ = resolve_neighbours(dataset["labels"][:].numpy(), groups, neighbours, names)
-        self.log: Callable[[dict[str, float]], None] | None = None  # set by the trainer that it is given to
+        self.log: Callable[[dict[str, float]], None] | None = None  # set by StageTrainer
 
     @torch.no_grad()
     def accuracy(self, model: Any) -> float:
+        """Leave-one-out kNN accuracy of the model's pooled embeddings, a fraction in [0, 1]."""
         was_training = model.training
         model.eval()
         vectors, labels = [], []
@@ -75,6 +79,7 @@ class KNNCallback(TrainerCallback):
         )
 
     def measure(self, state: TrainerState, control: TrainerControl, model: Any) -> None:
+        """Measures and logs, in the main process."""
         if self.log is not None and state.is_world_process_zero:
             step_is_logged = control.should_log
             self.log({"knn_accuracy": self.accuracy(model), "knn_neighbours": self.neighbours})

@@ -1,4 +1,4 @@
-"""The contrastive loss with virtual labels (method.md 3.3)."""
+"""The contrastive loss with virtual labels (docs/concepts/method.md, Virtual labels)."""
 
 import torch
 from torch.nn import functional as F
@@ -12,17 +12,21 @@ def virtual_label_loss(
     partner: torch.Tensor | None = None,
     lam: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """Mean cross-entropy of each prediction row against the keys, with the label mass lambda on the row's own key and
-    1 - lambda on its partner's. Rows are predictions: with keys as rows, labels of mixtures would not sum to 1.
+    """Mean cross-entropy of predictions against keys, with virtual labels.
+
+    The label of a prediction has weight lambda on the clip's own key and 1 - lambda on its partner's. The softmax is
+    over keys: over predictions, the labels of mixtures would not sum to 1.
 
     Args:
         predictions: Unit vectors (batch, width), with gradient.
-        keys: Unit vectors (all clips of all processes, width), without gradient.
-        own, partner: Columns of the row's own key and its partner's, (batch,) int64; partner may equal own.
-        lam: Share of the clip itself (batch,) in [0, 1]; without it, all mass lies on the own key.
+        keys: Unit vectors (clips of all processes, width), without gradient.
+        temperature: Divides the similarities.
+        own: Index of each clip's own key (batch,) int64.
+        partner: Index of the partner's key (batch,) int64, which may be the own one; None without mixtures.
+        lam: Fraction lambda of the clip itself (batch,) in [0, 1]; None without mixtures.
 
     Returns:
-        Scalar float32, whatever autocast says: in half precision the similarities would err by several per cent.
+        Scalar float32, also under autocast: in half precision the similarities would be off by several per cent.
     """
     with torch.autocast(predictions.device.type, enabled=False):
         log_probabilities = F.log_softmax(predictions.float() @ keys.float().T / temperature, dim=1)

@@ -1,7 +1,7 @@
-"""Mixtures of clips (method.md 3.1 and 3.2).
+"""Mixtures of clips: T-CutMix, CutMix and mixup (docs/concepts/method.md, Unsupervised mixtures).
 
-A mixture is described by the share (batch, frames, mel bins or 1) that each of its values takes from the clip itself: 0
-or 1 for a cut, in between for a blend. `mixture = share * clip + (1 - share) * partner`.
+A mixture is described by `share` (batch, frames, mel bins or 1), the fraction of each value that is of the clip itself:
+0 or 1 for CutMix, in between for mixup. `mixture = share * clip + (1 - share) * partner`.
 """
 
 import torch
@@ -11,7 +11,13 @@ from .configuration_uamix import UaMixConfig
 
 
 def draw_partners(batch: int, pairing: str, device: torch.device | None = None) -> torch.Tensor:
-    """Number of each clip's partner (batch,). Random partners never are the clip itself where there is a choice."""
+    """Index of each clip's partner (batch,) int64.
+
+    Args:
+        batch: Number of clips.
+        pairing: `"random"`, never the clip itself in a batch of two or more, or `"reverse"` order of the batch.
+        device: Where the result is.
+    """
     if pairing == "reverse":
         return torch.arange(batch - 1, -1, -1, device=device)
     order = torch.randperm(batch, device=device)
@@ -21,7 +27,7 @@ def draw_partners(batch: int, pairing: str, device: torch.device | None = None) 
 
 
 def draw_lambda(config: UaMixConfig, batch: int, device: torch.device | None = None) -> torch.Tensor:
-    """Wanted share of the clip itself (batch,), float32."""
+    """Drawn fraction lambda of the clip itself (batch,) float32; 1 for clips that are not mixed."""
     alpha = torch.full((batch if config.mix_per_sample else 1,), float(config.mix_alpha), device=device)
     wanted = torch.distributions.Beta(alpha, alpha).sample()
     if config.mix_dominant:
@@ -34,7 +40,14 @@ def draw_lambda(config: UaMixConfig, batch: int, device: torch.device | None = N
 def cut_interval(
     width: torch.Tensor, length: torch.Tensor, align: int, position: str
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Start and end (batch,) of a stretch of `width` frames or bins inside `length`, on multiples of `align`."""
+    """Start and end (batch,) of a segment on multiples of `align`.
+
+    Args:
+        width: Frames or bins of the segment (batch,).
+        length: Frames or bins that it lies in (batch,).
+        align: Divides start and end.
+        position: As `mix_position` of [`UaMixConfig`].
+    """
     if position == "prefix":
         return length - width, length
     uniform = torch.rand(len(width), device=width.device)
@@ -46,7 +59,7 @@ def cut_interval(
 
 
 def inside(interval: tuple[torch.Tensor, torch.Tensor], size: int) -> torch.Tensor:
-    """Whether each of `size` places lies in the interval, (batch, size) bool."""
+    """Whether each of `size` positions lies in the interval, (batch, size) bool."""
     place = torch.arange(size, device=interval[0].device)
     return (place >= interval[0][:, None]) & (place < interval[1][:, None])
 
@@ -54,13 +67,17 @@ def inside(interval: tuple[torch.Tensor, torch.Tensor], size: int) -> torch.Tens
 def draw_share(
     config: UaMixConfig, lengths: torch.Tensor, partner: torch.Tensor, frames: int, mel_bins: int
 ) -> torch.Tensor:
-    """Share of the clip itself in each value of its mixture, (batch, frames, mel_bins or 1) float32.
+    """Fraction of each value of a mixture that is of the clip itself, (batch, frames, mel_bins or 1) float32.
 
-    Only frames that are sound in both clips are ever taken from the partner; where these are fewer than two aligned
-    stretches, the clip stays as it is.
+    Only frames that both clips have are taken from the partner; with fewer than `2 * mix_align` of them, the clip stays
+    as it is.
 
     Args:
-        lengths: Frames of sound of each clip (batch,). partner: From [`draw_partners`].
+        config: Settings of the mixtures.
+        lengths: Frames of each clip without padding (batch,).
+        partner: Index of each clip's partner, from [`draw_partners`].
+        frames: Frames of the batch, padding included.
+        mel_bins: Frequency bands.
     """
     device = lengths.device
     wanted = draw_lambda(config, len(lengths), device)
@@ -73,13 +90,13 @@ def draw_share(
         return torch.where(both, wanted[:, None], 1.0)[..., None]
 
     def cut(side: torch.Tensor, length: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """An interval of the share `side` of `length`, which always leaves something of the clip."""
+        """An interval of the fraction `side` of `length`, which always leaves a part of the clip."""
         width = ((side * length / align).round().long() * align).clamp_min(0)
         return cut_interval(torch.minimum(width, (length - align).clamp_min(0)), length, align, config.mix_position)
 
     if config.mix == "t-cutmix":
         pasted = inside(cut(1 - wanted, common), frames)[..., None]
-    else:  # cutmix: a box whose area is the share of the partner
+    else:  # cutmix: a box whose area is the fraction of the partner
         side = (1 - wanted).sqrt()
         bins = torch.full_like(common, mel_bins)
         pasted = inside(cut(side, common), frames)[..., None] & inside(cut(side, bins), mel_bins)[:, None]
@@ -87,13 +104,13 @@ def draw_share(
 
 
 def mix(clips: torch.Tensor, partner: torch.Tensor, share: torch.Tensor) -> torch.Tensor:
-    """Mixtures (batch, frames, mel bins) of clips with their partners; exact copies where the share is 0 or 1."""
+    """Mixtures (batch, frames, mel bins) of clips with their partners; exact copies where `share` is 0 or 1."""
     share = share.to(clips.dtype)
     return share * clips + (1 - share) * clips[partner]
 
 
 def frame_lambda(share: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
-    """lambda (batch,) float32 as the share of the clip itself in the frames of sound: for encoders without tokens."""
+    """Lambda (batch,) float32: mean of `share` over the frames without padding, for encoders without token masks."""
     valid = torch.arange(share.shape[1], device=share.device) < lengths[:, None]
     return (share.mean(dim=2) * valid).sum(dim=1) / valid.sum(dim=1)
 
@@ -101,15 +118,16 @@ def frame_lambda(share: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
 def token_lambda(
     share: torch.Tensor, visible: torch.Tensor, patch: tuple[int, int], strides: tuple[int, int] | None = None
 ) -> torch.Tensor:
-    """lambda (batch,) float32 as the share of the clip itself in the tokens that the encoder really saw.
+    """Lambda (batch,) float32: mean of `share` over the tokens that the encoder saw.
 
     Args:
-        share: From [`draw_share`]. visible: (batch, time tokens, mel tokens), 1 = valid and not dropped.
-        patch: Frames and mel bins of a patch.
-        strides: Frames and mel bins from patch to patch; those of a patch if None.
+        share: From [`draw_share`].
+        visible: (batch, time tokens, frequency tokens), 1 = neither padding nor dropped.
+        patch: Frames and frequency bands of a patch.
+        strides: Frames and frequency bands from patch to patch; those of a patch if None.
     """
     strides = strides or patch
-    if share.shape[2] == 1:  # alike in all mel bins
+    if share.shape[2] == 1:  # equal in all frequency bands
         patch, strides = (patch[0], 1), (strides[0], 1)
     tokens = F.avg_pool2d(share[:, None], patch, strides)[:, 0]
     weight = visible.to(tokens.dtype)

@@ -1,4 +1,7 @@
-"""uaMix: nearest-neighbour contrastive tuning of an encoder on clips and on mixtures of them (method.md 2 and 3)."""
+"""uaMix: nearest-neighbour contrastive tuning of an encoder on clips and on mixtures of clips.
+
+See docs/concepts/method.md.
+"""
 
 import copy
 import os
@@ -29,16 +32,16 @@ Stage = Literal["head", "tune"]
 
 @dataclass
 class UaMixOutput(ModelOutput):
-    """
-    Scalars, float32, detached but for `loss`.
+    """Loss and its parts: float32 scalars, all but `loss` detached.
 
     Args:
         loss: `loss_clean + mix_weight * loss_mixed`.
-        loss_clean, loss_mixed: Of the clips and of their mixtures; the latter is None where nothing is mixed.
-        mix_lambda: Mean share of the clip itself in its mixture, in tokens that the encoder saw.
-        neighbour_purity: Share of the neighbours that have the clip's label, where labels are known.
-        embedding_std: Standard deviation of the pooled unit vectors per dimension, times the root of their number:
-            about 1 is healthy, towards 0 the embedding collapses.
+        loss_clean: Contrastive loss of the clean views.
+        loss_mixed: Contrastive loss of the mixtures; None without mixtures.
+        mix_lambda: Mean fraction of the clip itself in its mixture, over the tokens that the encoder saw.
+        neighbour_purity: Fraction of the neighbours that have the clip's label, where labels are known.
+        embedding_std: Mean standard deviation per dimension of the normalised embeddings, times the square root of the
+            number of dimensions: about 1 is healthy, towards 0 the embedding collapses.
     """
 
     loss: torch.Tensor | None = None
@@ -50,14 +53,24 @@ class UaMixOutput(ModelOutput):
 
 
 class UaMixForContrastiveTuning(PreTrainedModel):
-    """An encoder with what tunes it: heads, target projector and support set. `.encoder` is an ordinary model to save.
+    """An encoder with heads, target projector and neighbour queue, to be tuned by uaMix.
+
+    `.encoder` is an ordinary model to save.
 
     ```python
     model = UaMixForContrastiveTuning.from_encoder(AutoModel.from_pretrained("path/or/repo"), mix="t-cutmix")
     ```
 
-    `encoder_batch_size`, None unless set, is how many views pass the encoder at once. More of them take turns, whose
-    activations are computed again for the backward pass: gradients are those of the whole batch, in less memory.
+    `encoder_batch_size`, None by default, is the number of views that pass the encoder at once. A larger batch takes
+    several passes, whose activations are computed again for the backward pass: gradients are those of the whole batch,
+    in less memory.
+
+    Args:
+        config: Settings of the method and of the encoder.
+        encoder: The encoder; a new one from `config.encoder_config` by default.
+
+    Raises:
+        EncoderError: an encoder that does not meet the contract of [`EncoderAdapter`].
     """
 
     config: UaMixConfig
@@ -72,7 +85,7 @@ class UaMixForContrastiveTuning(PreTrainedModel):
     def __init__(self, config: UaMixConfig, encoder: PreTrainedModel | None = None):
         super().__init__(config)
         for module in encoder.modules() if encoder else ():
-            module._is_hf_initialized = True  # type: ignore[assignment]  # adapters would be drawn anew by post_init
+            module._is_hf_initialized = True  # type: ignore[assignment]  # post_init would initialise adapters again
         self.encoder = encoder or AutoModel.from_config(config.encoder_config)
         self.adapter = EncoderAdapter(self.encoder, config.layers_path)
         self.heads = ContrastiveHeads(self.adapter.embedding_size, config)
@@ -87,11 +100,15 @@ class UaMixForContrastiveTuning(PreTrainedModel):
 
     @classmethod
     def from_encoder(cls, encoder: PreTrainedModel, **config: Any) -> "UaMixForContrastiveTuning":
-        """Wraps an encoder that meets the contract of [`EncoderAdapter`], with its adapters if it has any; its weights
-        stay as they are. Keywords are fields of [`UaMixConfig`].
+        """Wraps an encoder, with its adapters if it has any; its weights stay as they are.
+
+        Args:
+            encoder: Encoder that meets the contract of [`EncoderAdapter`].
+            **config: Fields of [`UaMixConfig`].
 
         Raises:
-            EncoderError: the encoder does not meet it. TypeError: a keyword that is no field.
+            EncoderError: the encoder does not meet the contract.
+            TypeError: a keyword that is not a field.
             ValueError: a setting of mixtures with `mix="none"`.
         """
         unknown = set(config) - set(UaMixConfig.__annotations__)
@@ -105,17 +122,21 @@ class UaMixForContrastiveTuning(PreTrainedModel):
 
     @classmethod
     def from_pretrained(cls, *args: Any, **kwargs: Any) -> Any:
-        """As in transformers.
+        """Loads a saved model, as in transformers.
+
+        Args:
+            *args: As in transformers.
+            **kwargs: As in transformers.
 
         Raises:
-            EncoderError: the saved encoder has other weights than its configuration tells of, such as adapters.
+            EncoderError: the saved encoder has weights that its configuration does not describe, such as adapters.
         """
         loaded: Any = super().from_pretrained(*args, **{**kwargs, "output_loading_info": True})
         model, found = loaded
         foreign = sorted(name for name in found["unexpected_keys"] if name.startswith("encoder."))
         if foreign:
             raise EncoderError(
-                f"{model.name_or_path} holds weights of the encoder that its configuration does not tell of, such as "
+                f"{model.name_or_path} holds weights of the encoder that its configuration does not describe, such as "
                 f"{foreign[0]}. Adapters are saved and loaded by themselves: model.encoder.save_pretrained(folder), "
                 "PeftModel.from_pretrained(encoder, folder). To go on with training, wrap an encoder with the same "
                 "adapters by from_encoder, and resume from the checkpoint."
@@ -135,18 +156,29 @@ class UaMixForContrastiveTuning(PreTrainedModel):
             init.zeros_(module.pointer)
 
     def save_pretrained(self, save_directory: str | os.PathLike, *args, **kwargs) -> None:
-        """As in transformers, but under the names that the weights have here. An encoder of transformers (AST) would be
-        saved under its old ones, which the Trainer passes over in silence when it resumes."""
+        """Saves the model as in transformers, but always under the current names of the weights.
+
+        transformers would save some encoders (AST) under their original names, which its Trainer ignores silently when
+        it resumes.
+
+        Args:
+            save_directory: Folder.
+            *args: As in transformers.
+            **kwargs: As in transformers.
+        """
         super().save_pretrained(save_directory, *args, **{"save_original_format": False, **kwargs})
 
     def set_stage(self, stage: Stage, freeze_blocks: int = 0) -> None:
-        """What is trained (method.md 2.1 and 2.6).
+        """Chooses what is trained (docs/concepts/method.md, Stages).
 
         Args:
             stage: `"head"` trains the heads on the frozen encoder, without mixtures, with the single nearest neighbour
-                and a target that follows at once; `"tune"` trains the encoder with them.
-            freeze_blocks: In `"tune"`, this many lower blocks and all before them stay frozen: no gradient, no graph,
-                evaluation mode.
+                and a target projector that equals the projector; `"tune"` trains encoder and heads.
+            freeze_blocks: In `"tune"`, this many lower layers and all that comes before them stay frozen: no gradient,
+                no graph, evaluation mode.
+
+        Raises:
+            ValueError: the encoder has fewer layers.
         """
         lower = self.adapter.lower_parts(freeze_blocks)
         self.stage = stage
@@ -159,16 +191,18 @@ class UaMixForContrastiveTuning(PreTrainedModel):
         self.train(self.training)
 
     def train(self, mode: bool = True) -> "UaMixForContrastiveTuning":
+        """Sets training mode; frozen parts stay in evaluation mode."""
         super().train(mode)
         for module in self._frozen:
-            module.eval()  # dropout and drop path of frozen blocks would be noise that nothing learns from
+            module.eval()  # dropout and drop path of frozen layers would be mere noise
         return self
 
     def update_target(self) -> None:
-        """Moves the target projector; to be called after each optimiser step."""
+        """Updates the target projector; to be called after each optimiser step."""
         self.heads.update_target(self.config.ema_momentum if self.stage == "tune" else 0.0)
 
     def normalize(self, log_mels: torch.Tensor) -> torch.Tensor:
+        """Normalised log-mels, as the encoder takes them."""
         return (log_mels - self.config.input_mean) / (self.config.input_std_factor * self.config.input_std)
 
     def forward(
@@ -178,13 +212,15 @@ class UaMixForContrastiveTuning(PreTrainedModel):
         sample_id: torch.Tensor,
         labels: torch.Tensor | None = None,
     ) -> UaMixOutput:
-        """
-        Args:
-            input_values: Raw (un-normalised) log-mels (batch, frames, mel bins) float. attention_mask: (batch, frames).
-            sample_id: Number of each clip (batch,) int64, >= 0, the same whenever the clip comes again.
-            labels: Class numbers (batch,), for `neighbour_purity` alone.
+        """Computes the loss of a batch of clips, of which two views and their mixtures are made.
 
-        In training mode the support set takes in the keys of view a, once per call.
+        In training mode, the neighbour queue takes in the keys of view a, once per call.
+
+        Args:
+            input_values: Raw log-mels, not normalised (batch, frames, mel bins) float.
+            attention_mask: 1 for frames of the clip, 0 for padding (batch, frames).
+            sample_id: Number of each clip (batch,) int64, >= 0, the same whenever the clip comes again.
+            labels: Class numbers (batch,), used for `neighbour_purity` only.
 
         Raises:
             ValueError: fewer than two clips, which leave nothing to contrast with.
@@ -211,7 +247,7 @@ class UaMixForContrastiveTuning(PreTrainedModel):
 
     @property
     def mixed_views(self) -> int:
-        """How many of the two views are mixed."""
+        """Number of views that are mixed: 0, 1 or 2."""
         if self.stage == "head" or self.config.mix == "none":
             return 0
         return 2 if self.config.symmetric_mix else 1
@@ -219,8 +255,15 @@ class UaMixForContrastiveTuning(PreTrainedModel):
     def embed(
         self, views: list[torch.Tensor], lengths: torch.Tensor
     ) -> tuple[torch.Tensor, Sequence[torch.Tensor | None]]:
-        """Pooled embeddings (views, batch, width) and seen tokens of each view, from one pass of the encoder over all
-        of them, or from as many passes as `encoder_batch_size` takes."""
+        """Embeds several views of a batch, in one pass of the encoder or in as many as `encoder_batch_size` takes.
+
+        Args:
+            views: Normalised views (batch, frames, mel bins) each.
+            lengths: Frames of each clip without padding (batch,).
+
+        Returns:
+            Pooled embeddings (views, batch, width), and the tokens of each view that the encoder saw, or None.
+        """
         padding = self.normalize(torch.zeros((), device=lengths.device)).item()
         drop = (self.config.token_drop or 0.0) if self.training else 0.0
         inputs, frames = torch.cat(views), lengths.repeat(len(views))
@@ -244,11 +287,16 @@ class UaMixForContrastiveTuning(PreTrainedModel):
         shares: list[torch.Tensor],
         labels: torch.Tensor | None = None,
     ) -> UaMixOutput:
-        """The loss of given views and mixtures: all that is random but the choice of neighbours is drawn already.
+        """Computes the loss of given views and mixtures; only the choice of neighbours is random.
 
         Args:
-            view_a, view_b: Normalised (batch, frames, mel bins), `lengths` (batch,) frames of which are sound.
-            partner: (batch,). shares: Of the mixture of view a and, if two, of view b ([`mixing.draw_share`]).
+            view_a: First normalised view (batch, frames, mel bins).
+            view_b: Second normalised view, of the same shape.
+            lengths: Frames of each clip without padding (batch,).
+            sample_id: Number of each clip (batch,) int64.
+            partner: Index of each clip's partner (batch,).
+            shares: Outputs of [`mixing.draw_share`] for the mixture of view a and, where both are mixed, of view b.
+            labels: Class numbers (batch,), used for `neighbour_purity` only.
         """
         config = self.config
         mixtures = [mixing.mix(view, partner, share) for view, share in zip((view_a, view_b), shares, strict=False)]
@@ -290,6 +338,7 @@ class UaMixForContrastiveTuning(PreTrainedModel):
         )
 
     def purity(self, place: torch.Tensor, labels: torch.Tensor | None) -> torch.Tensor | None:
+        """Fraction of the neighbours at these indices of the queue that have the clip's label; None without labels."""
         if labels is None or len(self.neighbour_queue) == 0:
             return None
         found = self.neighbour_queue.labels[place]
@@ -297,6 +346,7 @@ class UaMixForContrastiveTuning(PreTrainedModel):
         return (known & (found == labels)).sum() / known.sum()  # NaN where nothing is known yet
 
     def spread(self, pooled: torch.Tensor) -> torch.Tensor:
+        """`embedding_std` of [`UaMixOutput`] for embeddings (batch, width)."""
         unit = nn.functional.normalize(pooled, dim=-1)
         return unit.std(dim=0).mean() * pooled.shape[1] ** 0.5
 

@@ -1,4 +1,7 @@
-"""The support set of NNCLR: a queue of past projections in which a clip finds its nearest neighbour (method.md 2.3)."""
+"""Neighbour queue: past projections, among which each clip has its nearest neighbours.
+
+It is the support set of NNCLR (docs/concepts/method.md, Neighbour queue).
+"""
 
 import torch
 
@@ -6,11 +9,14 @@ from .float32 import Float32Module
 
 
 class NeighbourQueue(Float32Module):
-    """
-    First in, first out; persistent, so a resumed run continues with the same neighbours.
+    """A first-in-first-out queue of keys, saved with the model, so that a resumed run has the same neighbours.
 
     Buffers: `keys` (size, width) float32 unit vectors; `ids` and `labels` (size,) int64 of the clips they came from,
-    -1 = empty and unknown; `pointer` (1,), the next place to write.
+    -1 = empty and unknown; `pointer` (1,), the next index to write.
+
+    Args:
+        size: Number of keys; 0 for no queue.
+        width: Dimensions of a key.
     """
 
     keys: torch.Tensor
@@ -23,7 +29,13 @@ class NeighbourQueue(Float32Module):
         self.allocate(size, width)
 
     def allocate(self, size: int, width: int, device: torch.device | None = None) -> None:
-        """An empty queue of this size."""
+        """Makes the queue empty and of this size.
+
+        Args:
+            size: Number of keys.
+            width: Dimensions of a key.
+            device: Where the buffers are.
+        """
         self.register_buffer("keys", torch.zeros(size, width, device=device, dtype=torch.float32))
         self.register_buffer("ids", torch.full((size,), -1, device=device))
         self.register_buffer("labels", torch.full((size,), -1, device=device))
@@ -34,19 +46,21 @@ class NeighbourQueue(Float32Module):
 
     @property
     def valid(self) -> torch.Tensor:
-        """Places that hold a key, (size,) bool."""
+        """Whether each entry holds a key, (size,) bool."""
         return self.ids >= 0
 
     @torch.no_grad()
     def lookup(self, queries: torch.Tensor, ids: torch.Tensor, topk: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """One of the `topk` nearest keys of each query, drawn evenly, never one of the query's own clip.
+        """Draws one of the `topk` nearest keys of each query uniformly, never one of the query's own clip.
 
         Args:
-            queries: Unit vectors (batch, width). ids: Sample ids (batch,) int64, >= 0.
+            queries: Unit vectors (batch, width).
+            ids: `sample_id` of each query's clip (batch,) int64, >= 0.
+            topk: How many nearest keys to draw from.
 
         Returns:
-            Keys (batch, width) float32, and their places (batch,), -1 where no place was usable: there the key is the
-            query itself, as in plain contrastive learning.
+            Keys (batch, width) float32, and their indices (batch,), -1 where the queue had no usable key: there the key
+            is the query itself, as in plain contrastive learning.
         """
         if len(self) == 0:
             return queries.float().clone(), torch.full_like(ids, -1)
@@ -63,7 +77,13 @@ class NeighbourQueue(Float32Module):
 
     @torch.no_grad()
     def enqueue(self, keys: torch.Tensor, ids: torch.Tensor, labels: torch.Tensor | None = None) -> None:
-        """Writes a batch over the oldest keys, around the end if need be; of a batch larger than the queue, its end."""
+        """Overwrites the oldest keys with those of a batch; of a batch larger than the queue, its last keys stay.
+
+        Args:
+            keys: Unit vectors (batch, width).
+            ids: `sample_id` of each clip (batch,) int64.
+            labels: Class numbers (batch,), if known.
+        """
         size = len(self)
         if size == 0:
             return
