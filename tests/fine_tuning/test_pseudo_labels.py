@@ -120,6 +120,19 @@ def test_the_loss_is_cross_entropy_on_both_views(encoder, clips, make_args):
     assert loss.item() == pytest.approx(np.mean(expected), rel=1e-4)
 
 
+def test_views_of_encoders_with_overlapping_patches_end_with_a_whole_patch(clips, make_args):
+    config = type(CONFIG)(**CONFIG.to_diff_dict() | {"time_stride": 10, "max_length": 56})
+    extractor = copy.deepcopy(EXTRACTOR)
+    extractor.time_stride, extractor.max_length = 10, 56
+    data = labelled_rows(clips, np.arange(60), np.arange(60) % 4, 4)
+    model = make_classifier(AudioMAEModel(config), 4)
+    trainer = PseudoLabelTrainer(model, make_args(), data, extractor, UaMixConfig(**PLAIN), [])
+    batch = trainer.data_collator([data[row] for row in range(4)])
+    frames = trainer.augment(batch)["input_values"].shape[1]
+    assert frames <= 56 and (frames - 16) % 10 == 0
+    assert trainer.compute_loss(model, batch).isfinite()
+
+
 @pytest.mark.parametrize("drop, ratio", [(0.5, 0.5), (0.25, 0.25), (0, None)])
 def test_views_are_uamixs_and_the_encoder_drops_its_share(run, monkeypatch, drop, ratio):
     drawn, ratios = [], []

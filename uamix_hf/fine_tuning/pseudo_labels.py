@@ -112,7 +112,8 @@ class PseudoLabelTrainer(LengthBucketTrainer):
         view_a, view_b, lengths = two_views(
             batch["input_values"], batch["attention_mask"].sum(1), self.views, extractor.patch_size, self.max_frames
         )
-        views = extractor.normalize(torch.cat([view_a, view_b]))
+        frames = extractor.whole_patches(view_a.shape[1], up=False)
+        views = extractor.normalize(torch.cat([view_a, view_b])[:, :frames])
         valid = torch.arange(views.shape[1], device=views.device) < lengths.repeat(2)[:, None]
         return {
             "input_values": views.masked_fill(~valid[..., None], extractor.padding_value),
