@@ -1,4 +1,4 @@
-"""The uaMix step as one would first write it down from the method (method.md 2 and 3), for ours to be compared with.
+"""The uaMix step in its plainest form (docs/concepts/method.md), as a baseline of speed for the package's.
 
 Three passes of the encoder, for the two views and the mixtures, over inputs padded to the encoder's full length; the
 padding is attended to, as Audio-MAE does. No token is dropped. Of `uamix_hf.tuning` it uses the configuration alone.

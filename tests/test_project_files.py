@@ -1,5 +1,6 @@
 """Files for contributors name what exists: commands, versions, folders."""
 
+import contextlib
 import re
 import subprocess
 import tomllib
@@ -83,3 +84,18 @@ def test_the_version_is_the_newest_of_the_changelog_and_that_to_cite() -> None:
     citation = load("CITATION.cff")
     assert version == citation["version"] == __version__
     assert date == str(citation["date-released"])
+
+
+def test_the_page_of_the_method_is_named_by_its_path() -> None:
+    """Bare, the name is that of no file; a link, a quoted part of a path and what 0.1.0 saved are something else."""
+    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True)
+    if listed.returncode:
+        pytest.skip("this is not a git checkout")
+    found = []
+    for name in listed.stdout.splitlines():
+        if name.startswith("tests/hub/saved_by_") or not (ROOT / name).is_file():
+            continue
+        with contextlib.suppress(UnicodeDecodeError):
+            text = read(name)
+            found += [f"{name}: {match[0]}" for match in re.finditer(r"(?<![/\w\"])method\.md(?!#).{,9}", text)]
+    assert found == []

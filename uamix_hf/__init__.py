@@ -44,7 +44,7 @@ for _config in (AudioMAEConfig, BeatsConfig, MAEASTConfig, SSAMBAConfig):
     AutoFeatureExtractor.register(_config, AudioMAEFeatureExtractor, exist_ok=True)
     AutoProcessor.register(_config, AudioMAEFeatureExtractor, exist_ok=True)
 
-# Saved folders carry the flat modules of the model, so that they load where this package is absent.
+# Saved folders contain the flat modules of the model, so that they load where this package is absent.
 AudioMAEConfig.register_for_auto_class()
 AudioMAEModel.register_for_auto_class("AutoModel")
 AudioMAEForPreTraining.register_for_auto_class("AutoModelForPreTraining")

@@ -12,7 +12,7 @@ from uamix_hf.evaluation import CLASSIFIERS, logistic_regression, nearest_centro
 
 
 def centroid_by_loops(support: np.ndarray, labels: np.ndarray, query: np.ndarray) -> list[int]:
-    """method.md 3.6: mean taken off, unit vectors, nearest class mean."""
+    """Mean subtracted, unit vectors, nearest class mean."""
     centre = sum(support) / len(support)
     places = {}
     for label in sorted(set(labels.tolist())):

@@ -41,7 +41,7 @@ def states_equal(one, two) -> bool:
 
 
 def written_out(model, view_a, view_b, lengths, ids, partner, shares, labels=None) -> dict:
-    """The step of method.md 3.5 with one view after the other, one clip after the other."""
+    """One step (docs/concepts/method.md) with one view after the other, one clip after the other."""
 
     def pool(view):
         frames = torch.arange(view.shape[1]) < lengths[:, None]
