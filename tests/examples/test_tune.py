@@ -115,7 +115,7 @@ def test_output_loads_in_a_fresh_process_and_embeds(run, esc10: Path, tmp_path: 
 @pytest.mark.slow
 @pytest.mark.parametrize("stage", ["tune", "head"])
 def test_resuming_equals_never_having_stopped(run, base: Path, esc10: Path, tmp_path: Path, stage: str) -> None:
-    """From a checkpoint of either stage: the same weights, support set, target and optimiser, bit by bit."""
+    """From a checkpoint of either stage: the same weights, neighbour queue, target and optimiser, bit by bit."""
     whole, resumed = run[0], tmp_path / "resumed"
     checkpoint = f"checkpoint-{SAVED}" if stage == "tune" else f"head/checkpoint-{HEAD_STEPS}"
     shutil.copytree(whole / checkpoint, resumed / checkpoint)
@@ -174,7 +174,7 @@ def test_card_tells_what_was_done(run) -> None:
 
 
 @pytest.mark.slow
-def test_two_processes_keep_identical_support_sets(base: Path, esc10: Path, tmp_path: Path) -> None:
+def test_two_processes_keep_identical_neighbour_queues(base: Path, esc10: Path, tmp_path: Path) -> None:
     arguments = ["--model_name_or_path", base, "--train_dir", esc10, "--where", "fold=1", "--output_dir", tmp_path]
     arguments += [
         "--use_cpu",

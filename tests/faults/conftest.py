@@ -82,7 +82,7 @@ def losses(checkpoint: Path) -> list[tuple]:
 @pytest.fixture(scope="session")
 def assert_same_end() -> Callable[[Path, Path], None]:
     """`assert_same_end(one, two)`: two output folders hold the same encoder, and a last checkpoint with the same
-    weights, target, support set, optimiser, schedule, random states and log of losses."""
+    weights, target, neighbour queue, optimiser, schedule, random states and log of losses."""
 
     def assert_same_end(one: Path, two: Path) -> None:
         ends = [folder / f"checkpoint-{STEPS}" for folder in (one, two)]

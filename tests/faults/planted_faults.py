@@ -16,7 +16,7 @@ def die() -> None:
 
 
 def kill_in_step(stage: str, step: int, rank: int = 0) -> None:
-    """SIGKILL between the forward and the backward pass of a step, whose clips the support set has taken in."""
+    """SIGKILL between the forward and the backward pass of a step, whose clips the neighbour queue has taken in."""
     from uamix_hf.tuning import StageTrainer
 
     compute_loss = StageTrainer.compute_loss

@@ -68,7 +68,7 @@ def step(make_model):
 
 
 def assert_same(one, two, tolerance: float) -> None:
-    """Loss, its parts, gradients and the support set; gradients are compared by their largest value."""
+    """Loss, its parts, gradients and the neighbour queue; gradients are compared by their largest value."""
     (mine, output, _), (its, expected, _) = one, two
     for name in ("loss", "loss_clean", "loss_mixed", "mix_lambda", "embedding_std"):
         assert (output.get(name) is None) == (expected.get(name) is None), name

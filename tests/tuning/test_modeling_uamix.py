@@ -99,7 +99,7 @@ def written_out(model, view_a, view_b, lengths, ids, partner, shares, labels=Non
 @pytest.mark.parametrize("kind", ["t-cutmix", "cutmix", "mixup", "none"])
 @pytest.mark.parametrize("filled", [0, 9])
 def test_a_step_equals_the_method_written_out(make_model, kind, filled):
-    """With an empty support set too: there a clip that is looked up after being stored would find another one."""
+    """With an empty neighbour queue too: there a clip that is looked up after being stored would find another one."""
     mixing = {} if kind == "none" else {"mix_weight": 0.7, "mix_align": 4}
     model = make_model(mix=kind, token_drop=0, **mixing).train()
     fill_queue(model, filled)
@@ -313,7 +313,7 @@ def test_evaluation_neither_stores_nor_drops(make_model, make_batch):
     assert model.neighbour_queue.pointer == 11
 
 
-def test_the_support_set_takes_in_view_a_alone(make_model):
+def test_the_neighbour_queue_takes_in_view_a_alone(make_model):
     model = make_model(token_drop=0, symmetric_mix=True, queue_size=20).train()
     given = given_views(model, views=2)
     expected = written_out(copy.deepcopy(model), *given)
@@ -368,7 +368,7 @@ def test_degenerate_batches_have_finite_losses_and_gradients(make_model, make_ba
         model = make_model(
             mix=kind, min_crop=1, gain_alpha=0, equalizer_db=0, token_drop=0, resize_time=1, resize_mel=1
         ).train()
-    for _ in range(2):  # with an empty support set and with a filled one
+    for _ in range(2):  # with an empty neighbour queue and with a filled one
         output = model(**batch)
         output.loss.backward()
         for name in ("loss", "loss_clean", "loss_mixed", "mix_lambda", "embedding_std"):
@@ -432,7 +432,7 @@ def recorded(function, found: list):
 
 
 @pytest.mark.parametrize("dtype", HALVES)
-def test_autocast_leaves_heads_support_set_and_loss_in_float32(make_model, dtype):
+def test_autocast_leaves_heads_neighbour_queue_and_loss_in_float32(make_model, dtype):
     """What comes after the encoder is exact: fed with the embeddings of half precision, it gives the same loss."""
     model = make_model(token_drop=0).train()
     fill_queue(model, 9)
@@ -503,7 +503,7 @@ def test_a_model_in_half_precision_learns_nearly_the_same(make_model, make_ast, 
 
 
 @pytest.mark.parametrize("dtype", [*HALVES, torch.float64])
-def test_heads_and_support_set_stay_float32_to_the_last_bit(make_model, make_batch, dtype, tmp_path):
+def test_heads_and_neighbour_queue_stay_float32_to_the_last_bit(make_model, make_batch, dtype, tmp_path):
     """Cast, loaded so, saved so, or around an encoder that is so already."""
     model = make_model()
     fill_queue(model, 9)

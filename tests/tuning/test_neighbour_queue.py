@@ -1,4 +1,4 @@
-"""The support set against a list that is written and searched one entry at a time."""
+"""The neighbour queue against a list that is written and searched one entry at a time."""
 
 import pytest
 import torch
@@ -144,7 +144,7 @@ def test_the_state_dict_is_the_whole_queue():
     assert torch.equal(queue.lookup(queries, ids, 1)[1], copy.lookup(queries, ids, 1)[1])
 
 
-def test_a_queue_without_places_is_no_support_set():
+def test_a_queue_of_size_zero_gives_the_queries_back():
     torch.manual_seed(0)
     queue = NeighbourQueue(0, WIDTH)
     queries = unit(3)

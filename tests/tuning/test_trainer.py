@@ -188,7 +188,7 @@ def test_gradient_checkpointing_gives_the_same_run(make_model, run):
 # --- sizes
 
 
-def test_few_clips_shrink_the_batch_and_the_support_set_with_a_warning(make_model, run, caplog):
+def test_few_clips_shrink_the_batch_and_the_neighbour_queue_with_a_warning(make_model, run, caplog):
     model, sizes = make_model(queue_size=12), []
     model.register_forward_hook(
         lambda module, args, kwargs, output: sizes.append(len(kwargs["sample_id"])), with_kwargs=True
@@ -201,7 +201,7 @@ def test_few_clips_shrink_the_batch_and_the_support_set_with_a_warning(make_mode
     assert sorted(model.neighbour_queue.ids.tolist()) == list(range(5))
 
 
-def test_the_support_set_is_not_larger_than_the_data_nor_made_larger(make_model, run):
+def test_the_neighbour_queue_is_not_larger_than_the_data_nor_made_larger(make_model, run):
     for size, expected in ((100, 14), (14, 14), (6, 6), (0, 0)):
         model = make_model(queue_size=size)
         trainer = run(model, max_steps=1)
@@ -344,7 +344,7 @@ def copy_run(source: Path, target: Path, head: int, tune: int) -> None:
 
 
 def assert_same_end(one: Path, two: Path) -> None:
-    """Weights, target, support set, optimiser and schedule of the last checkpoints, bit by bit."""
+    """Weights, target, neighbour queue, optimiser and schedule of the last checkpoints, bit by bit."""
     mine, its = (load_file(folder / "checkpoint-6" / "model.safetensors") for folder in (one, two))
     assert mine.keys() == its.keys()
     for part in ("encoder.", "heads.target_projector.", "neighbour_queue.keys", "neighbour_queue.pointer"):
