@@ -92,7 +92,8 @@ def main() -> None:
     if remark:
         print(remark)
     settings = json.loads((tuned / "config.json").read_text())
-    print(f"Tuned encoder ({settings['num_hidden_layers']} blocks of width {settings['hidden_size']}): {tuned}")
+    print(f"Plot of the embeddings: {folder / 'embeddings.png'}")
+    print(f"Tuned encoder ({settings['num_hidden_layers']} layers, hidden size {settings['hidden_size']}): {tuned}")
     clips, tuning, check = (f"{end - start:.0f} s" for start, end in pairwise([*times, time.time()]))
     print(f"Time: clips {clips}, tuning {tuning}, check {check}")
 

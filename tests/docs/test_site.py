@@ -31,7 +31,7 @@ def test_the_navigation_has_each_page_once() -> None:
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The site as `make docs` builds it, in a folder of its own."""
+    """The site as `make docs` builds it, in a folder of its own. `make check` builds it, too."""
     pytest.importorskip("zensical", reason="the extra `docs` is not installed")
     folder = tmp_path_factory.mktemp("site")
     shutil.copy(ROOT / "mkdocs.yml", folder)
@@ -43,6 +43,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "site"
 
 
+@pytest.mark.slow
 def test_each_public_name_is_rendered_with_its_docstring(site: Path) -> None:
     html = "".join(page.read_text(encoding="utf-8") for page in (site / "reference").rglob("*.html"))
     for name in PUBLIC:
@@ -54,6 +55,7 @@ def test_each_public_name_is_rendered_with_its_docstring(site: Path) -> None:
     assert not re.findall(r"\[<code>[\w.]+</code>\]", html)  # references of docstrings are links, or code
 
 
+@pytest.mark.slow
 def test_formulas_are_mathml_without_commands_that_are_left_over(site: Path) -> None:
     source = (ROOT / "docs" / "concepts" / "method.md").read_text(encoding="utf-8")
     html = (site / "concepts" / "method" / "index.html").read_text(encoding="utf-8")

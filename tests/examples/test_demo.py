@@ -37,9 +37,9 @@ def rendered(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     return folder, demo(folder, "--clips_per_class", 16, "--model_name_or_path", base)
 
 
-def test_demo_on_rendered_events_ends_with_a_table_and_a_picture(rendered: tuple[Path, str]) -> None:
+def test_demo_on_rendered_events_ends_with_a_table_and_a_plot(rendered: tuple[Path, str]) -> None:
     tmp_path, printed = rendered
-    assert "Tuned encoder (2 blocks of width 48)" in printed
+    assert "Tuned encoder (2 layers, hidden size 48)" in printed
     for part in ("1-shot", "5-shot", "pretrained", "uaMix-tuned", "difference", "±", "embeddings.png"):
         assert part in printed
     assert re.search(r"Time: clips \d+ s, tuning \d+ s, check \d+ s\n$", printed)
@@ -58,7 +58,7 @@ def test_demo_on_rendered_events_ends_with_a_table_and_a_picture(rendered: tuple
 def test_demo_takes_a_labelled_folder(esc10: Path, tmp_path: Path) -> None:
     rows = ["--train_where", "fold=1", "--test_where", "fold=5"]
     printed = demo(tmp_path, "--data_dir", esc10, "--group_column", "src_file", *rows)
-    assert "Tuned encoder (12 blocks of width 192)" in printed  # the one that comes with the project
+    assert "Tuned encoder (12 layers, hidden size 192)" in printed  # the one that comes with the project
     assert "80 clips of 10 classes" in printed
     assert "fold=1, 80 clips, used without labels" in (tmp_path / "uamix-mae" / "README.md").read_text()
 
