@@ -68,10 +68,10 @@ check: setup docs
 	$(VENV)/bin/lint-imports
 
 # After a change of the modules that travel with weights: the checkpoints in model_cards/ carry copies of them.
-TRAVELLING = configuration_audio_mae.py modeling_audio_mae.py feature_extraction_audio_mae.py filter_banks_audio_mae.py
+TRAVELLING = $(filter-out %/convert_audio_mae.py,$(wildcard uamix_hf/models/audio_mae/*_audio_mae.py))
 
 code:
-	for folder in model_cards/*/; do cp $(addprefix uamix_hf/models/audio_mae/,$(TRAVELLING)) $$folder; done
+	for folder in model_cards/*/; do cp $(TRAVELLING) $$folder; done
 
 clean:
 	rm -rf $(VENV) .venv-all .venv-minimum demo_output build dist site .cache *.egg-info .pytest_cache .mypy_cache .ruff_cache

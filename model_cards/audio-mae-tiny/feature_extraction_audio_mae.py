@@ -7,19 +7,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from typing import Any
 
-import numpy as np
 import torch
 from torch.nn import functional as F
 from transformers import BatchFeature, SequenceFeatureExtractor
 from transformers.utils import logging
 
 from .filter_banks_audio_mae import FLOAT32_EPS, FilterBank, FrontEndError
+from .waveforms_audio_mae import AudioInputError, split_clips, to_waveform
 
 logger = logging.get_logger(__name__)
 
-INTEGER_SCALE = {torch.int16: 2.0**15, torch.int32: 2.0**31, torch.uint8: 2.0**7}
-# Decoders overshoot 1 a little; no integer type that was converted to floats goes beyond 2**32.
-LOUD_PEAK, LARGEST_PEAK = 1.5, 2.0**32
 # Entries of a saved file besides the arguments.
 WRITTEN_BY_TRANSFORMERS = {"auto_map", "feature_extractor_type", "feature_size", "padding_side", "processor_class"}
 # Keywords that the Auto classes and pipelines pass to every extractor: how to find the file, and the model's own.
@@ -31,54 +28,6 @@ if hasattr(os, "register_at_fork"):
     # OpenMP's threads do not survive a fork, and a child that waits for them hangs. So process pools and
     # `Dataset.map(num_proc=...)` run one thread per process, as PyTorch's data loaders do.
     os.register_at_fork(after_in_child=lambda: torch.set_num_threads(1))
-
-
-class AudioInputError(ValueError):
-    """A waveform that cannot be used; the message says why and what to do."""
-
-
-def to_waveform(clip: Any, device: torch.device | str | None = None) -> torch.Tensor:
-    """One clip (samples,) as float32 in [-1, 1]; integers are scaled by their type.
-
-    Raises:
-        AudioInputError: An empty clip, NaN, infinite or larger than 2**32, more than one axis, or a dtype without a
-            full scale.
-    """
-    try:
-        if not isinstance(clip, torch.Tensor):
-            clip = np.array(clip)
-            clip = torch.from_numpy(clip.astype(clip.dtype.newbyteorder("="), copy=False))
-    except (TypeError, ValueError) as error:
-        kind = getattr(clip, "dtype", type(clip).__name__)
-        raise AudioInputError(f"Expected numbers, got {kind}: pass an array of samples.") from error
-    wave = clip
-    wave = wave.detach().to(device)
-    if wave.ndim != 1:
-        raise AudioInputError(
-            f"A clip has shape {tuple(wave.shape)}, expected (samples,): average its channels first, as "
-            "uamix_hf.load_audio does, or pass clips as a list."
-        )
-    if wave.numel() == 0:
-        raise AudioInputError("A clip has no samples: leave empty recordings out.")
-    if wave.dtype in INTEGER_SCALE:
-        offset = 128.0 if wave.dtype == torch.uint8 else 0.0  # 8-bit audio is stored with an offset
-        return ((wave.double() - offset) / INTEGER_SCALE[wave.dtype]).float()
-    if not wave.is_floating_point():
-        raise AudioInputError(
-            f"A clip has type {wave.dtype}, whose full scale is unknown: pass int16, int32, uint8 or float in [-1, 1]."
-        )
-    wave = wave.float()
-    peak = wave.abs().max()
-    if not peak.isfinite():  # a single NaN makes the maximum NaN
-        raise AudioInputError("A clip has NaN or infinite samples: repair it or leave it out.")
-    if peak > LARGEST_PEAK:  # its log-mels would be infinite
-        raise AudioInputError(f"A clip reaches {peak:.3g}: samples are expected in [-1, 1].")
-    if peak > LOUD_PEAK:
-        logger.warning_once(
-            f"A float clip reaches {peak:.3g}; samples are expected in [-1, 1]. Divide 16-bit values kept "
-            "as floats by 32768, or the log-mel spectrogram is far from the model's training data."
-        )
-    return wave
 
 
 class AudioMAEFeatureExtractor(SequenceFeatureExtractor):
@@ -321,37 +270,13 @@ class AudioMAEFeatureExtractor(SequenceFeatureExtractor):
             waves = [wave - wave.mean() for wave in waves]
         waves = [F.pad(wave, (0, max(0, bank.min_samples - len(wave)))) for wave in waves]
         if self.fbank_backend == "torchaudio":
-            return [self._torchaudio_fbank(wave) for wave in waves]
+            return [bank.torchaudio_log_mels(wave) for wave in waves]
         lengths = [bank.frames(len(wave)) for wave in waves]
         waves = [bank.prepare(wave) for wave in waves]
         if waves[0].device.type == "cpu":  # computed in blocks anyway, so padding would be wasted work
             return [bank.log_mels(wave[None])[0] for wave in waves]
         padded = torch.nn.utils.rnn.pad_sequence(waves, batch_first=True)
         return [mel[:length] for mel, length in zip(bank.log_mels(padded), lengths, strict=True)]
-
-    def _torchaudio_fbank(self, wave: torch.Tensor) -> torch.Tensor:
-        try:
-            from torchaudio.compliance import kaldi
-        except (ImportError, OSError) as error:  # its published wheel raises OSError with a CPU build of torch
-            raise ImportError(
-                "fbank_backend='torchaudio' needs a torchaudio that imports; fbank_backend='torch' is equal."
-            ) from error
-        with torch.autocast(wave.device.type, enabled=False):
-            return kaldi.fbank(
-                wave[None],
-                sample_frequency=self.sampling_rate,
-                num_mel_bins=self.num_mel_bins,
-                frame_length=1000 * self.frame_length / self.sampling_rate,
-                frame_shift=1000 * self.frame_shift / self.sampling_rate,
-                window_type="hanning" if self.window_type == "hann" else self.window_type,
-                remove_dc_offset=self.remove_frame_mean,
-                htk_compat=True,
-                use_energy=False,
-                dither=0.0,
-                low_freq=self.low_frequency,
-                high_freq=self.filter_bank.top_frequency,
-                preemphasis_coefficient=self.preemphasis,
-            )
 
     def __call__(
         self,
@@ -466,35 +391,6 @@ class AudioMAEFeatureExtractor(SequenceFeatureExtractor):
             processed_features, padding, max_length, truncation, pad_to_multiple_of, return_attention_mask,
             return_tensors,
         )  # fmt: skip
-
-
-def split_clips(raw_speech: Any) -> list[Any]:
-    """Splits a batch in any accepted form, or a single clip, into a list of clips.
-
-    Raises:
-        AudioInputError: An empty batch, or an array whose second axis can only be channels.
-    """
-    if isinstance(raw_speech, (np.ndarray, torch.Tensor)):
-        if raw_speech.ndim < 2:
-            return [raw_speech]
-        shape = tuple(raw_speech.shape)
-        # A batch of clips of at most 8 samples does not occur; (samples, channels) from soundfile does.
-        if raw_speech.ndim > 2 or shape[1] <= 8 < shape[0]:
-            raise AudioInputError(
-                f"The waveforms have shape {shape}, expected (samples,) or (clips, samples): average channels first, "
-                "as uamix_hf.load_audio does."
-            )
-        clips = list(raw_speech)
-    elif isinstance(raw_speech, (list, tuple)):
-        numbers = len(raw_speech) > 0 and all(np.ndim(value) == 0 for value in raw_speech[:2])
-        clips = [raw_speech] if numbers else list(raw_speech)
-    else:
-        raise AudioInputError(
-            f"Expected samples, got {type(raw_speech).__name__}: read files with uamix_hf.load_audio."
-        )
-    if not clips:
-        raise AudioInputError("The batch is empty.")
-    return clips
 
 
 __all__ = ["AudioInputError", "AudioMAEFeatureExtractor", "FrontEndError"]

@@ -254,5 +254,34 @@ class FilterBank:
                 output[row, start : start + CPU_BLOCK_FRAMES] = log_mel(framed[row, start : start + CPU_BLOCK_FRAMES])
         return output
 
+    def torchaudio_log_mels(self, waveform: torch.Tensor) -> torch.Tensor:
+        """As [`log_mels`] for one waveform (samples,) by torchaudio's code of Kaldi's filter banks, if installed.
+
+        Raises:
+            ImportError: torchaudio is absent or does not import.
+        """
+        try:
+            from torchaudio.compliance import kaldi
+        except (ImportError, OSError) as error:  # its published wheel raises OSError with a CPU build of torch
+            raise ImportError(
+                "fbank_backend='torchaudio' needs a torchaudio that imports; fbank_backend='torch' is equal."
+            ) from error
+        with torch.autocast(waveform.device.type, enabled=False):
+            return kaldi.fbank(
+                waveform[None],
+                sample_frequency=self.sampling_rate,
+                num_mel_bins=self.num_mel_bins,
+                frame_length=1000 * self.frame_length / self.sampling_rate,
+                frame_shift=1000 * self.frame_shift / self.sampling_rate,
+                window_type="hanning" if self.window_type == "hann" else self.window_type,
+                remove_dc_offset=self.remove_frame_mean,
+                htk_compat=True,
+                use_energy=False,
+                dither=0.0,
+                low_freq=self.low_frequency,
+                high_freq=self.top_frequency,
+                preemphasis_coefficient=self.preemphasis,
+            )
+
 
 __all__ = ["FilterBank", "FrontEndError"]

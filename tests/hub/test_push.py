@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from hub_server import HubServer
+from travelling import AUDIO_MAE_CODE
 
 from uamix_hf import AudioMAEConfig, AudioMAEFeatureExtractor, AudioMAEModel
 from uamix_hf.hub import push
@@ -20,10 +21,7 @@ PUBLISHED = {
     "config.json",
     "model.safetensors",
     "preprocessor_config.json",
-    "configuration_audio_mae.py",
-    "modeling_audio_mae.py",
-    "feature_extraction_audio_mae.py",
-    "filter_banks_audio_mae.py",
+    *AUDIO_MAE_CODE,
 }
 
 PUSH = """

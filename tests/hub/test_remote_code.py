@@ -11,6 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from transformers import pipeline
+from travelling import AUDIO_MAE_CODE
 
 from uamix_hf import (
     AudioMAEConfig,
@@ -20,10 +21,6 @@ from uamix_hf import (
     AudioMAEModel,
 )
 
-CODE_FILES = {
-    "configuration_audio_mae.py", "modeling_audio_mae.py", "feature_extraction_audio_mae.py",
-    "filter_banks_audio_mae.py",
-}  # fmt: skip
 MEAN, STD = -5.0, 3.5
 
 STRANGER = """
@@ -138,8 +135,8 @@ def test_folders_load_and_compute_alike_where_the_package_is_absent(models: dict
     for name, model in models.items():
         # What a stranger saves again is complete, and the package reads it.
         first, again = tmp_path / name, tmp_path / "again" / name
-        assert CODE_FILES <= {path.name for path in again.iterdir()} == {path.name for path in first.iterdir()}
-        for file in CODE_FILES:
+        assert AUDIO_MAE_CODE <= {path.name for path in again.iterdir()} == {path.name for path in first.iterdir()}
+        for file in AUDIO_MAE_CODE:
             assert (again / file).read_text() == (first / file).read_text()
         loaded = type(model).from_pretrained(again)
         for key, value in model.state_dict().items():
@@ -152,7 +149,7 @@ def test_saved_folders_hold_no_pickle(models: dict, tmp_path: Path) -> None:
         model.save_pretrained(tmp_path / name)
         AudioMAEFeatureExtractor().save_pretrained(tmp_path / name)
         files = {path.name for path in (tmp_path / name).iterdir()}
-        assert files == {"config.json", "model.safetensors", "preprocessor_config.json", *CODE_FILES}
+        assert files == {"config.json", "model.safetensors", "preprocessor_config.json", *AUDIO_MAE_CODE}
 
 
 @pytest.mark.parametrize("samples", [16_000, 100])

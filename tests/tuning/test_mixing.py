@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from uamix_hf.models.audio_mae.modeling_audio_mae import AudioMAEPatchEmbeddings
+from uamix_hf.models.audio_mae.patches_audio_mae import AudioMAEPatchEmbeddings
 from uamix_hf.tuning import UaMixConfig
 from uamix_hf.tuning.mixing import draw_lambda, draw_partners, draw_share, frame_lambda, mix, token_lambda
 

@@ -5,7 +5,7 @@ import warnings
 from collections.abc import Mapping
 from typing import Any
 
-from ..models.audio_mae.feature_extraction_audio_mae import AudioInputError
+from ..models.audio_mae.waveforms_audio_mae import AudioInputError
 
 # A file may lack up to this fraction of its stated length at its end; it is then decoded with a warning.
 MAX_MISSING_FRACTION = 0.9

@@ -10,7 +10,7 @@ import numpy as np
 import soxr
 import torch
 
-from ..models.audio_mae.feature_extraction_audio_mae import LARGEST_PEAK, LOUD_PEAK, AudioInputError, to_waveform
+from ..models.audio_mae.waveforms_audio_mae import LARGEST_PEAK, LOUD_PEAK, AudioInputError, to_waveform
 from .errors import AudioDecodeError, DamagedAudioWarning, TruncatedAudioWarning, source_name
 from .files import AUDIO_SUFFIXES, file_blocks
 

@@ -12,7 +12,8 @@ from transformers import AutoConfig, AutoFeatureExtractor, AutoModel, PreTrained
 
 from ..audio.loading import stream_audio
 from ..data.checks import checked_batch_size
-from ..models.audio_mae.feature_extraction_audio_mae import AudioMAEFeatureExtractor, split_clips
+from ..models.audio_mae.feature_extraction_audio_mae import AudioMAEFeatureExtractor
+from ..models.audio_mae.waveforms_audio_mae import split_clips
 from .windows import average_windows
 
 # Number of batches of short clips that are sorted by length together: bounds memory, leaves little padding.

@@ -8,7 +8,8 @@ from datasets import Dataset
 
 from ..embedding.log_mels import embed_log_mels
 from ..models.audio_mae.feature_extraction_audio_mae import AudioMAEFeatureExtractor
-from ..models.audio_mae.modeling_audio_mae import AudioMAEModel, AudioMAEWhitening
+from ..models.audio_mae.modeling_audio_mae import AudioMAEModel
+from ..models.audio_mae.pooling_audio_mae import AudioMAEWhitening
 
 # Both chosen in docs/experiments.md. Dimensions that are kept:
 SIZE = 128

@@ -6,7 +6,8 @@ import torch
 from torch.nn import functional as F
 
 from uamix_hf import AudioMAEConfig, AudioMAEForAudioClassification, AudioMAEForPreTraining, AudioMAEModel
-from uamix_hf.models.audio_mae.modeling_audio_mae import AudioMAEDropPath, drop_tokens
+from uamix_hf.models.audio_mae.layers_audio_mae import AudioMAEDropPath
+from uamix_hf.models.audio_mae.masking_audio_mae import drop_tokens
 
 GRIDS = [(64, 8), (63, 8), (101, 12), (8, 8), (5, 3), (2, 8), (1, 8), (1, 1)]  # time columns, frequency bands
 
