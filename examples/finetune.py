@@ -52,8 +52,7 @@ def main() -> None:
 
     extractor = model_args.load_feature_extractor()
     data = fine_tuning_data(data_args, extractor, args, label_args, held_out_args, model_args.test_where, fixmatch)
-    changes = {"pooling": model_args.pooling, "whitening_size": 0} if model_args.pooling else {}
-    encoder = model_args.load_encoder(**changes)
+    encoder = model_args.load_encoder()
     model = make_classifier(encoder, len(data.targets.names), **data.targets.model_settings(), **args.model_settings())
 
     trainer = fine_tuning_trainer(model, args, data, extractor)

@@ -59,6 +59,12 @@ def fsdd() -> Path:
     return shared_path("data/fsdd")
 
 
+@pytest.fixture(scope="session")
+def whisper() -> Path:
+    """Folder of the real encoder of Whisper tiny.en, float16, with its feature extractor."""
+    return shared_path("weights/whisper-tiny.en-encoder")
+
+
 @pytest.fixture(scope="session", autouse=True)
 def datasets_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
     """Log-mels of tests are cached in a folder of their own, also by the processes that tests start."""

@@ -20,6 +20,7 @@ from travelling import AUDIO_MAE_CODE
 from uamix_hf import (
     AnotherRunError,
     AudioEmbedder,
+    AudioMAEForPreTraining,
     AudioMAEModel,
     DataError,
     NotTunedError,
@@ -31,7 +32,7 @@ from uamix_hf import (
 from uamix_hf.data import DataArguments, load_recordings, prepare
 from uamix_hf.evaluation import ProtocolArguments, few_shot_accuracy, paired_difference
 from uamix_hf.training import EncoderArguments
-from uamix_hf.tuning import AdaptedEmbedder, train_stages
+from uamix_hf.tuning import train_stages
 
 CLIPS = 24
 SMALL = {"projector_hidden_size": 24, "projection_size": 16, "predictor_hidden_size": 32, "queue_size": 16, "topk": 2}
@@ -319,7 +320,7 @@ def test_an_encoder_of_another_kind_is_tuned_without_whitening(sounds: Path, tmp
                        padding="max_length", return_tensors="pt")  # fmt: skip
     with torch.no_grad():
         expected = encoder(input_values=inputs["input_values"]).pooler_output
-    vectors = AdaptedEmbedder(encoder, EXTRACTOR).encode(short, progress_bar=False)
+    vectors = AudioEmbedder(encoder, EXTRACTOR).encode(short, progress_bar=False)
     np.testing.assert_allclose(vectors, expected, atol=1e-5)
     assert all(0 <= one.after <= 1 for one in found.measurements)
     card = (tmp_path / "README.md").read_text()
@@ -348,7 +349,8 @@ def test_wrong_inputs_are_refused_by_name(base: Path, sounds: Path, tmp_path: Pa
         (TypeError, "args is a dict", (encoder, {"output_dir": "x"}, sounds, EXTRACTOR), {}),
         (TypeError, "model is a int", (3, args, sounds), {}),
         (TypeError, "give feature_extractor, too", (encoder, args, sounds), {}),
-        (TypeError, "ASTModel has no place for a whitening.*whiten=False", (ast(), args, sounds, EXTRACTOR), {}),
+        (TypeError, "AudioMAEForPreTraining has no place for a whitening.*whiten=False",
+         (AudioMAEForPreTraining(encoder.config), args, sounds, EXTRACTOR), {}),
         (ValueError, "normalises log-mels with input_mean=-4.2677393", (statistics, args, sounds, EXTRACTOR), {}),
         (ValueError, "mix='cutmix' and the model has 'mixup'", (agreeing, args, sounds, EXTRACTOR), {}),
         (DataError, "gone is not a folder", (base, args, tmp_path / "gone"), {}),

@@ -14,6 +14,9 @@ from transformers import PreTrainedModel, TrainerCallback, TrainerState, set_see
 from transformers.trainer_utils import TrainOutput
 
 from .data import DataArguments, LogMelCollator, PreparedData, open_recordings, training_data
+from .embedding.embedder import AudioEmbedder
+from .embedding.encoders import base_of
+from .embedding.kinds import log_mel_extractor, save_encoder
 from .evaluation import ProtocolArguments, TuningEvaluation, evaluate_encoders
 from .hub.cards import tuned_card
 from .hub.push import push_folder
@@ -21,7 +24,6 @@ from .models.audio_mae.feature_extraction_audio_mae import AudioMAEFeatureExtrac
 from .training.models import EncoderArguments
 from .tuning import (
     METHOD_FIELDS,
-    AdaptedEmbedder,
     KNNCallback,
     UaMixForContrastiveTuning,
     UaMixTrainingArguments,
@@ -117,13 +119,13 @@ class UaMixTrainer:
             raise TypeError(f"model is a {type(model).__name__}: give a folder, a repository or an encoder.")
         if feature_extractor is None:
             raise TypeError("A model object says nothing of its log-mels: give feature_extractor, too.")
-        self.feature_extractor = feature_extractor
         encoder = model.encoder if isinstance(model, UaMixForContrastiveTuning) else model
+        self.feature_extractor = log_mel_extractor(getattr(base_of(encoder), "config", None), feature_extractor)
         self.base_name = self.base_name or getattr(encoder, "name_or_path", None) or None
         if args.whiten:
             check_whitening(encoder)
         self.base = copy.deepcopy(encoder).cpu()
-        self.model = make_model(model, args, feature_extractor)
+        self.model = make_model(model, args, self.feature_extractor)
         self.data: PreparedData | None = None
         self.begun = False
         self.state = TrainerState()
@@ -236,8 +238,8 @@ class UaMixTrainer:
         recordings, name = open_recordings(labelled, audio_column, where)
         path = self.model.config.layers_path
         encoders = {
-            "before": AdaptedEmbedder(self.base.to(self.encoder.device), self.feature_extractor, path),
-            "after": AdaptedEmbedder(self.encoder, self.feature_extractor, path),
+            "before": AudioEmbedder(self.base.to(self.encoder.device), self.feature_extractor, path),
+            "after": AudioEmbedder(self.encoder, self.feature_extractor, path),
         }
         try:
             results = evaluate_encoders(
@@ -263,7 +265,7 @@ class UaMixTrainer:
         """
         if self.writes:
             folder = str(output_dir or self.args.output_dir)
-            self.encoder.save_pretrained(folder)
+            save_encoder(self.encoder, folder)
             self.feature_extractor.save_pretrained(folder)
 
     def create_model_card(self) -> ModelCard:

@@ -105,6 +105,6 @@ def test_tokens_of_any_encoder_are_averaged_in_float32(make_ast):
     adapter = EncoderAdapter(make_ast())
     hidden = 1000 + torch.rand(2, 200, 32)
     for dtype in (torch.float16, torch.bfloat16):
-        pooled = adapter.pool(BaseModelOutput(last_hidden_state=hidden.to(dtype)))
+        pooled = adapter.pool(BaseModelOutput(last_hidden_state=hidden.to(dtype)), torch.tensor([128, 128]))
         exact = hidden.to(dtype).double().mean(dim=1)
         torch.testing.assert_close(pooled.double(), exact, rtol=1e-6, atol=0)

@@ -1,19 +1,19 @@
 """Embeddings of audio in any form: windows of long recordings, batches by length, a progress bar."""
 
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
+from collections.abc import Iterable, Iterator, Mapping, Sized
 from numbers import Number
 from typing import Any
 
 import numpy as np
 import torch
 from tqdm.auto import tqdm
-from transformers import AutoConfig, AutoFeatureExtractor, AutoModel, PreTrainedConfig, PreTrainedModel
+from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 
 from ..audio.loading import stream_audio
 from ..data.checks import checked_batch_size
-from ..models.audio_mae.feature_extraction_audio_mae import AudioMAEFeatureExtractor
 from ..models.audio_mae.waveforms_audio_mae import split_clips
+from .kinds import load_encoder, load_feature_extractor, log_mel_extractor, make_adapter
 from .windows import average_windows
 
 # Number of batches of short clips that are sorted by length together: bounds memory, leaves little padding.
@@ -23,11 +23,10 @@ HUB_OPTIONS = (
     "revision", "code_revision", "subfolder", "token", "cache_dir", "force_download", "local_files_only", "proxies",
     "trust_remote_code",
 )  # fmt: skip
-SIZES = ("num_mel_bins", "patch_size", "time_stride")  # of a model and its feature extractor alike
 
 
 class AudioEmbedder:
-    """Computes embeddings of audio by a frozen encoder: the pooled output of its model.
+    """Computes embeddings of audio by a frozen encoder, of any kind that has an adapter ([`EncoderAdapter`]).
 
     Recordings longer than the model's `max_length` are split into windows of that length, whose embeddings are
     averaged, weighted by their frames. The embedding of a clip depends neither on its batch nor on the order.
@@ -38,19 +37,21 @@ class AudioEmbedder:
     ```
 
     Args:
-        model: The encoder.
+        model: The encoder, perhaps with adapters such as LoRA.
         feature_extractor: Its feature extractor.
+        layers_path: Path of its list of layers, such as `"encoder.layers"`; searched if None.
 
     Raises:
-        TypeError: A model that is not an encoder.
+        TypeError: A model that is not an encoder, or does not meet the contract of [`EncoderAdapter`].
         ValueError: A feature extractor that does not fit the model.
     """
 
-    def __init__(self, model: PreTrainedModel, feature_extractor: AudioMAEFeatureExtractor):
+    def __init__(self, model: Any, feature_extractor: Any, layers_path: str | None = None):
         check_encoder(model)
-        check_fit(model.config, feature_extractor)
-        self.model = model.eval()
-        self.feature_extractor = feature_extractor
+        self.adapter = make_adapter(model, layers_path)
+        self.feature_extractor = log_mel_extractor(self.adapter.base.config, feature_extractor)
+        self.adapter.check_fit(self.feature_extractor)
+        self.model = self.adapter.base.eval()
 
     @classmethod
     def from_pretrained(cls, name_or_path: str, device: torch.device | str | None = None, **kwargs) -> "AudioEmbedder":
@@ -70,13 +71,13 @@ class AudioEmbedder:
         """
         shared = {name: kwargs[name] for name in HUB_OPTIONS if name in kwargs}
         check_config(AutoConfig.from_pretrained(name_or_path, **shared), name_or_path)
-        extractor = AutoFeatureExtractor.from_pretrained(name_or_path, **shared)
+        extractor = load_feature_extractor(name_or_path, **shared)
         if kwargs.get("device_map") is None:
-            model = AutoModel.from_pretrained(name_or_path, **kwargs)
+            model: Any = load_encoder(name_or_path, **kwargs)
             return cls(model.to(device or ("cuda" if torch.cuda.is_available() else "cpu")), extractor)
         if device is not None:
             raise ValueError(f"device={device!r} and device_map={kwargs['device_map']!r}: give one of them.")
-        return cls(AutoModel.from_pretrained(name_or_path, **kwargs), extractor)
+        return cls(load_encoder(name_or_path, **kwargs), extractor)
 
     @property
     def device(self) -> torch.device:
@@ -88,7 +89,7 @@ class AudioEmbedder:
     @property
     def embedding_size(self) -> int:
         """Dimensions of an embedding."""
-        return self.model.config.embedding_size
+        return self.adapter.embedding_size
 
     @property
     def window_samples(self) -> int:
@@ -155,7 +156,7 @@ class AudioEmbedder:
 
     @torch.inference_mode()
     def embed(self, waves: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-        """Computes the pooled outputs (clips, embedding_size) float64 and numbers of frames (clips,) of one batch."""
+        """Computes the embeddings (clips, embedding_size) float64 and numbers of frames (clips,) of one batch."""
         extractor = self.feature_extractor
         inputs = extractor(
             waves,
@@ -164,8 +165,9 @@ class AudioEmbedder:
             return_tensors="pt",
             device=self.device,
         )
-        pooled = self.model(**inputs).pooler_output
-        return pooled.double().cpu().numpy(), inputs["attention_mask"].sum(1).cpu().numpy()
+        lengths = inputs["attention_mask"].sum(1)
+        embeddings, _ = self.adapter.encode(inputs["input_values"], lengths, 0.0, extractor.padding_value)
+        return embeddings.double().cpu().numpy(), lengths.cpu().numpy()
 
 
 def as_recordings(inputs: Any) -> Iterable[Any] | None:
@@ -218,36 +220,6 @@ def check_encoder(model: Any) -> None:
     check_config(config, type(model).__name__)
     if isinstance(model, PreTrainedModel) and model.base_model is not model:
         raise TypeError(f"{type(model).__name__} has a head: give AudioEmbedder its encoder, model.base_model.")
-    if not hasattr(config, "embedding_size"):
-        raise TypeError(
-            f"The configuration of {type(model).__name__} has no embedding_size: AudioEmbedder takes an AudioMAEModel."
-        )
-
-
-def check_fit(config: PreTrainedConfig, extractor: Any, sizes: Sequence[str] = SIZES) -> None:
-    """Checks that a feature extractor's spectrograms fit a model.
-
-    Args:
-        config: Configuration of the model.
-        extractor: The feature extractor.
-        sizes: Attributes that both must have alike.
-
-    Raises:
-        ValueError: They do not.
-    """
-    name = type(extractor).__name__
-    for size in sizes:
-        made, taken = getattr(extractor, size, None), getattr(config, size, None)
-        if made != taken:
-            raise ValueError(
-                f"{name} has {size}={made} and the model {taken}: give the feature extractor that was saved with the "
-                "model."
-            )
-    if extractor.max_length > config.max_length:
-        raise ValueError(
-            f"{name} has max_length={extractor.max_length}, the length of windows, and the model takes "
-            f"{config.max_length} frames: set feature_extractor.max_length to that or less."
-        )
 
 
 def by_length(items: list[tuple[int, np.ndarray]], batch_size: int) -> Iterator[list[tuple[int, np.ndarray]]]:

@@ -6,11 +6,12 @@ from itertools import islice
 import numpy as np
 import torch
 from datasets import Dataset
+from transformers import PreTrainedModel
 
 from ..data import LogMelCollator
 from ..data.checks import checked_batch_size
 from ..models.audio_mae.feature_extraction_audio_mae import AudioMAEFeatureExtractor
-from ..models.audio_mae.modeling_audio_mae import AudioMAEForAudioClassification, AudioMAEModel
+from .kinds import make_adapter
 from .windows import average_windows
 
 
@@ -24,12 +25,13 @@ def log_mel_windows(dataset: Dataset, rows: np.ndarray, max_frames: int) -> Iter
 
 def average_outputs(
     forward: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
-    model: AudioMAEModel | AudioMAEForAudioClassification,
+    model: PreTrainedModel,
     feature_extractor: AudioMAEFeatureExtractor,
     dataset: Dataset,
     rows: np.ndarray | None,
     batch_size: int,
     width: int,
+    max_frames: int,
 ) -> np.ndarray:
     """Computes outputs of a model for whole recordings, see [`average_windows`]. The model is left in evaluation mode.
 
@@ -41,6 +43,7 @@ def average_outputs(
         rows: Rows of `dataset`; all if None.
         batch_size: Windows in a batch.
         width: Dimensions of an output.
+        max_frames: Longest window.
 
     Returns:
         Means over the windows of each recording (rows, width) float32.
@@ -51,7 +54,7 @@ def average_outputs(
     batch_size = checked_batch_size(batch_size)
     rows = np.arange(len(dataset)) if rows is None else np.asarray(rows)
     model.eval()
-    collator = LogMelCollator(feature_extractor, model.config.max_length, normalize=True)
+    collator = LogMelCollator(feature_extractor, max_frames, normalize=True)
 
     @torch.inference_mode()
     def compute(windows: list[torch.Tensor]) -> tuple[np.ndarray, np.ndarray]:
@@ -60,7 +63,7 @@ def average_outputs(
         outputs = forward(batch["input_values"].to(model.device), mask.to(model.device))
         return outputs.double().cpu().numpy(), mask.sum(1).numpy()
 
-    windows = log_mel_windows(dataset, rows, model.config.max_length)
+    windows = log_mel_windows(dataset, rows, max_frames)
     means = average_windows(iter(lambda: list(islice(windows, batch_size)), []), compute, width)
     if not (finite := np.isfinite(means).all(axis=1)).all():
         ids = np.asarray(dataset["sample_id"][:])[rows[~finite]].tolist()
@@ -72,7 +75,7 @@ def average_outputs(
 
 
 def embed_log_mels(
-    encoder: AudioMAEModel,
+    encoder: PreTrainedModel,
     feature_extractor: AudioMAEFeatureExtractor,
     dataset: Dataset,
     rows: np.ndarray | None = None,
@@ -91,11 +94,13 @@ def embed_log_mels(
         Embeddings (rows, embedding_size) float32.
 
     Raises:
+        EncoderError: The encoder does not meet the contract of [`EncoderAdapter`].
         ValueError: A batch size below 1, or embeddings that are not finite.
     """
+    adapter, padding = make_adapter(encoder), feature_extractor.padding_value
     return average_outputs(
-        lambda values, mask: encoder(values, mask).pooler_output,
-        encoder, feature_extractor, dataset, rows, batch_size, encoder.config.embedding_size,
+        lambda values, mask: adapter.encode(values, mask.sum(1), 0.0, padding)[0],
+        adapter.base, feature_extractor, dataset, rows, batch_size, adapter.embedding_size, adapter.max_frames,
     )  # fmt: skip
 
 

@@ -32,6 +32,7 @@ def predict_logits(
     return average_outputs(
         lambda values, mask: model(values, mask).logits,
         model, feature_extractor, dataset, rows, batch_size, model.num_labels,
+        model.config.max_length,
     )  # fmt: skip
 
 

@@ -38,6 +38,14 @@ FRONT_ENDS: dict[str, dict[str, Any]] = {
     # Clips of less than 0.2 s are repeated. The statistics of the released weights are unresolved: checkpoints with
     # `fbank_mean` and `fbank_std` in their configuration override these, which are BEATs'.
     "openbeats": BEATS | {"repeat_below": 3200},
+    # Whisper takes log10, whose mean of -4 and divisor of 4 are natural logarithms here.
+    "whisper": {
+        "n_fft": 400, "periodic_window": True, "center": True, "remove_waveform_mean": False,
+        "remove_frame_mean": False, "preemphasis": 0.0, "num_mel_bins": 80, "mel_scale": "librosa",
+        "mel_norm": "slaney", "low_frequency": 0.0, "high_frequency": 8000.0, "mel_floor": 1e-10,
+        "mean": -4 * math.log(10), "std": 4 * math.log(10), "std_factor": 1.0, "padding_value": -1.5,
+        "max_length": 3000, "clip_samples": 30 * 16_000, "patch_size": 2,
+    },
     "mae_ast": {"window_type": "povey", "remove_waveform_mean": False, "incomplete_patches": "drop"},
 }  # fmt: skip
 # Statistics that are in each checkpoint and have no common value.
@@ -49,7 +57,8 @@ def front_end(system: str, **overrides: Any) -> AudioMAEFeatureExtractor:
 
     Args:
         system: One of `"audiomae"`, `"ssast"`, `"ssamba"`, `"asit"`, `"birdmae"`, `"passt"`, `"matpac"`, `"beats"`,
-            `"openbeats"` and `"mae_ast"`.
+            `"openbeats"`, `"mae_ast"` and `"whisper"`, whose log-mels are not yet cut off at 80 dB below the clip's
+            maximum: the encoder's adapter does that, after augmentation.
         **overrides: Arguments of [`AudioMAEFeatureExtractor`], in place of the system's. MAE-AST needs `mean` and
             `std`, the running statistics of its checkpoint.
 

@@ -4,7 +4,10 @@ import copy
 from dataclasses import dataclass, field
 from typing import Any
 
-from transformers import AutoFeatureExtractor, AutoModel, PreTrainedModel
+from transformers import PreTrainedModel
+
+from ..embedding.kinds import load_encoder, load_feature_extractor, settings_of
+from ..embedding.settings import EmbeddingSettings
 
 
 @dataclass
@@ -17,6 +20,8 @@ class EncoderArguments:
         trust_remote_code: Whether to run code that comes with the model.
         attn_implementation: `"sdpa"` or `"eager"` attention.
         random_weights: Whether to start from random weights in an encoder of the same configuration instead.
+        embedding_layer: Layer whose output is the embedding, from 1 on; the recorded one, or else the last, if None.
+        pooling: How its tokens are pooled, such as `"mean"`; the recorded way, or else the encoder's own, if None.
     """
 
     model_name_or_path: str = field(metadata={"help": "Encoder to start from: folder or Hub repository."})
@@ -27,11 +32,20 @@ class EncoderArguments:
         default=False, metadata={"help": "Whether to start from random weights in an encoder of that configuration."}
     )
 
+    embedding_layer: int | None = field(
+        default=None,
+        metadata={"help": "Layer whose output is the embedding, from 1 on; the recorded one, or the last, if unset."},
+    )
+    pooling: str | None = field(
+        default=None,
+        metadata={"help": "Pooling of its tokens, such as mean; the recorded one, or the encoder's own, if unset."},
+    )
+
     @property
     def source(self) -> dict[str, Any]:
-        """Keywords of `from_pretrained` that a model and its feature extractor have in common."""
+        """Keywords of `load_encoder` that a model and its feature extractor have in common."""
         return {
-            "pretrained_model_name_or_path": self.model_name_or_path,
+            "name_or_path": self.model_name_or_path,
             "revision": self.model_revision,
             "trust_remote_code": self.trust_remote_code,
         }
@@ -44,8 +58,10 @@ class EncoderArguments:
 
         Raises:
             OSError: No such folder or repository.
+            EmbeddingConfigError: The encoder has no such layer or pooling.
         """
-        encoder = AutoModel.from_pretrained(**self.source, attn_implementation=self.attn_implementation, **changes)
+        chosen = {"layer": self.embedding_layer, "pooling": self.pooling}
+        encoder = load_encoder(**self.source, attn_implementation=self.attn_implementation, **{**chosen, **changes})
         return with_random_weights(encoder) if self.random_weights else encoder
 
     def load_feature_extractor(self) -> Any:
@@ -54,14 +70,18 @@ class EncoderArguments:
         Raises:
             OSError: No such folder or repository, or no feature extractor in it.
         """
-        return AutoFeatureExtractor.from_pretrained(**self.source)
+        return load_feature_extractor(**self.source)
 
 
 def with_random_weights(encoder: PreTrainedModel) -> PreTrainedModel:
     """Makes an encoder of the same configuration with random weights."""
     config = copy.deepcopy(encoder.config)
     config.name_or_path = ""
-    return type(encoder)(config)
+    fresh = type(encoder)(config)
+    settings = settings_of(encoder)
+    if settings != EmbeddingSettings():  # without its whitening, which is of the old weights
+        fresh.embedding_settings = EmbeddingSettings(settings.layer, settings.pooling)  # type: ignore[assignment]
+    return fresh
 
 
 __all__ = ["EncoderArguments", "with_random_weights"]

@@ -23,6 +23,8 @@ class UaMixConfig(PreTrainedConfig):
     Args:
         encoder_config: Configuration of the encoder that is tuned.
         layers_path: Where the encoder keeps its list of layers, such as `"encoder.layers"`; found by name if None.
+        embedding_layer: Layer of the encoder whose pooled output is tuned, from 1 on; None for its last output.
+        embedding_pooling: How the encoder's tokens are pooled; None for the encoder's own way.
         input_mean: Mean of the raw log-mels; views are cut from raw log-mels and normalised afterwards.
         input_std: Standard deviation of the raw log-mels.
         input_std_factor: Log-mels are divided by this many standard deviations.
@@ -68,6 +70,8 @@ class UaMixConfig(PreTrainedConfig):
 
     encoder_config: dict | PreTrainedConfig | None = None
     layers_path: str | None = None
+    embedding_layer: int | None = None
+    embedding_pooling: str | None = None
     input_mean: float | int = -4.2677393
     input_std: float | int = 4.5689974
     input_std_factor: float | int = 2.0
@@ -126,7 +130,8 @@ class UaMixConfig(PreTrainedConfig):
 METHOD_FIELDS = tuple(
     name
     for name in UaMixConfig.__annotations__
-    if name not in ("encoder_config", "input_mean", "input_std", "input_std_factor")
+    if name not in ("encoder_config", "embedding_layer", "embedding_pooling")
+    and name not in ("input_mean", "input_std", "input_std_factor")
 )
 
 __all__ = ["METHOD_FIELDS", "MIXES", "UaMixConfig"]

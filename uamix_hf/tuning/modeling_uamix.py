@@ -13,14 +13,17 @@ from typing import Any, Literal
 import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
-from transformers import AutoModel, PreTrainedModel
+from transformers import PreTrainedModel
 from transformers import initialization as init
 from transformers.utils import ModelOutput
 
 from ..data.checks import refuse_idle
+from ..embedding.encoders import base_of
+from ..embedding.kinds import encoder_from_config, make_adapter, settings_of
+from ..embedding.settings import EmbeddingSettings
 from ..training.augmentations import two_views
 from ..training.distributed import gather, world
-from ..training.encoders import EncoderAdapter, EncoderError
+from ..training.encoders import EncoderError
 from . import mixing
 from .configuration_uamix import MIXING_FIELDS, UaMixConfig
 from .heads import ContrastiveHeads
@@ -86,8 +89,11 @@ class UaMixForContrastiveTuning(PreTrainedModel):
         super().__init__(config)
         for module in encoder.modules() if encoder else ():
             module._is_hf_initialized = True  # type: ignore[assignment]  # post_init would initialise adapters again
-        self.encoder = encoder or AutoModel.from_config(config.encoder_config)
-        self.adapter = EncoderAdapter(self.encoder, config.layers_path)
+        self.encoder: Any = encoder or encoder_from_config(config.encoder_config)  # type: ignore[arg-type]
+        settings = EmbeddingSettings(config.embedding_layer, config.embedding_pooling)
+        if settings_of(self.encoder) != settings:  # a whitening of the encoder before tuning ends here
+            base_of(self.encoder).embedding_settings = settings  # type: ignore[assignment]
+        self.adapter = make_adapter(self.encoder, config.layers_path)
         self.heads = ContrastiveHeads(self.adapter.embedding_size, config)
         self.neighbour_queue = NeighbourQueue(config.queue_size, config.projection_size)
         self._trainable = self.adapter.trainable_names()
@@ -115,7 +121,9 @@ class UaMixForContrastiveTuning(PreTrainedModel):
         if unknown:  # transformers' configurations would keep a misspelt name and leave the field at its default
             raise TypeError(f"UaMixConfig has no field {', '.join(sorted(unknown))}.")
         # A copy: as a part of another configuration it loses which attention the encoder runs.
-        settings = UaMixConfig(encoder_config=copy.deepcopy(encoder.config), **config)
+        chosen = settings_of(encoder)
+        chosen_fields = {"embedding_layer": chosen.layer, "embedding_pooling": chosen.pooling}
+        settings = UaMixConfig(encoder_config=copy.deepcopy(encoder.config), **{**chosen_fields, **config})
         if settings.mix == "none":
             refuse_idle(settings, MIXING_FIELDS, "mixtures, and mix is none")
         return cls(settings, encoder)

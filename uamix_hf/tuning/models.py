@@ -22,13 +22,15 @@ def make_model(
         feature_extractor: Its statistics normalise the views.
 
     Raises:
-        ValueError: a given model that contradicts the arguments, or that normalises views by other statistics than the
-            feature extractor.
+        ValueError: a feature extractor that does not fit the encoder, or a given model that contradicts the arguments,
+            or that normalises views by other statistics than the feature extractor.
         EncoderError: an encoder that does not meet the contract of [`EncoderAdapter`].
     """
     statistics = {field: getattr(feature_extractor, name) for field, name in STATISTICS.items()}
     if not isinstance(model, UaMixForContrastiveTuning):
-        return UaMixForContrastiveTuning.from_encoder(model, **statistics, **args.method_settings())
+        model = UaMixForContrastiveTuning.from_encoder(model, **statistics, **args.method_settings())
+        model.adapter.check_fit(feature_extractor)
+        return model
     args.check_agreement(model.config, model.config.queue_size)  # an earlier run may have shrunk the queue
     for field, value in statistics.items():
         if getattr(model.config, field) != value:

@@ -1,11 +1,13 @@
 """Whitening: embeddings with equal variance in all directions, so that distances between them are informative."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
 from datasets import Dataset
 
+from ..embedding.kinds import adapter_class, make_adapter, settings_of
 from ..embedding.log_mels import embed_log_mels
 from ..models.audio_mae.feature_extraction_audio_mae import AudioMAEFeatureExtractor
 from ..models.audio_mae.modeling_audio_mae import AudioMAEModel
@@ -47,25 +49,28 @@ def check_whitening(encoder: Any) -> None:
     """Checks that an encoder can hold a whitening and save it.
 
     Raises:
-        TypeError: it is not an [`AudioMAEModel`], or it has adapters, which are saved without it.
+        TypeError: it has adapters, which are saved without it, or its class has no place for it.
     """
     problem = ""
     if hasattr(encoder, "get_base_model") or getattr(encoder, "_hf_peft_config_loaded", False):
         problem = "has adapters, which are saved without a whitening"
-    elif not isinstance(encoder, AudioMAEModel):
+    elif adapter_class(getattr(encoder, "config", None)).own_whitening and not isinstance(encoder, AudioMAEModel):
         problem = "has no place for a whitening; AudioMAEModel has"
     if problem:
         raise TypeError(f"{type(encoder).__name__} {problem}: leave it out (whiten=False, --whiten false).")
 
 
 def fit_whitening(
-    encoder: AudioMAEModel,
+    encoder: Any,
     feature_extractor: AudioMAEFeatureExtractor,
     dataset: Dataset,
     size: int | None = None,
     batch_size: int = 32,
 ) -> None:
-    """Adds a whitening of the pooled output to the encoder, in place; it is saved with the weights.
+    """Adds a whitening of the embedding to the encoder, in place; `save_encoder` saves it.
+
+    That of an [`AudioMAEModel`] is a layer, which is saved with the weights. That of other encoders is in their
+    `embedding_settings`.
 
     The whitening is computed over unlabelled clips. An earlier one is replaced; after an error the encoder is as it
     was. Pooled outputs of a masked autoencoder lie in a narrow cone, whose axis is nearly the same for all clips: what
@@ -83,6 +88,9 @@ def fit_whitening(
         TypeError: an encoder that cannot be whitened.
     """
     check_whitening(encoder)
+    if not isinstance(encoder, AudioMAEModel):
+        add_whitening(encoder, feature_extractor, dataset, size, batch_size)
+        return
     config = encoder.config
     before, width, training = encoder.whitening, config.whitening_size, encoder.training
     encoder.whitening, config.whitening_size = torch.nn.Identity(), 0
@@ -97,6 +105,24 @@ def fit_whitening(
         encoder.train(training)
         raise
     encoder.whitening, config.whitening_size = layer, matrix.shape[1]
+
+
+def add_whitening(
+    encoder: Any, feature_extractor: AudioMAEFeatureExtractor, dataset: Dataset, size: int | None, batch_size: int
+) -> None:
+    """As [`fit_whitening`], for an encoder with `embedding_settings`."""
+    before, training = settings_of(encoder), encoder.training
+    encoder.embedding_settings = replace(before, whitening=None)
+    try:
+        vectors = embed_log_mels(encoder, feature_extractor, dataset, batch_size=batch_size)
+        width = make_adapter(encoder).embedding_size
+        mean, matrix = whitening_of(vectors, min(SIZE, width) if size is None else size)
+    except BaseException:  # an interrupt, too
+        encoder.embedding_settings = before
+        encoder.train(training)
+        raise
+    tensors = torch.from_numpy(mean).float(), torch.from_numpy(matrix.copy()).float()
+    encoder.embedding_settings = replace(before, whitening=tensors)
 
 
 __all__ = ["check_whitening", "fit_whitening", "whitening_of"]

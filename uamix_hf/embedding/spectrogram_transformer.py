@@ -1,0 +1,42 @@
+"""Adapter of transformers' Audio Spectrogram Transformer."""
+
+from typing import Any
+
+import torch
+
+from ..models.audio_mae.feature_extraction_audio_mae import AudioMAEFeatureExtractor
+from .encoders import EncoderAdapter
+
+
+class ASTAdapter(EncoderAdapter):
+    """Adapter of `ASTModel`, whose input is always padded to `config.max_length`.
+
+    `"pooler"` is the mean of its two prefix tokens, `"mean"` that of the patches with audio.
+
+    Args:
+        encoder: The encoder.
+        layers_path: As in [`EncoderAdapter`].
+    """
+
+    @classmethod
+    def log_mel_extractor(cls, feature_extractor: Any) -> AudioMAEFeatureExtractor:
+        made = feature_extractor
+        # Without normalisation: as with a mean of 0 and a divisor of 1.
+        mean, std, factor = (made.mean, made.std, 2.0) if made.do_normalize else (0.0, 1.0, 1.0)
+        return AudioMAEFeatureExtractor(
+            sampling_rate=made.sampling_rate, num_mel_bins=made.num_mel_bins, max_length=made.max_length,
+            frame_length=made.sampling_rate // 40, frame_shift=made.sampling_rate // 100, remove_waveform_mean=False,
+            mean=mean, std=std, std_factor=factor,
+        )  # fmt: skip
+
+    def mean_over_tokens(self, hidden: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+        config: Any = self.base.config
+        times = 1 + (config.max_length - config.patch_size) // config.time_stride
+        patches = hidden[:, 2:].unflatten(1, (-1, times)).mean(dim=1)  # over frequency, which comes first
+        start = torch.arange(times, device=hidden.device) * config.time_stride
+        # A patch is valid if a frame is that no earlier one covers.
+        valid = lengths[:, None] > start + (start > 0) * (config.patch_size - config.time_stride)
+        return (patches * valid[..., None]).sum(dim=1) / valid.sum(dim=1, keepdim=True)
+
+
+__all__ = ["ASTAdapter"]

@@ -1,0 +1,138 @@
+"""Adapter of Whisper's encoder."""
+
+from typing import Any
+
+import torch
+from torch.nn import functional as F
+from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
+from transformers.masking_utils import create_bidirectional_mask
+from transformers.modeling_outputs import BaseModelOutput
+
+from ..models.audio_mae.feature_extraction_audio_mae import AudioMAEFeatureExtractor
+from ..models.front_ends import front_end
+from .checks import check_length
+from .encoders import EncoderAdapter, EncoderError
+
+# After normalisation, which divides log10 of the power by 4: silence, and the range of 80 dB below a clip's maximum.
+SILENCE = -1.5
+RANGE = 2.0
+STATISTICS = ("mean", "std", "std_factor")
+
+
+class WhisperAdapter(EncoderAdapter):
+    """Adapter of `WhisperEncoder`, whose input is `input_features` (batch, mel bins, frames), 2 frames a token.
+
+    The encoder's own forward takes 30 s of audio only. Here an input of any length up to that has the first positions,
+    and attention leaves padding out: an embedding does not depend on its batch. It differs from that of the same clip
+    padded to 30 s, where attention also sees the silence. The clip's maximum less 80 dB, below which Whisper cuts its
+    log-mels off, is that of each view or mixture.
+
+    Args:
+        encoder: The encoder.
+        layers_path: As in [`EncoderAdapter`].
+    """
+
+    input_name = "input_features"
+    poolings = ("mean",)
+
+    def read_sizes(self, config: Any) -> None:
+        for name in ("conv1", "conv2", "embed_positions", "layer_norm"):
+            if not hasattr(self.base, name):
+                raise EncoderError(f"{type(self.base).__name__} has no {name}: give Whisper's encoder, model.encoder.")
+        self.variable_length = True
+        self.max_frames = 2 * config.max_source_positions
+        self.pooled_size = config.d_model
+        self.patch = 2
+        self.patch_shape = self.strides = (2, config.num_mel_bins)
+
+    @classmethod
+    def load(cls, name_or_path: str, **kwargs: Any) -> PreTrainedModel:
+        """Loads the encoder of a folder that holds it alone or in a whole model, as float32 unless `dtype` is given.
+
+        Args:
+            name_or_path: Folder or Hub repository.
+            **kwargs: Keywords of `from_pretrained`.
+        """
+        from transformers.models.whisper.modeling_whisper import WhisperEncoder, WhisperModel
+
+        kwargs = {"dtype": torch.float32, **kwargs}
+        names = ("revision", "subfolder", "token", "cache_dir", "force_download", "local_files_only", "proxies")
+        config = AutoConfig.from_pretrained(name_or_path, **{key: kwargs[key] for key in names if key in kwargs})
+        if config.architectures == ["WhisperEncoder"]:
+            return WhisperEncoder.from_pretrained(name_or_path, **kwargs)
+        encoder = WhisperModel.from_pretrained(name_or_path, **kwargs).get_encoder()
+        encoder.name_or_path = encoder.config.name_or_path = str(name_or_path)
+        return encoder
+
+    @classmethod
+    def from_config(cls, config: PreTrainedConfig) -> PreTrainedModel:
+        from transformers.models.whisper.modeling_whisper import WhisperEncoder
+
+        return WhisperEncoder._from_config(config)
+
+    @classmethod
+    def log_mel_extractor(cls, feature_extractor: Any) -> AudioMAEFeatureExtractor:
+        made = feature_extractor
+        if made.dither != 0:
+            raise ValueError(
+                f"dither={made.dither}: log-mels are cached, so that noise cannot be drawn anew. Set it to 0."
+            )
+        return front_end(
+            "whisper", sampling_rate=made.sampling_rate, num_mel_bins=made.feature_size, n_fft=made.n_fft,
+            frame_length=made.n_fft, frame_shift=made.hop_length, max_length=made.nb_max_frames,
+            clip_samples=made.n_samples,
+        )  # fmt: skip
+
+    def check_fit(self, extractor: Any) -> None:
+        wanted = front_end("whisper", num_mel_bins=self.base.config.num_mel_bins)
+        for name in ("num_mel_bins", "patch_size", *STATISTICS):
+            made, taken = getattr(extractor, name, None), getattr(wanted, name)
+            if made != taken:
+                raise ValueError(
+                    f"{type(extractor).__name__} has {name}={made} and Whisper {taken}: make it by "
+                    "uamix_hf.models.front_ends.front_end('whisper')."
+                )
+        check_length(extractor, self.max_frames)
+
+    def input_features(self, input_values: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+        """The encoder's input (batch, mel bins, frames): each clip cut off at 80 dB below its maximum, then silence.
+
+        Args:
+            input_values: Normalised (batch, frames, mel bins).
+            lengths: Frames of audio (batch,).
+        """
+        valid = torch.arange(input_values.shape[1], device=input_values.device) < lengths[:, None]
+        values = input_values.float().masked_fill(~valid[..., None], SILENCE)
+        return torch.maximum(values, values.amax(dim=(1, 2), keepdim=True) - RANGE).mT
+
+    def run(
+        self, input_values: torch.Tensor, lengths: torch.Tensor, token_drop: float, padding_value: float
+    ) -> tuple[Any, torch.Tensor | None]:
+        base: Any = self.base
+        # The last token sees the silence after a clip, two frames of it, whether or not a longer clip is in the batch.
+        frames = min(input_values.shape[1] + 2, self.max_frames)
+        padded = F.pad(input_values, (0, 0, 0, frames - input_values.shape[1]), value=SILENCE)
+        features = self.input_features(padded, lengths).to(base.dtype)
+        tokens = -(-input_values.shape[1] // 2)
+        hidden = F.gelu(base.conv2(F.gelu(base.conv1(features)))).mT[:, :tokens]
+        hidden = hidden + base.embed_positions.weight[:tokens]
+        hidden = F.dropout(hidden, p=base.dropout, training=base.training)
+        visible = self.visible(tokens, lengths)
+        mask = create_bidirectional_mask(base.config, hidden, visible.long())
+        for layer in self.layers:
+            if not (base.training and base.layerdrop > 0 and torch.rand([]) < base.layerdrop):
+                hidden = layer(hidden, mask)
+        if self.settings.layer is None:
+            hidden = base.layer_norm(hidden)
+        return BaseModelOutput(last_hidden_state=hidden), visible[..., None].float()
+
+    def visible(self, tokens: int, lengths: torch.Tensor) -> torch.Tensor:
+        """Whether each token has a frame of audio (batch, tokens)."""
+        return 2 * torch.arange(tokens, device=lengths.device) < lengths[:, None]
+
+    def mean_over_tokens(self, hidden: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+        valid = self.visible(hidden.shape[1], lengths)
+        return (hidden * valid[..., None]).sum(dim=1) / valid.sum(dim=1, keepdim=True)
+
+
+__all__ = ["WhisperAdapter"]
