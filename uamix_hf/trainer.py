@@ -72,7 +72,8 @@ class UaMixTrainer:
             counts, and the method's fields that are given here must agree with it.
         train_dataset: Unlabelled recordings: folder or folders, [`DataArguments`], a `datasets.Dataset` with an audio
             column (undecoded or decoded), or [`PreparedData`].
-        feature_extractor: Makes the log-mels. Needed with a model object, else loaded with the model by default.
+        feature_extractor: Makes the log-mels: an [`AudioMAEFeatureExtractor`], or the encoder's own. Needed with a
+            model object, else loaded with the model by default.
         audio_column: Column that holds the audio of a `datasets.Dataset`.
         label_column: Column of labels for a kNN check during training; they are never learnt from.
         group_column: Column of the speaker or source, whose clips are not neighbours of each other in that check.

@@ -127,9 +127,12 @@ def test_the_encoder_of_a_whole_model_is_loaded(tmp_path: Path, attention: str) 
     assert all(torch.equal(value, alone.state_dict()[name]) for name, value in encoder.state_dict().items())
 
 
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
 @pytest.mark.parametrize("frames", [97, 98, 99, 100])
-def test_the_last_token_depends_on_no_other_clip(frames: int) -> None:
-    adapter = make_adapter(small_model().encoder)
+def test_the_last_token_depends_on_no_other_clip(frames: int, attention: str) -> None:
+    encoder = small_model().encoder
+    encoder.set_attn_implementation(attention)
+    adapter = make_adapter(encoder)
     values = torch.randn(2, 100, 80)
     with torch.no_grad():
         together, _ = adapter.encode(values, torch.tensor([frames, 100]), 0.0, 0.0)

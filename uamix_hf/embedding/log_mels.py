@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from itertools import islice
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,7 +12,7 @@ from transformers import PreTrainedModel
 from ..data import LogMelCollator
 from ..data.checks import checked_batch_size
 from ..models.audio_mae.feature_extraction_audio_mae import AudioMAEFeatureExtractor
-from .kinds import make_adapter
+from .kinds import log_mel_extractor, make_adapter
 from .windows import average_windows
 
 
@@ -76,7 +77,7 @@ def average_outputs(
 
 def embed_log_mels(
     encoder: PreTrainedModel,
-    feature_extractor: AudioMAEFeatureExtractor,
+    feature_extractor: Any,
     dataset: Dataset,
     rows: np.ndarray | None = None,
     batch_size: int = 32,
@@ -85,7 +86,7 @@ def embed_log_mels(
 
     Args:
         encoder: The encoder, which is left in evaluation mode.
-        feature_extractor: Normalises and pads the log-mels.
+        feature_extractor: The encoder's own one, or an [`AudioMAEFeatureExtractor`]; normalises and pads the log-mels.
         dataset: Log-mels of [`cached_log_mels`].
         rows: Rows of `dataset`; all if None.
         batch_size: Windows in a batch.
@@ -97,7 +98,9 @@ def embed_log_mels(
         EncoderError: The encoder does not meet the contract of [`EncoderAdapter`].
         ValueError: A batch size below 1, or embeddings that are not finite.
     """
-    adapter, padding = make_adapter(encoder), feature_extractor.padding_value
+    adapter = make_adapter(encoder)
+    feature_extractor = log_mel_extractor(adapter.base.config, feature_extractor)
+    padding = feature_extractor.padding_value
     return average_outputs(
         lambda values, mask: adapter.encode(values, mask.sum(1), 0.0, padding)[0],
         adapter.base, feature_extractor, dataset, rows, batch_size, adapter.embedding_size, adapter.max_frames,
