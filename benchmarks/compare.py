@@ -1,7 +1,6 @@
 """Times ways of doing the same thing in turns and in one process, so that what slows the machine slows all alike."""
 
 import ctypes
-import importlib.metadata
 import json
 import os
 import platform
@@ -15,8 +14,9 @@ import torch
 from transformers import HfArgumentParser
 from transformers.utils import logging
 
+from uamix_hf.version import package_versions
+
 RESULTS = Path(__file__).parent / "results"
-PACKAGES = ("torch", "transformers", "numpy")
 # Of glibc's malloc.h; both in bytes.
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 KEPT_BYTES = 2**31 - 1
@@ -141,7 +141,7 @@ def report(name: str, against: str, rows: Sequence[Row], args: BenchmarkArgument
         "against": against,
         "processor": processor(),
         "cores": os.cpu_count(),
-        "versions": {package: importlib.metadata.version(package) for package in PACKAGES},
+        "versions": package_versions(),
         "arguments": {key: value for key, value in asdict(args).items() if key != "output_dir"},
         "rows": [asdict(row) | {"reached": row.reached} for row in rows],
     }

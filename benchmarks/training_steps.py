@@ -65,13 +65,13 @@ def given_views(model: UaMixForContrastiveTuning, clips: int, seconds: int) -> d
     lengths = batch["attention_mask"].sum(dim=1)
     view_a, view_b, _ = two_views(batch["input_values"], lengths, model.config, model.adapter.patch, full)
     partner = mixing.draw_partners(clips, model.config.pairing)
-    share = mixing.draw_share(model.config, torch.full((clips,), full), partner, full, MEL)
+    mix_mask = mixing.draw_mix_mask(model.config, torch.full((clips,), full), partner, full, MEL)
     padded = [model.normalize(F.pad(view, (0, 0, 0, full - view.shape[1]))) for view in (view_a, view_b)]
     return {
         "view_a": padded[0],
         "view_b": padded[1],
         "partner": partner,
-        "kept": share[..., 0] > 0,
+        "kept": mix_mask[..., 0] > 0,
         "sample_id": batch["sample_id"],
     }
 

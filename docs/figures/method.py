@@ -45,8 +45,8 @@ COLUMNS = [LABELS[0] + COLUMN * (number + 0.5) for number in range(len(CLIPS))]
 
 
 def draw_batch() -> dict[str, torch.Tensor]:
-    """Log-mels of the clips, of their views and of the mixtures (clips, frames, mel bins); the share of the clip itself
-    in each frame of its mixture (clips, frames), and lambda (clips,)."""
+    """Log-mels of the clips, of their views and of the mixtures (clips, frames, mel bins); the mask of its
+    mixture (clips, frames), 1 where it is the clip itself, and lambda (clips,)."""
     render_event = runpy.run_path(str(SOUND_EVENTS))["render_event"]
     waves = [render_event(label, 0, index) for label, index in CLIPS]
     clips = torch.stack([log_mel[:FRAMES] for log_mel in AudioMAEFeatureExtractor().log_mels(waves)])
@@ -54,10 +54,17 @@ def draw_batch() -> dict[str, torch.Tensor]:
     config = UaMixConfig(min_crop=1.0, mix_alpha=2.0)
     view_a, view_b, lengths = two_views(clips, torch.full((len(clips),), FRAMES), config, 16, 1024)
     partners = torch.tensor(PARTNERS)
-    share = mixing.draw_share(config, lengths, partners, FRAMES, clips.shape[2])
-    mixtures = mixing.mix(view_a, partners, share)
-    lambdas = mixing.frame_lambda(share, lengths)
-    return {"clips": clips, "a": view_a, "b": view_b, "mixtures": mixtures, "share": share[..., 0], "lambda": lambdas}
+    mix_mask = mixing.draw_mix_mask(config, lengths, partners, FRAMES, clips.shape[2])
+    mixtures = mixing.mix(view_a, partners, mix_mask)
+    lambdas = mixing.frame_lambda(mix_mask, lengths)
+    return {
+        "clips": clips,
+        "a": view_a,
+        "b": view_b,
+        "mixtures": mixtures,
+        "mix_mask": mix_mask[..., 0],
+        "lambda": lambdas,
+    }
 
 
 def tinted(log_mel: torch.Tensor, like: torch.Tensor, colour: str) -> np.ndarray:
@@ -113,7 +120,7 @@ def draw_inputs(axes: Axes, batch: dict[str, torch.Tensor]) -> None:
     for number, middle in enumerate(rows(MIXTURES)):
         own, other = (tinted(batch["mixtures"][number], batch["a"][who], COLOURS[who])
                       for who in (number, PARTNERS[number]))  # fmt: skip
-        picture = np.where(batch["share"][number].numpy()[:, None] > 0, own, other)
+        picture = np.where(batch["mix_mask"][number].numpy()[:, None] > 0, own, other)
         spectrogram(axes, picture, INPUT, middle, ROW_HEIGHT)
     arrow(axes, (INPUT[0] + 1.24, VIEW_A - 2.5 * ROW - 0.02), (INPUT[0] + 1.24, MIXTURES + 0.2))
 

@@ -74,7 +74,7 @@ def test_a_benchmark_runs_and_writes_its_rows(records: dict[str, dict], name: st
     rows = records[name]["rows"]
     assert len(rows) == len(ROWS[name])
     for row, (case, (bar, at_least)) in zip(rows, ROWS[name].items(), strict=True):
-        assert row["case"].startswith(case) and "width 48" in row["case"]
+        assert row["case"].startswith(case) and "hidden size 48" in row["case"]
         assert (row["bar"], row["at_least"]) == (bar, at_least)
         assert all(math.isfinite(row[part]) for part in ("value", "low", "high"))
         assert row["low"] <= row["value"] <= row["high"]

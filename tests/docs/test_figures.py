@@ -28,7 +28,7 @@ def test_method_figure_is_drawn_from_a_real_mixture(method, tmp_path):
 def test_mixtures_hold_whole_frames_of_both_clips(method):
     batch, partners = method["draw_batch"](), method["PARTNERS"]
     for number, partner in enumerate(partners):
-        own = batch["share"][number] == 1
+        own = batch["mix_mask"][number] == 1
         assert 0 < own.float().mean() < 1
         assert (batch["mixtures"][number][own] == batch["a"][number][own]).all()
         assert (batch["mixtures"][number][~own] == batch["a"][partner][~own]).all()

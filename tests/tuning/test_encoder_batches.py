@@ -56,11 +56,13 @@ def step(make_model):
         torch.manual_seed(5)
         mel_bins = model.encoder.config.num_mel_bins
         views = torch.randn(2, 6, 96, mel_bins).cumsum(2) / 3
-        shares = [mixing.draw_share(model.config, LENGTHS, PARTNER, 96, mel_bins) for _ in range(model.mixed_views)]
+        mix_masks = [
+            mixing.draw_mix_mask(model.config, LENGTHS, PARTNER, 96, mel_bins) for _ in range(model.mixed_views)
+        ]
         model.neighbour_queue.enqueue(F.normalize(torch.randn(10, 16), dim=-1), torch.arange(10) % 5)
         torch.manual_seed(6)  # of the tokens that are dropped: a CPU draws them row by row, so in turns the same
         with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
-            output = model.contrast(*views, LENGTHS, torch.arange(6), PARTNER, shares)
+            output = model.contrast(*views, LENGTHS, torch.arange(6), PARTNER, mix_masks)
         output.loss.backward()
         return model, output, calls
 

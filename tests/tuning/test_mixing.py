@@ -1,4 +1,4 @@
-"""Mixtures against their definition: which frames come from whom, and what share lambda claims."""
+"""Mixtures against their definition: which frames come from whom, and what fraction lambda claims."""
 
 import numpy as np
 import pytest
@@ -6,16 +6,16 @@ import torch
 
 from uamix_hf.models.audio_mae.patches_audio_mae import AudioMAEPatchEmbeddings
 from uamix_hf.tuning import UaMixConfig
-from uamix_hf.tuning.mixing import draw_lambda, draw_partners, draw_share, frame_lambda, mix, token_lambda
+from uamix_hf.tuning.mixing import draw_lambda, draw_mix_mask, draw_partners, frame_lambda, mix, token_lambda
 
 LENGTHS = torch.tensor([96, 80, 96, 41, 64, 33, 90, 31, 96])
 
 
-def share_of(lengths=LENGTHS, partner=None, frames=None, mel=32, **config):
+def mask_of(lengths=LENGTHS, partner=None, frames=None, mel=32, **config):
     lengths = torch.as_tensor(lengths)
     partner = draw_partners(len(lengths), "random") if partner is None else partner
     frames = -(-int(lengths.max()) // 16) * 16 if frames is None else frames
-    return draw_share(UaMixConfig(**config), lengths, partner, frames, mel)
+    return draw_mix_mask(UaMixConfig(**config), lengths, partner, frames, mel)
 
 
 def pasted_stretch(row: torch.Tensor) -> tuple[int, int]:
@@ -53,10 +53,10 @@ def test_reverse_pairing_is_mutual_and_leaves_the_odd_middle_alone(batch, kind):
     torch.manual_seed(0)
     partner = draw_partners(batch, "reverse")
     assert partner.tolist() == list(reversed(range(batch)))
-    share = share_of([96] * batch, partner, mix=kind)
+    mix_mask = mask_of([96] * batch, partner, mix=kind)
     if batch % 2:
-        assert (share[batch // 2] == 1).all()
-        assert frame_lambda(share, torch.tensor([96] * batch))[batch // 2] == 1
+        assert (mix_mask[batch // 2] == 1).all()
+        assert frame_lambda(mix_mask, torch.tensor([96] * batch))[batch // 2] == 1
 
 
 @pytest.mark.parametrize("position", ["segment", "prefix", "center_clip"])
@@ -66,11 +66,11 @@ def test_t_cutmix_pastes_one_aligned_stretch_of_frames_that_both_clips_have(posi
     mixed = 0
     for _ in range(40):
         partner = draw_partners(len(LENGTHS), "random")
-        share = share_of(partner=partner, mix_align=align, mix_position=position)
-        assert share.shape == (len(LENGTHS), 96, 1)  # one value for all mel bins
-        assert ((share == 0) | (share == 1)).all()
+        mix_mask = mask_of(partner=partner, mix_align=align, mix_position=position)
+        assert mix_mask.shape == (len(LENGTHS), 96, 1)  # one value for all mel bins
+        assert ((mix_mask == 0) | (mix_mask == 1)).all()
         for row in range(len(LENGTHS)):
-            start, end = pasted_stretch(share[row, :, 0])
+            start, end = pasted_stretch(mix_mask[row, :, 0])
             common = min(int(LENGTHS[row]), int(LENGTHS[partner[row]])) // align * align
             assert 0 <= start <= end <= common
             assert start % align == end % align == 0
@@ -85,21 +85,21 @@ def test_pasted_frames_are_the_partners_at_the_same_time():
     torch.manual_seed(0)
     clips = torch.randn(9, 96, 32)
     partner = draw_partners(9, "random")
-    share = share_of(partner=partner)
-    assert (share == 0).any()
-    mixture = mix(clips, partner, share)
+    mix_mask = mask_of(partner=partner)
+    assert (mix_mask == 0).any()
+    mixture = mix(clips, partner, mix_mask)
     for row in range(9):
         for frame in range(96):
-            source = clips[row] if share[row, frame, 0] == 1 else clips[partner[row]]
+            source = clips[row] if mix_mask[row, frame, 0] == 1 else clips[partner[row]]
             assert torch.equal(mixture[row, frame], source[frame])
 
 
 def test_cutmix_pastes_one_aligned_box():
     torch.manual_seed(0)
     for align in (1, 16):
-        share = share_of(mix="cutmix", mix_align=align, mel=64)
-        pasted = share == 0
-        assert share.shape == (9, 96, 64) and pasted.any()
+        mix_mask = mask_of(mix="cutmix", mix_align=align, mel=64)
+        pasted = mix_mask == 0
+        assert mix_mask.shape == (9, 96, 64) and pasted.any()
         for row in pasted:
             times, bins = row.any(1), row.any(0)
             assert torch.equal(row, times[:, None] & bins)
@@ -109,22 +109,22 @@ def test_cutmix_pastes_one_aligned_box():
 def test_the_boxs_area_is_the_partners_share():
     torch.manual_seed(0)
     lengths = torch.full((200,), 512)
-    share = share_of(lengths, mix="cutmix", mix_alpha=1000.0, mix_dominant=False, mix_align=1, mel=128)
+    mix_mask = mask_of(lengths, mix="cutmix", mix_alpha=1000.0, mix_dominant=False, mix_align=1, mel=128)
     # Beta(1000, 1000) is 0.5 within 0.011 (one standard deviation); rounding moves a side by at most half a bin.
-    assert frame_lambda(share, lengths).mean().item() == pytest.approx(0.5, abs=0.01)
+    assert frame_lambda(mix_mask, lengths).mean().item() == pytest.approx(0.5, abs=0.01)
 
 
 def test_mixup_blends_the_common_frames_in_one_proportion():
     torch.manual_seed(0)
     partner = draw_partners(9, "random")
-    share = share_of(partner=partner, mix="mixup", mix_align=16)
+    mix_mask = mask_of(partner=partner, mix="mixup", mix_align=16)
     clips = torch.randn(9, 96, 32)
-    mixture = mix(clips, partner, share)
+    mixture = mix(clips, partner, mix_mask)
     for row in range(9):
         common = min(int(LENGTHS[row]), int(LENGTHS[partner[row]])) // 16 * 16
-        lam = share[row, 0, 0]
+        lam = mix_mask[row, 0, 0]
         assert (lam == 1) == (common < 32)
-        assert (share[row, :common] == lam).all() and (share[row, common:] == 1).all()
+        assert (mix_mask[row, :common] == lam).all() and (mix_mask[row, common:] == 1).all()
         blend = lam * clips[row, :common] + (1 - lam) * clips[partner[row], :common]
         torch.testing.assert_close(mixture[row, :common], blend)
         assert torch.equal(mixture[row, common:], clips[row, common:])
@@ -136,18 +136,18 @@ def test_clips_with_less_than_two_aligned_stretches_in_common_stay_as_they_are(k
     lengths = [31, 96, 16, 96, 5, 96]
     partner = torch.tensor([1, 0, 3, 2, 5, 4])
     for _ in range(20):
-        assert (share_of(lengths, partner, mix=kind) == 1).all()
-    assert (share_of([32, 96], torch.tensor([1, 0]), mix_dominant=False, mix_alpha=1000.0, mix=kind) != 1).any()
+        assert (mask_of(lengths, partner, mix=kind) == 1).all()
+    assert (mask_of([32, 96], torch.tensor([1, 0]), mix_dominant=False, mix_alpha=1000.0, mix=kind) != 1).any()
 
 
 @pytest.mark.parametrize("kind", ["t-cutmix", "cutmix", "mixup"])
 def test_frame_lambda_is_the_mean_of_the_share_over_frames_of_sound(kind):
     torch.manual_seed(0)
-    share = share_of(mix=kind, mix_align=4)
-    lam = frame_lambda(share, LENGTHS)
+    mix_mask = mask_of(mix=kind, mix_align=4)
+    lam = frame_lambda(mix_mask, LENGTHS)
     assert lam.dtype == torch.float32 and (lam < 1).any()
     for row, length in enumerate(LENGTHS.tolist()):
-        assert lam[row].item() == pytest.approx(share[row, :length].double().mean().item(), abs=1e-6)
+        assert lam[row].item() == pytest.approx(mix_mask[row, :length].double().mean().item(), abs=1e-6)
 
 
 @pytest.mark.parametrize("patch,strides", [((16, 16), None), ((2, 64), None), ((16, 16), (10, 10))])
@@ -158,29 +158,29 @@ def test_token_lambda_is_the_mean_share_of_the_visible_tokens(kind, align, patch
     mel = 64
     step = strides or patch
     columns, bands = (96 - patch[0]) // step[0] + 1, (mel - patch[1]) // step[1] + 1
-    share = share_of(mix=kind, mix_align=align, mel=mel)
+    mix_mask = mask_of(mix=kind, mix_align=align, mel=mel)
     visible = (torch.rand(9, columns, bands) < 0.5).float()
     visible[:, 0, 0] = 1  # an encoder always keeps a token
-    lam = token_lambda(share, visible, patch, strides)
-    values = share.expand(-1, -1, mel).numpy().astype(np.float64)
+    lam = token_lambda(mix_mask, visible, patch, strides)
+    values = mix_mask.expand(-1, -1, mel).numpy().astype(np.float64)
     for row in range(9):
-        shares = []
+        mix_masks = []
         for time in range(columns):
             for band in range(bands):
                 if visible[row, time, band]:
                     start, low = time * step[0], band * step[1]
                     cell = values[row, start : start + patch[0], low : low + patch[1]]
-                    shares.append(cell.mean())
-        assert lam[row].item() == pytest.approx(np.mean(shares), abs=1e-6)
+                    mix_masks.append(cell.mean())
+        assert lam[row].item() == pytest.approx(np.mean(mix_masks), abs=1e-6)
 
 
 def test_both_lambdas_are_one_minus_the_stretchs_share_of_whole_clips():
     torch.manual_seed(0)
     lengths = torch.full((64,), 96)
-    share = share_of(lengths, mix_dominant=False)
-    expected = [1 - (end - start) / 96 for start, end in (pasted_stretch(row[:, 0]) for row in share)]
-    torch.testing.assert_close(frame_lambda(share, lengths), torch.tensor(expected))
-    torch.testing.assert_close(token_lambda(share, torch.ones(64, 6, 2), (16, 16)), torch.tensor(expected))
+    mix_mask = mask_of(lengths, mix_dominant=False)
+    expected = [1 - (end - start) / 96 for start, end in (pasted_stretch(row[:, 0]) for row in mix_mask)]
+    torch.testing.assert_close(frame_lambda(mix_mask, lengths), torch.tensor(expected))
+    torch.testing.assert_close(token_lambda(mix_mask, torch.ones(64, 6, 2), (16, 16)), torch.tensor(expected))
     assert len(set(expected)) == 6
 
 
@@ -189,7 +189,7 @@ def mean_lambda(length: int, draws: int, **config) -> tuple[float, float]:
     lams = []
     for _ in range(draws // 2000):
         lengths = torch.full((2000,), length)
-        lams.append(frame_lambda(share_of(lengths, frames=length, mix_dominant=False, **config), lengths))
+        lams.append(frame_lambda(mask_of(lengths, frames=length, mix_dominant=False, **config), lengths))
     lam = torch.cat(lams).double()
     return lam.mean().item(), lam.std().item() / len(lam) ** 0.5
 
@@ -204,7 +204,7 @@ def test_a_stretch_that_starts_anywhere_leaves_lambda_unbiased(alpha):
 def test_rounding_to_cells_gives_the_mean_that_uniform_lambdas_round_to():
     torch.manual_seed(0)
     mean, error = mean_lambda(64, 40_000, mix_align=16)
-    # Four cells: a uniform share rounds to 0 and 4 with 1/8, else with 1/4; 4 is clamped to 3.
+    # Four cells: a uniform fraction rounds to 0 and 4 with 1/8, else with 1/4; 4 is clamped to 3.
     assert mean == pytest.approx(1 - (1 * 0.25 + 2 * 0.25 + 3 * 0.375) / 4, abs=4 * error)
 
 
@@ -218,8 +218,8 @@ def test_a_clipped_stretch_around_a_centre_favours_the_clip_by_a_twelfth():
 def test_stretches_start_anywhere_with_equal_probability():
     torch.manual_seed(0)
     lengths = torch.full((20_000,), 160)
-    share = share_of(lengths, mix_alpha=1000.0)
-    starts = [start for start, end in map(pasted_stretch, share[:, :, 0]) if end - start == 80]
+    mix_mask = mask_of(lengths, mix_alpha=1000.0)
+    starts = [start for start, end in map(pasted_stretch, mix_mask[:, :, 0]) if end - start == 80]
     count = np.bincount(np.array(starts) // 16, minlength=6)
     assert len(count) == 6 and len(starts) > 15_000
     assert np.abs(count - len(starts) / 6).max() < 5 * (len(starts) / 6) ** 0.5
@@ -229,7 +229,7 @@ def test_stretches_start_anywhere_with_equal_probability():
 def test_dominant_clips_keep_half_but_for_rounding(length):
     torch.manual_seed(0)
     lengths = torch.full((2000,), length)
-    lam = frame_lambda(share_of(lengths), lengths)
+    lam = frame_lambda(mask_of(lengths), lengths)
     assert lam.min() >= 0.5 - 16 / (2 * length) - 1e-6
     wanted = draw_lambda(UaMixConfig(), 20_000)
     assert wanted.min() >= 0.5
@@ -240,15 +240,15 @@ def test_one_lambda_for_the_batch_or_one_for_each_clip():
     torch.manual_seed(0)
     for kind in ("t-cutmix", "mixup"):
         lengths = torch.full((64,), 96)
-        shared = frame_lambda(share_of(lengths, mix=kind, mix_per_sample=False, mix_alpha=100.0), lengths)
+        shared = frame_lambda(mask_of(lengths, mix=kind, mix_per_sample=False, mix_alpha=100.0), lengths)
         assert len(shared.unique()) == 1 and shared[0] < 1
-        own = frame_lambda(share_of(lengths, mix=kind, mix_dominant=False), lengths)
+        own = frame_lambda(mask_of(lengths, mix=kind, mix_dominant=False), lengths)
         assert len(own.unique()) > 4
 
 
 def test_mixing_has_the_wanted_probability():
     torch.manual_seed(0)
-    assert (share_of([96] * 100, mix_probability=0) == 1).all()
+    assert (mask_of([96] * 100, mix_probability=0) == 1).all()
     wanted = draw_lambda(UaMixConfig(mix_probability=0.3, mix_dominant=False), 20_000)
     assert (wanted < 1).double().mean().item() == pytest.approx(0.3, abs=4 * (0.21 / 20_000) ** 0.5)
 
@@ -259,9 +259,9 @@ def test_mixing_aligned_spectrograms_is_mixing_their_patch_tokens(kind, encoder_
     embed = AudioMAEPatchEmbeddings(encoder_config)
     clips = torch.randn(9, 96, 32)
     partner = draw_partners(9, "random")
-    share = share_of(partner=partner, mix=kind)
-    cells = share.expand(-1, -1, 32)[:, ::16, ::16].flatten(1)[..., None]  # tokens run time-major
+    mix_mask = mask_of(partner=partner, mix=kind)
+    cells = mix_mask.expand(-1, -1, 32)[:, ::16, ::16].flatten(1)[..., None]  # tokens run time-major
     with torch.no_grad():
-        tokens, mixed = embed(clips), embed(mix(clips, partner, share))
+        tokens, mixed = embed(clips), embed(mix(clips, partner, mix_mask))
     assert (cells != 1).any()
     torch.testing.assert_close(mixed, cells * tokens + (1 - cells) * tokens[partner], atol=1e-6, rtol=1e-6)

@@ -20,12 +20,12 @@ PADDING = 4.2677393 / (2 * 4.5689974)
 
 
 def given_views(model, views=1, seed=5):
-    """Arguments of `contrast`, drawn once: (view a, view b, lengths, ids, partner, shares)."""
+    """Arguments of `contrast`, drawn once: (view a, view b, lengths, ids, partner, mix_masks)."""
     torch.manual_seed(seed)
     lengths = torch.tensor(LENGTHS)
     view_a, view_b = torch.randn(2, 6, 96, 32).cumsum(2) / 3
-    shares = [mixing.draw_share(model.config, lengths, PARTNER, 96, 32) for _ in range(views)]
-    return view_a, view_b, lengths, torch.arange(6), PARTNER, shares
+    mix_masks = [mixing.draw_mix_mask(model.config, lengths, PARTNER, 96, 32) for _ in range(views)]
+    return view_a, view_b, lengths, torch.arange(6), PARTNER, mix_masks
 
 
 def fill_queue(model, count, seed=6):
@@ -40,7 +40,7 @@ def states_equal(one, two) -> bool:
     return one.keys() == two.keys() and all(torch.equal(value, two[name]) for name, value in one.items())
 
 
-def written_out(model, view_a, view_b, lengths, ids, partner, shares, labels=None) -> dict:
+def written_out(model, view_a, view_b, lengths, ids, partner, mix_masks, labels=None) -> dict:
     """One step (docs/concepts/method.md) with one view after the other, one clip after the other."""
 
     def pool(view):
@@ -68,10 +68,10 @@ def written_out(model, view_a, view_b, lengths, ids, partner, shares, labels=Non
     one_hot = torch.eye(len(ids))
     ab, ba = loss(queries[0], keys_b, one_hot), loss(queries[1], keys_a, one_hot)
     mixed, lams = [], []
-    for view, keys, share in zip((view_a, view_b), (keys_b, keys_a), shares, strict=False):
+    for view, keys, mix_mask in zip((view_a, view_b), (keys_b, keys_a), mix_masks, strict=False):
         mixture, virtual, lam = view.clone(), torch.zeros(len(ids), len(ids)), []
         for row, other in enumerate(partner.tolist()):
-            weight = share[row].expand(-1, view.shape[2])
+            weight = mix_mask[row].expand(-1, view.shape[2])
             mixture[row] = weight * view[row] + (1 - weight) * view[other]
             columns = math.ceil(int(lengths[row]) / 16)  # a token is valid if any of its frames is
             lam.append(float(weight[: 16 * columns].mean()))
@@ -329,19 +329,19 @@ def test_the_neighbour_queue_takes_in_view_a_alone(make_model):
 def test_lambda_counts_the_tokens_that_were_really_seen(make_model, make_batch, monkeypatch, kind):
     model = make_model(token_drop=0.5, mix=kind, min_crop=1, mix_align=8).train()
     drawn, masks = [], []
-    draw_share = mixing.draw_share
+    draw_mix_mask = mixing.draw_mix_mask
 
     def spy(config, lengths, *rest):
-        drawn.append((draw_share(config, lengths, *rest), lengths))
+        drawn.append((draw_mix_mask(config, lengths, *rest), lengths))
         return drawn[-1][0]
 
-    monkeypatch.setattr(mixing, "draw_share", spy)
+    monkeypatch.setattr(mixing, "draw_mix_mask", spy)
     model.encoder.register_forward_hook(lambda module, inputs, output: masks.append(output.mask))
     output = model(**make_batch(LENGTHS))
-    ((share, lengths),), removed = drawn, masks[0][12:]  # rows of view a, view b, mixtures
+    ((mix_mask, lengths),), removed = drawn, masks[0][12:]  # rows of view a, view b, mixtures
     lams, seen = [], 0
     for row in range(6):
-        values = share[row].expand(-1, 32).numpy()
+        values = mix_mask[row].expand(-1, 32).numpy()
         valid = [(t, f) for t in range(6) for f in range(2) if 16 * t < lengths[row]]
         visible = [(t, f) for t, f in valid if removed[row, 2 * t + f] == 0]
         assert len(visible) == max(1, len(valid) // 2)
@@ -472,8 +472,8 @@ def test_a_model_in_half_precision_learns_nearly_the_same(make_model, make_ast, 
         each.adapter.encode = recorded(each.adapter.encode, embeddings)
     torch.manual_seed(3)
     views, lengths = torch.randn(2, 6, *sizes).cumsum(2) / 3, torch.tensor(LENGTHS)
-    share = mixing.draw_share(model.config, lengths, PARTNER, *sizes)
-    given = (*views, lengths, torch.arange(6), PARTNER, [share])
+    mix_mask = mixing.draw_mix_mask(model.config, lengths, PARTNER, *sizes)
+    given = (*views, lengths, torch.arange(6), PARTNER, [mix_mask])
     for each in (model, half):
         output = each.contrast(*given)
         output.loss.backward()

@@ -68,10 +68,10 @@ def test_a_resumed_run_of_ast_finds_all_its_weights(make_ast, make_model, make_d
 def test_lambda_is_counted_in_frames_where_tokens_cannot_be_dropped(make_ast, make_model):
     model = make_model(encoder=make_ast(), token_drop=0.5).train()
     views = torch.randn(2, 4, 128, 128)
-    share = torch.ones(4, 128, 1)
-    share[0, 16:64], share[1, :32], share[2, 96:112] = 0, 0, 0
+    mix_mask = torch.ones(4, 128, 1)
+    mix_mask[0, 16:64], mix_mask[1, :32], mix_mask[2, 96:112] = 0, 0, 0
     lengths = torch.tensor([128, 64, 120, 128])
-    output = model.contrast(*views, lengths, torch.arange(4), torch.tensor([1, 2, 3, 0]), [share])
+    output = model.contrast(*views, lengths, torch.arange(4), torch.tensor([1, 2, 3, 0]), [mix_mask])
     expected = [1 - 48 / 128, 1 - 32 / 64, 1 - 16 / 120, 1.0]
     assert output.mix_lambda.item() == pytest.approx(sum(expected) / 4, abs=1e-6)
 

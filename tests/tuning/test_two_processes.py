@@ -13,7 +13,7 @@ from uamix_hf import AudioMAEConfig, AudioMAEFeatureExtractor, AudioMAEModel
 from uamix_hf.data import LogMelCollator
 from uamix_hf.training.distributed import world
 from uamix_hf.tuning import KNNCallback, UaMixForContrastiveTuning, UaMixTrainingArguments, train_stages
-from uamix_hf.tuning.mixing import draw_share
+from uamix_hf.tuning.mixing import draw_mix_mask
 
 WORLD, BATCH, MEL = 2, 4, 32
 
@@ -42,7 +42,7 @@ def run_contrast(rank: int, size: int, symmetric: bool, turn: int | None = None)
     views = torch.randn(2, 8, 96, MEL)
     lengths = torch.tensor([96, 80, 64, 96, 90, 40, 96, 64])
     partner = torch.tensor([1, 2, 3, 0, 7, 6, 5, 4])
-    shares = [draw_share(model.config, lengths, partner, 96, MEL) for _ in range(1 + symmetric)]
+    mix_masks = [draw_mix_mask(model.config, lengths, partner, 96, MEL) for _ in range(1 + symmetric)]
     model.neighbour_queue.enqueue(torch.nn.functional.normalize(torch.randn(10, 16), dim=-1), torch.arange(10) % 5)
     rows = slice(rank * size, (rank + 1) * size)
     output = model.contrast(
@@ -50,7 +50,7 @@ def run_contrast(rank: int, size: int, symmetric: bool, turn: int | None = None)
         lengths[rows],
         torch.arange(8)[rows],
         partner[rows] - rank * size,
-        [share[rows] for share in shares],
+        [mix_mask[rows] for mix_mask in mix_masks],
     )
     output.loss.backward()
     found = {"loss": output.loss.detach(), "clean": output.loss_clean, "mixed": output.loss_mixed}

@@ -1,7 +1,7 @@
 """Mixtures of clips: T-CutMix, CutMix and mixup (docs/concepts/method.md, Unsupervised mixtures).
 
-A mixture is described by `share` (batch, frames, mel bins or 1), the fraction of each value that is of the clip itself:
-0 or 1 for CutMix, in between for mixup. `mixture = share * clip + (1 - share) * partner`.
+A mixture is described by `mix_mask` (batch, frames, mel bins or 1), the weight of the clip itself in each value: 0 or 1
+for CutMix, in between for mixup. `mixture = mix_mask * clip + (1 - mix_mask) * partner`.
 """
 
 import torch
@@ -64,7 +64,7 @@ def inside(interval: tuple[torch.Tensor, torch.Tensor], size: int) -> torch.Tens
     return (place >= interval[0][:, None]) & (place < interval[1][:, None])
 
 
-def draw_share(
+def draw_mix_mask(
     config: UaMixConfig, lengths: torch.Tensor, partner: torch.Tensor, frames: int, mel_bins: int
 ) -> torch.Tensor:
     """Fraction of each value of a mixture that is of the clip itself, (batch, frames, mel_bins or 1) float32.
@@ -103,35 +103,35 @@ def draw_share(
     return (~pasted).float()
 
 
-def mix(clips: torch.Tensor, partner: torch.Tensor, share: torch.Tensor) -> torch.Tensor:
-    """Mixtures (batch, frames, mel bins) of clips with their partners; exact copies where `share` is 0 or 1."""
-    share = share.to(clips.dtype)
-    return share * clips + (1 - share) * clips[partner]
+def mix(clips: torch.Tensor, partner: torch.Tensor, mix_mask: torch.Tensor) -> torch.Tensor:
+    """Mixtures (batch, frames, mel bins) of clips with their partners; exact copies where `mix_mask` is 0 or 1."""
+    mix_mask = mix_mask.to(clips.dtype)
+    return mix_mask * clips + (1 - mix_mask) * clips[partner]
 
 
-def frame_lambda(share: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
-    """Lambda (batch,) float32: mean of `share` over the frames without padding, for encoders without token masks."""
-    valid = torch.arange(share.shape[1], device=share.device) < lengths[:, None]
-    return (share.mean(dim=2) * valid).sum(dim=1) / valid.sum(dim=1)
+def frame_lambda(mix_mask: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+    """Lambda (batch,) float32: mean of `mix_mask` over the frames without padding, for encoders without token masks."""
+    valid = torch.arange(mix_mask.shape[1], device=mix_mask.device) < lengths[:, None]
+    return (mix_mask.mean(dim=2) * valid).sum(dim=1) / valid.sum(dim=1)
 
 
 def token_lambda(
-    share: torch.Tensor, visible: torch.Tensor, patch: tuple[int, int], strides: tuple[int, int] | None = None
+    mix_mask: torch.Tensor, visible: torch.Tensor, patch: tuple[int, int], strides: tuple[int, int] | None = None
 ) -> torch.Tensor:
-    """Lambda (batch,) float32: mean of `share` over the tokens that the encoder saw.
+    """Lambda (batch,) float32: mean of `mix_mask` over the tokens that the encoder saw.
 
     Args:
-        share: From [`draw_share`].
+        mix_mask: From [`draw_mix_mask`].
         visible: (batch, time tokens, frequency tokens), 1 = neither padding nor dropped.
         patch: Frames and frequency bands of a patch.
         strides: Frames and frequency bands from patch to patch; those of a patch if None.
     """
     strides = strides or patch
-    if share.shape[2] == 1:  # equal in all frequency bands
+    if mix_mask.shape[2] == 1:  # equal in all frequency bands
         patch, strides = (patch[0], 1), (strides[0], 1)
-    tokens = F.avg_pool2d(share[:, None], patch, strides)[:, 0]
+    tokens = F.avg_pool2d(mix_mask[:, None], patch, strides)[:, 0]
     weight = visible.to(tokens.dtype)
     return (tokens * weight).sum(dim=(1, 2)) / weight.sum(dim=(1, 2))
 
 
-__all__ = ["draw_lambda", "draw_partners", "draw_share", "frame_lambda", "mix", "token_lambda"]
+__all__ = ["draw_lambda", "draw_partners", "draw_mix_mask", "frame_lambda", "mix", "token_lambda"]

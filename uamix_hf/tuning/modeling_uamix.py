@@ -248,9 +248,9 @@ class UaMixForContrastiveTuning(PreTrainedModel):
         )
         partner = mixing.draw_partners(len(view_a), config.pairing, view_a.device)
         frames, mel_bins = view_a.shape[1:]
-        shares = [mixing.draw_share(config, lengths, partner, frames, mel_bins) for _ in range(self.mixed_views)]
+        mix_masks = [mixing.draw_mix_mask(config, lengths, partner, frames, mel_bins) for _ in range(self.mixed_views)]
         return self.contrast(
-            self.normalize(view_a), self.normalize(view_b), lengths, sample_id, partner, shares, labels
+            self.normalize(view_a), self.normalize(view_b), lengths, sample_id, partner, mix_masks, labels
         )
 
     @property
@@ -292,7 +292,7 @@ class UaMixForContrastiveTuning(PreTrainedModel):
         lengths: torch.Tensor,
         sample_id: torch.Tensor,
         partner: torch.Tensor,
-        shares: list[torch.Tensor],
+        mix_masks: list[torch.Tensor],
         labels: torch.Tensor | None = None,
     ) -> UaMixOutput:
         """Computes the loss of given views and mixtures; only the choice of neighbours is random.
@@ -303,11 +303,13 @@ class UaMixForContrastiveTuning(PreTrainedModel):
             lengths: Frames of each clip without padding (batch,).
             sample_id: Number of each clip (batch,) int64.
             partner: Index of each clip's partner (batch,).
-            shares: Outputs of [`mixing.draw_share`] for the mixture of view a and, where both are mixed, of view b.
+            mix_masks: Outputs of [`mixing.draw_mix_mask`] for view a and, where both views are mixed, view b.
             labels: Class numbers (batch,), used for `neighbour_purity` only.
         """
         config = self.config
-        mixtures = [mixing.mix(view, partner, share) for view, share in zip((view_a, view_b), shares, strict=False)]
+        mixtures = [
+            mixing.mix(view, partner, mix_mask) for view, mix_mask in zip((view_a, view_b), mix_masks, strict=False)
+        ]
         pooled, visible = self.embed([view_a, view_b, *mixtures], lengths)
         with torch.autocast(view_a.device.type, enabled=False):
             query_a, query_b, *mixed = self.heads.predict(pooled)
@@ -323,11 +325,11 @@ class UaMixForContrastiveTuning(PreTrainedModel):
                 + virtual_label_loss(query_b, keys_a, config.temperature, own)
             )
             losses, lambdas = [], []
-            for query, seen, keys, share in zip(mixed, visible[2:], (keys_b, keys_a), shares, strict=False):
+            for query, seen, keys, mix_mask in zip(mixed, visible[2:], (keys_b, keys_a), mix_masks, strict=False):
                 lam = (
-                    mixing.frame_lambda(share, lengths)
+                    mixing.frame_lambda(mix_mask, lengths)
                     if seen is None
-                    else mixing.token_lambda(share, seen, self.adapter.patch_shape, self.adapter.strides)
+                    else mixing.token_lambda(mix_mask, seen, self.adapter.patch_shape, self.adapter.strides)
                 )
                 losses.append(virtual_label_loss(query, keys, config.temperature, own, first + partner, lam))
                 lambdas.append(lam)
