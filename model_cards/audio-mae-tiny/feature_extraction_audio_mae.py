@@ -74,7 +74,8 @@ class AudioMAEFeatureExtractor(SequenceFeatureExtractor):
         preemphasis_scope: `"frame"`: pre-emphasis within each frame, as in Kaldi. `"waveform"`: over the waveform,
             which loses its first sample.
         power: Exponent of the magnitude: 2.0 is the power spectrum, 1.0 the magnitude spectrum.
-        mel_scale: `"kaldi"` (triangles in mel), `"htk"` or `"slaney"` (triangles in Hz).
+        mel_scale: `"kaldi"` (triangles in mel), `"htk"`, `"slaney"` (triangles in Hz) or `"librosa"` (Slaney's in
+            librosa's precision).
         mel_norm: `"slaney"` for mel filters of unit area, None for those of unit height.
         high_frequency: Upper edge of the highest mel bin in Hz; the Nyquist frequency if None.
         mel_floor: Smaller mel energies are raised to it before the logarithm.

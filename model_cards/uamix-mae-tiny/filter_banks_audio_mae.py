@@ -7,7 +7,7 @@ from functools import lru_cache
 import numpy as np
 import torch
 from torch.nn import functional as F
-from transformers.audio_utils import hertz_to_mel
+from transformers.audio_utils import hertz_to_mel, mel_filter_bank
 
 # Frames computed at once on a CPU. More do not fit its cache, and their memory is allocated anew each time; both are
 # slower than the loop.
@@ -42,7 +42,13 @@ def kaldi_mel_filters(num_mel_bins: int, n_fft: int, sampling_rate: int, low: fl
 def hertz_mel_filters(
     num_mel_bins: int, n_fft: int, sampling_rate: int, low: float, high: float, scale: str, norm: str | None
 ) -> np.ndarray:
-    """Filters that are triangles in Hz, (n_fft / 2 + 1, num_mel_bins) float32, in torchaudio's float32 operations."""
+    """Filters that are triangles in Hz, (n_fft / 2 + 1, num_mel_bins) float32, in torchaudio's float32 operations.
+
+    Those of the scale `"librosa"` are computed in float64.
+    """
+    if scale == "librosa":
+        exact = mel_filter_bank(n_fft // 2 + 1, num_mel_bins, low, high, sampling_rate, norm, "slaney")
+        return exact.astype(np.float32)
     bottom, top = (float(hertz_to_mel(hertz, scale)) for hertz in (low, high))
     mels = torch.linspace(bottom, top, num_mel_bins + 2, dtype=torch.float32, device="cpu")
     if scale == "htk":
@@ -90,7 +96,8 @@ class FilterBank:
         preemphasis_scope: `"frame"`: within each frame, whose first sample is its own predecessor, as in Kaldi; or
             `"waveform"`: over the waveform, which loses its first sample.
         power: Exponent of the magnitude: 2.0 is the power spectrum, 1.0 the magnitude spectrum.
-        mel_scale: `"kaldi"` (triangles in mel), `"htk"` or `"slaney"` (triangles in Hz).
+        mel_scale: `"kaldi"` (triangles in mel), `"htk"`, `"slaney"` (triangles in Hz) or `"librosa"` (Slaney's in
+            librosa's precision).
         mel_norm: `"slaney"` for triangles of unit area, None for those of unit height.
         low_frequency: Lower edge of the filters in Hz.
         high_frequency: Upper edge of the filters in Hz; the Nyquist frequency if None.
@@ -124,7 +131,7 @@ class FilterBank:
         for name, known in (
             ("window_type", ("hann", "povey")),
             ("preemphasis_scope", ("frame", "waveform")),
-            ("mel_scale", ("kaldi", "htk", "slaney")),
+            ("mel_scale", ("kaldi", "htk", "slaney", "librosa")),
             ("mel_norm", (None, "slaney")),
         ):
             if getattr(self, name) not in known:

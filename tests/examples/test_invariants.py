@@ -88,7 +88,7 @@ def test_what_changes_the_run_a_little_shows(run, plain):
 @pytest.mark.parametrize(
     "flags",
     [
-        pytest.param(["--dataloader_num_workers", 2], id="workers"),
+        pytest.param(["--dataloader_num_workers", 2], id="workers", marks=pytest.mark.slow),
         pytest.param(["--activation_checkpointing", True], id="activation checkpointing"),
         pytest.param(["--save_steps", 5], id="checkpoints in between"),
     ],

@@ -71,6 +71,7 @@ def test_groups_are_held_out_whole_by_a_stream_too(load, folder: Path, tmp_path:
         load(STREAM, HeldOutArguments(eval_where=["take=1"]), data=data)
 
 
+@pytest.mark.slow
 def test_a_streamed_dataset_is_evaluated_on_another_split_of_it(load, folder: Path, tmp_path: Path) -> None:
     made = tmp_path / "clips" / "data"
     made.mkdir(parents=True)
