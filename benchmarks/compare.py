@@ -17,6 +17,7 @@ from transformers.utils import logging
 from uamix_hf.version import package_versions
 
 RESULTS = Path(__file__).parent / "results"
+SPEED_DEPENDS_ON = ("torch", "transformers", "numpy")  # of other versions, rows are not put into one table
 # Of glibc's malloc.h; both in bytes.
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 KEPT_BYTES = 2**31 - 1
@@ -141,7 +142,7 @@ def report(name: str, against: str, rows: Sequence[Row], args: BenchmarkArgument
         "against": against,
         "processor": processor(),
         "cores": os.cpu_count(),
-        "versions": package_versions(),
+        "versions": {name: version for name, version in package_versions().items() if name in SPEED_DEPENDS_ON},
         "arguments": {key: value for key, value in asdict(args).items() if key != "output_dir"},
         "rows": [asdict(row) | {"reached": row.reached} for row in rows],
     }
