@@ -4,6 +4,7 @@ import copy
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -104,21 +105,22 @@ def test_weights_are_those_of_the_parts_by_hand(tuned: UaMixTrainer, base: Path,
     assert names >= {"preprocessor_config.json", "modeling_audio_mae.py", "README.md", "checkpoint-4", "head"}
 
 
-@pytest.mark.parametrize("form", ["undecoded", "decoded", "paths", "prepared", "flags"])
+@pytest.mark.parametrize("form", ["undecoded", "decoded", "paths", "prepared", "flags", "stream", "decoded stream"])
 def test_other_forms_of_the_same_data_and_of_the_encoder_give_the_same_weights(
     tuned: UaMixTrainer, base: Path, sounds: Path, tmp_path: Path, form: str
 ) -> None:
     paths = sorted(map(str, sounds.glob("*.wav")))
-    if form == "decoded":
+    if form.startswith("decoded"):
         waves = [{"array": soundfile.read(path)[0], "sampling_rate": 16_000} for path in paths]
         data = Dataset.from_dict({"sound": waves})
-    elif form in ("undecoded", "paths"):
+    elif form in ("undecoded", "paths", "stream"):
         data = Dataset.from_dict({"sound": paths})
-        data = data.cast_column("sound", Audio(decode=True)) if form == "undecoded" else data
+        data = data if form == "paths" else data.cast_column("sound", Audio(decode=True))
     else:
         data = DataArguments(train_dir=[str(sounds)])
         data = prepare(data, EXTRACTOR) if form == "prepared" else data
     column = {"audio_column": "sound"} if isinstance(data, Dataset) else {}
+    data = data.to_iterable_dataset() if form.endswith("stream") else data
     encoder = AudioMAEModel.from_pretrained(base)
     model = {"flags": EncoderArguments(str(base)), "paths": base}.get(form, encoder)
     trainer = UaMixTrainer(model, arguments(tmp_path, save_strategy="no"), data, EXTRACTOR, **column)
@@ -137,6 +139,12 @@ def test_a_model_of_the_method_is_trained_as_it_is(tuned: UaMixTrainer, base: Pa
     trainer = UaMixTrainer(model, args, sounds, EXTRACTOR)
     trainer.train()
     assert trainer.model is model and same_weights(model, tuned.model)
+
+
+class Endless(torch.utils.data.IterableDataset):
+    def __iter__(self) -> Iterator[None]:
+        while True:
+            yield None
 
 
 class Stop(TrainerCallback):
@@ -361,7 +369,9 @@ def test_wrong_inputs_are_refused_by_name(base: Path, sounds: Path, tmp_path: Pa
         (DataError, "has no rows", (base, args, table.select([])), {}),
         (DataError, "no effect on folders", (base, args, sounds), {"audio_column": "sound"}),
         (DataError, r"dictionary of splits \(train\)", (base, args, DatasetDict(train=table)), {}),
-        (DataError, "A stream has neither", (base, args, table.to_iterable_dataset()), {}),
+        (DataError, "A stream of torch", (base, args, Endless()), {}),
+        (DataError, "no column 'sound', only", (base, args, table.to_iterable_dataset()), {"audio_column": "sound"}),
+        (DataError, "has no rows", (base, args, table.to_iterable_dataset().take(0)), {}),
         (DataError, "give label_column, too", (base, args, sounds), {"group_column": "speaker"}),
         (DataError, "label_column: without effect here, a DataArguments has its own",
          (base, args, DataArguments(train_dir=[str(sounds)])), {"label_column": "pitch"}),

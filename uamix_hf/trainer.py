@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from datasets import Dataset
+from datasets import Dataset, IterableDataset
 from huggingface_hub import ModelCard
 from torch import nn
 from transformers import PreTrainedModel, TrainerCallback, TrainerState, set_seed
@@ -39,7 +39,9 @@ SHOWN = (
     "train_runtime",
 )  # fmt: skip
 NEIGHBOURS = 10  # that vote in the kNN check
-Data: TypeAlias = str | os.PathLike | Sequence[str | os.PathLike] | DataArguments | Dataset | PreparedData
+Data: TypeAlias = (
+    str | os.PathLike | Sequence[str | os.PathLike] | DataArguments | Dataset | IterableDataset | PreparedData
+)
 
 
 class NotTunedError(RuntimeError):
@@ -71,7 +73,8 @@ class UaMixTrainer:
         args: All settings of training and of the method. With a [`UaMixForContrastiveTuning`], its own configuration
             counts, and the method's fields that are given here must agree with it.
         train_dataset: Unlabelled recordings: folder or folders, [`DataArguments`], a `datasets.Dataset` with an audio
-            column (undecoded or decoded), or [`PreparedData`].
+            column (undecoded or decoded), a finite stream of `datasets` (`IterableDataset`), which is read once to its
+            end into a temporary folder, or [`PreparedData`].
         feature_extractor: Makes the log-mels: an [`AudioMAEFeatureExtractor`], or the encoder's own. Needed with a
             model object, else loaded with the model by default.
         audio_column: Column that holds the audio of a `datasets.Dataset`.
@@ -85,7 +88,7 @@ class UaMixTrainer:
             that cannot be whitened.
         ValueError: arguments that contradict the model, or a setting without effect.
         EncoderError: an encoder that does not meet the contract of [`EncoderAdapter`].
-        DataError: data that cannot be used, such as a missing folder, or a stream.
+        DataError: data that cannot be used, such as a missing folder.
         OSError: no such encoder.
     """
 

@@ -14,6 +14,7 @@ from .arguments import DataArguments, PreparedData, prepare, prepare_recordings
 from .metadata import DataError
 from .recordings import load_recordings
 from .tables import with_audio, with_sample_ids
+from .undecoded import read_stream
 from .where import rows_where
 
 
@@ -21,21 +22,24 @@ def open_recordings(source: Any, audio_column: str = "audio", where: Sequence[st
     """A table of recordings as [`load_recordings`] gives it, and a name for it.
 
     Args:
-        source: Folder or folders of audio, or a `datasets.Dataset`, whose paths are trusted.
+        source: Folder or folders of audio; a `datasets.Dataset`, whose paths are trusted; or a finite stream of
+            `datasets`, which is read once, to its end, see [`read_stream`].
         audio_column: Column of a `datasets.Dataset` that holds the audio.
         where: Conditions `COLUMN=VALUE[,VALUE...]` on rows, see [`load_recordings`].
 
     Raises:
-        DataError: a missing folder or column, several splits, a stream, an empty table, or rows that no condition
-            chooses.
+        DataError: a missing folder or column, several splits, a stream of torch, an empty table, or rows that no
+            condition chooses.
         TypeError: anything else.
     """
     if isinstance(source, (DatasetDict, IterableDatasetDict)):
         raise DataError(f"A dictionary of splits ({', '.join(source)}): give one of them, as in dataset['train'].")
-    if isinstance(source, (IterableDataset, TorchIterableDataset)):
+    if isinstance(source, IterableDataset):
+        source = read_stream(source)
+    if isinstance(source, TorchIterableDataset):
         raise DataError(
-            "A stream has neither a length nor rows that can be found again. Give a datasets.Dataset, which "
-            "Dataset.from_generator makes of a stream, or a folder; pretraining alone reads streams."
+            "A stream of torch has neither a length nor rows that can be found again. Give a stream of datasets "
+            "(IterableDataset), which is read once to its end, a table, or a folder."
         )
     if isinstance(source, Dataset):
         name = source.info.dataset_name or "a table of recordings"

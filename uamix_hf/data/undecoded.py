@@ -4,7 +4,12 @@
 a path or the bytes of a file. Rows of files, of archives and of streams are all encoded.
 """
 
+import atexit
 import io
+import logging
+import shutil
+import tempfile
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,7 +18,12 @@ from typing import Any
 
 import numpy as np
 import soundfile
-from datasets import Audio, IterableDataset, load_dataset_builder
+from datasets import Audio, Dataset, Features, IterableDataset, load_dataset_builder
+from datasets.exceptions import DatasetGenerationError
+
+from .metadata import DataError
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass
@@ -65,4 +75,53 @@ def load_stream(name: str, split: str) -> IterableDataset:
     return rows
 
 
-__all__ = ["UndecodedAudio", "load_stream", "without_torchcodec"]
+def read_stream(stream: IterableDataset) -> Dataset:
+    """Reads a stream once, to its end, into a table on disk, for training that visits each clip many times.
+
+    The audio stays encoded as it comes, in a temporary folder that is removed at the end of the process. A stream is
+    read anew each time, since nothing shows whether it still gives the same rows.
+
+    Args:
+        stream: Finite; `stream.take(n)` ends an infinite one.
+
+    Raises:
+        DataError: a stream without rows.
+        datasets.exceptions.DatasetGenerationError: a row that cannot be read.
+    """
+    features = stream.features
+    if features is not None:
+        audio = [column for column, feature in features.items() if isinstance(feature, Audio)]
+        for column in audio:
+            stream = stream.cast_column(column, UndecodedAudio())
+        features = Features({**features, **{column: Audio(decode=False) for column in audio}})
+    folder = tempfile.mkdtemp(prefix="uamix-stream-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    logger.warning("The stream is read to its end into %s, since tuning visits each clip many times.", folder)
+    reading = {"stream": stream, "reading": uuid.uuid4().hex}
+    try:
+        with without_torchcodec():
+            return Dataset.from_generator(rows_of, features=features, cache_dir=folder, gen_kwargs=reading)
+    except DatasetGenerationError as error:
+        if isinstance(error.__cause__, DataError):
+            raise error.__cause__ from None
+        raise
+
+
+def rows_of(stream: IterableDataset, reading: str) -> Iterator[dict[str, Any]]:
+    """Yields the rows of a stream; `reading` makes each reading one of its own for the cache of `datasets`.
+
+    Args:
+        stream: Rows.
+        reading: Any text that is different each time.
+
+    Raises:
+        DataError: there are none.
+    """
+    row = None
+    for row in stream:
+        yield row
+    if row is None:
+        raise DataError("The stream has no rows.")
+
+
+__all__ = ["UndecodedAudio", "load_stream", "read_stream", "without_torchcodec"]
