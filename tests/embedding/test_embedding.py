@@ -252,6 +252,21 @@ def test_what_is_no_recording_is_refused_by_name(embedder: AudioEmbedder) -> Non
             embedder.encode(source)
 
 
+def test_embeddings_that_are_not_finite_are_refused(embedder: AudioEmbedder, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of one recording among others: a layer that overflows on loud audio."""
+    forward = embedder.adapter.encode
+
+    def overflow(values: torch.Tensor, *rest) -> tuple[torch.Tensor, torch.Tensor | None]:
+        vectors, seen = forward(values, *rest)
+        return vectors.masked_fill(values.amax(dim=(1, 2))[:, None] > 0.5, torch.inf), seen
+
+    monkeypatch.setattr(embedder.adapter, "encode", overflow)
+    quiet, loud = (level * np.random.default_rng(0).standard_normal(WINDOW).astype(np.float32) for level in (1e-3, 0.5))
+    assert np.isfinite(embedder.encode(quiet)).all()
+    with pytest.raises(ValueError, match="of 1 of 3 recordings are not finite, the first of number 1: check"):
+        embedder.encode([quiet, loud, quiet])
+
+
 def test_a_model_that_is_no_encoder_says_where_its_encoder_is(embedder: AudioEmbedder, tmp_path: Path) -> None:
     extractor = embedder.feature_extractor
     whole = UaMixForContrastiveTuning.from_encoder(

@@ -34,19 +34,19 @@ def open_recordings(source: Any, audio_column: str = "audio", where: Sequence[st
     """
     if isinstance(source, (DatasetDict, IterableDatasetDict)):
         raise DataError(f"A dictionary of splits ({', '.join(source)}): give one of them, as in dataset['train'].")
-    if isinstance(source, IterableDataset):
-        source = read_stream(source)
-    if isinstance(source, TorchIterableDataset):
-        raise DataError(
-            "A stream of torch has neither a length nor rows that can be found again. Give a stream of datasets "
-            "(IterableDataset), which is read once to its end, a table, or a folder."
-        )
-    if isinstance(source, Dataset):
+    if isinstance(source, (Dataset, IterableDataset)):
         name = source.info.dataset_name or "a table of recordings"
+        if isinstance(source, IterableDataset):
+            source = read_stream(source)
         if len(source) == 0:
             raise DataError(f"{name} has no rows.")
         table = with_sample_ids(with_audio(source, audio_column, name), name)
         return (table.select(rows_where(table, where)) if where else table), ", ".join([name, *where])
+    if isinstance(source, TorchIterableDataset):  # streams of datasets are of this class, too
+        raise DataError(
+            "A stream of torch has neither a length nor rows that can be found again. Give a stream of datasets "
+            "(IterableDataset), which is read once to its end, a table, or a folder."
+        )
     folders = [source] if isinstance(source, (str, os.PathLike)) else source
     if not isinstance(folders, Sequence) or not all(isinstance(folder, (str, os.PathLike)) for folder in folders):
         raise TypeError(f"{type(source).__name__}: give folders of audio or a datasets.Dataset with an audio column.")

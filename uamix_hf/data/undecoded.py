@@ -9,7 +9,6 @@ import io
 import logging
 import shutil
 import tempfile
-import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -78,8 +77,8 @@ def load_stream(name: str, split: str) -> IterableDataset:
 def read_stream(stream: IterableDataset) -> Dataset:
     """Reads a stream once, to its end, into a table on disk, for training that visits each clip many times.
 
-    The audio stays encoded as it comes, in a temporary folder that is removed at the end of the process. A stream is
-    read anew each time, since nothing shows whether it still gives the same rows.
+    The audio stays encoded as it comes, in a temporary folder that is removed at the end of the process. The folder is
+    new each time, so that no rows of an earlier reading are taken for those of this one.
 
     Args:
         stream: Finite; `stream.take(n)` ends an infinite one.
@@ -97,22 +96,17 @@ def read_stream(stream: IterableDataset) -> Dataset:
     folder = tempfile.mkdtemp(prefix="uamix-stream-")
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     logger.warning("The stream is read to its end into %s, since tuning visits each clip many times.", folder)
-    reading = {"stream": stream, "reading": uuid.uuid4().hex}
     try:
         with without_torchcodec():
-            return Dataset.from_generator(rows_of, features=features, cache_dir=folder, gen_kwargs=reading)
+            return Dataset.from_generator(rows_of, features, folder, gen_kwargs={"stream": stream})
     except DatasetGenerationError as error:
         if isinstance(error.__cause__, DataError):
             raise error.__cause__ from None
         raise
 
 
-def rows_of(stream: IterableDataset, reading: str) -> Iterator[dict[str, Any]]:
-    """Yields the rows of a stream; `reading` makes each reading one of its own for the cache of `datasets`.
-
-    Args:
-        stream: Rows.
-        reading: Any text that is different each time.
+def rows_of(stream: IterableDataset) -> Iterator[dict[str, Any]]:
+    """Yields the rows of a stream.
 
     Raises:
         DataError: there are none.

@@ -143,7 +143,7 @@ class AudioEmbedder:
         Raises:
             AudioInputError: A recording that cannot be embedded; the message names it.
             TypeError: Not a recording, or a set, which has no order.
-            ValueError: A batch size below 1.
+            ValueError: A batch size below 1, or embeddings that are not finite.
         """
         batch_size = checked_batch_size(batch_size)
         several = as_recordings(inputs)
@@ -152,6 +152,11 @@ class AudioEmbedder:
         with tqdm(total=count, desc="Embedding", unit="clip", disable=not progress_bar or several is None) as bar:
             batches = self.batches(recordings, batch_size)
             means = average_windows(batches, self.embed, self.embedding_size, bar)
+        if not (finite := np.isfinite(means).all(axis=1)).all():
+            raise ValueError(
+                f"Embeddings of {(~finite).sum()} of {len(means)} recordings are not finite, the first of number "
+                f"{finite.argmin()}: check the encoder's weights, or compute in float32."
+            )
         return means if several is not None else means[0]
 
     @torch.inference_mode()
