@@ -14,7 +14,7 @@ from transformers import HfArgumentParser, set_seed
 from uamix_hf import UaMixTrainingArguments, fit_whitening
 from uamix_hf.data import DataArguments, prepare
 from uamix_hf.data.sources import check_groups
-from uamix_hf.embedding.log_mels import embed_log_mels
+from uamix_hf.embedding.features import embed_features
 from uamix_hf.fine_tuning.pseudo_labels import PSEUDO_LABELS_IGNORE, tune_on_pseudo_labels
 from uamix_hf.hub.cards import tuned_card
 from uamix_hf.hub.push import push_folder
@@ -62,7 +62,7 @@ def main() -> None:
     extractor.save_pretrained(output)
     results = {"train_loss": trainer.state.log_history[-1]["train_loss"]}
     if data.label_names:
-        vectors = embed_log_mels(tuned, extractor, data.dataset, batch_size=args.per_device_train_batch_size)
+        vectors = embed_features(tuned, extractor, data.dataset, batch_size=args.per_device_train_batch_size)
         results["knn_accuracy"] = leave_one_out_knn(vectors, labels, data.groups, neighbours, data.label_names)
         results["knn_neighbours"] = neighbours
     if args.whiten:

@@ -22,7 +22,7 @@ from speakers import speakers
 from transformers import AutoFeatureExtractor, AutoModel, HfArgumentParser, set_seed
 
 from uamix_hf import AudioMAEFeatureExtractor, fit_whitening
-from uamix_hf.data import DataArguments, cached_log_mels, column_as_text, load_recordings, prepare, read_groups
+from uamix_hf.data import DataArguments, cached_features, column_as_text, load_recordings, prepare, read_groups
 from uamix_hf.evaluation import Scores, cached_embeddings, few_shot_accuracy, knn_probe, linear_probe, make_splits
 from uamix_hf.tuning.whitening import whitening_of
 
@@ -100,7 +100,7 @@ def make(args: RecipeArguments, variant: str, seed: int, folder: Path) -> None:
 
 def log_mel_means(dataset: Dataset) -> np.ndarray:
     """Mean over time of each mel bin (clips, 128): what is to be had without any encoder."""
-    return np.stack([clip["log_mel"].mean(dim=0).numpy() for clip in dataset])
+    return np.stack([clip["features"].mean(dim=0).numpy() for clip in dataset])
 
 
 def embedding(args: RecipeArguments, variant: str, model: str) -> Callable[[Dataset], np.ndarray]:
@@ -111,7 +111,7 @@ def embedding(args: RecipeArguments, variant: str, model: str) -> Callable[[Data
     extractor = AutoFeatureExtractor.from_pretrained(args.model_name_or_path)
     clips = log_mel_means(training_clips(args, extractor))
     mean, matrix = whitening_of(clips, clips.shape[1])
-    return lambda recordings: (log_mel_means(cached_log_mels(recordings, extractor).dataset) - mean) @ matrix
+    return lambda recordings: (log_mel_means(cached_features(recordings, extractor).dataset) - mean) @ matrix
 
 
 def measure(args: RecipeArguments, embed: Callable[[Dataset], np.ndarray]) -> dict[str, Scores]:

@@ -17,8 +17,8 @@ from uamix_hf import (
     AudioMAEModel,
     fit_whitening,
 )
-from uamix_hf.data import LengthBucketSampler, LogMelCollator, cached_log_mels, load_recordings
-from uamix_hf.embedding.log_mels import embed_log_mels
+from uamix_hf.data import FeatureCollator, LengthBucketSampler, cached_features, load_recordings
+from uamix_hf.embedding.features import embed_features
 from uamix_hf.evaluation import cached_embeddings
 from uamix_hf.fine_tuning import predict_logits
 from uamix_hf.fine_tuning.batches import ClassBalancedSampler
@@ -54,7 +54,7 @@ def recordings(folder: Path) -> Dataset:
 
 @pytest.fixture(scope="module")
 def dataset(recordings: Dataset) -> Dataset:
-    return cached_log_mels(recordings, EXTRACTOR).dataset.add_column("labels", [0, 0, 1, 1])
+    return cached_features(recordings, EXTRACTOR).dataset.add_column("labels", [0, 0, 1, 1])
 
 
 Take = Callable[[Any], Any]
@@ -63,13 +63,13 @@ Take = Callable[[Any], Any]
 @pytest.fixture(scope="module")
 def takers(model, folder: Path, recordings: Dataset, dataset: Dataset) -> dict[str, Take]:
     encoder: AudioMAEModel = model.base_model
-    wave, collator = np.ones(8000, np.float32), LogMelCollator(EXTRACTOR, 64, normalize=False)
+    wave, collator = np.ones(8000, np.float32), FeatureCollator(EXTRACTOR, 64, normalize=False)
     rows, cache = np.arange(3), folder / "cache"
     return {
         "encode": lambda size: AudioEmbedder(encoder, EXTRACTOR).encode([wave, wave], size, progress_bar=False),
         "encode one": lambda size: AudioEmbedder(encoder, EXTRACTOR).encode(wave, batch_size=size),
         "cached_embeddings": lambda size: cached_embeddings(folder / "model", recordings, cache, size, False),
-        "embed_log_mels": lambda size: embed_log_mels(encoder, EXTRACTOR, dataset, batch_size=size),
+        "embed_features": lambda size: embed_features(encoder, EXTRACTOR, dataset, batch_size=size),
         "predict_logits": lambda size: predict_logits(model, EXTRACTOR, dataset, batch_size=size),
         "predict": lambda size: predict(model, EXTRACTOR, dataset, rows, size),
         "fit_whitening": lambda size: fit_whitening(encoder, EXTRACTOR, dataset, 2, batch_size=size),
@@ -80,7 +80,7 @@ def takers(model, folder: Path, recordings: Dataset, dataset: Dataset) -> dict[s
 
 
 NAMES = (
-    "encode", "encode one", "cached_embeddings", "embed_log_mels", "predict_logits", "predict", "KNNCallback",
+    "encode", "encode one", "cached_embeddings", "embed_features", "predict_logits", "predict", "KNNCallback",
     "LengthBucketSampler", "ClassBalancedSampler", "fit_whitening",
 )  # fmt: skip
 

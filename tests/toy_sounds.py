@@ -52,8 +52,8 @@ def write_tones(folder: Path, clips: int) -> Path:
 
 
 def log_mels(waves: list[np.ndarray]) -> Dataset:
-    """What `cached_log_mels` gives, by `EXTRACTOR`."""
+    """What `cached_features` gives, by `EXTRACTOR`."""
     mels = [mel.numpy().astype(np.float16) for mel in EXTRACTOR.log_mels(waves)]
-    columns = {"log_mel": mels, "length": [len(mel) for mel in mels], "sample_id": list(range(len(mels)))}
-    features = Features(log_mel=Array2D((None, 32), "float16"), length=Value("int32"), sample_id=Value("int64"))
+    columns = {"features": mels, "length": [len(mel) for mel in mels], "sample_id": list(range(len(mels)))}
+    features = Features(features=Array2D((None, 32), "float16"), length=Value("int32"), sample_id=Value("int64"))
     return Dataset.from_dict(columns, features=features).with_format("torch")

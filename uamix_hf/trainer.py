@@ -13,10 +13,10 @@ from torch import nn
 from transformers import PreTrainedModel, TrainerCallback, TrainerState, set_seed
 from transformers.trainer_utils import TrainOutput
 
-from .data import DataArguments, LogMelCollator, PreparedData, open_recordings, training_data
+from .data import DataArguments, FeatureCollator, PreparedData, open_recordings, training_data
 from .embedding.embedder import AudioEmbedder
 from .embedding.encoders import base_of
-from .embedding.kinds import log_mel_extractor, save_encoder
+from .embedding.kinds import make_front_end, save_encoder
 from .evaluation import ProtocolArguments, TuningEvaluation, evaluate_encoders
 from .hub.cards import tuned_card
 from .hub.push import push_folder
@@ -124,7 +124,7 @@ class UaMixTrainer:
         if feature_extractor is None:
             raise TypeError("A model object says nothing of its log-mels: give feature_extractor, too.")
         encoder = model.encoder if isinstance(model, UaMixForContrastiveTuning) else model
-        self.feature_extractor = log_mel_extractor(getattr(base_of(encoder), "config", None), feature_extractor)
+        self.feature_extractor = make_front_end(getattr(base_of(encoder), "config", None), feature_extractor)
         self.base_name = self.base_name or getattr(encoder, "name_or_path", None) or None
         if args.whiten:
             check_whitening(encoder)
@@ -178,7 +178,7 @@ class UaMixTrainer:
             data = self.source.prepare(self.feature_extractor)
         checks: list[TrainerCallback] = []
         if data.label_names:
-            collator = LogMelCollator(self.feature_extractor, self.model.adapter.max_frames, normalize=False)
+            collator = FeatureCollator(self.feature_extractor, self.model.adapter.max_frames, normalize=False)
             size = args.per_device_train_batch_size
             checks = [KNNCallback(data.dataset, collator, data.groups, NEIGHBOURS, size, data.label_names)]
         self.begun = True

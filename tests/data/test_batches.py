@@ -10,7 +10,7 @@ from datasets import Dataset
 from torch.utils.data import DataLoader
 
 from uamix_hf import AudioMAEFeatureExtractor
-from uamix_hf.data import LengthBucketSampler, LogMelCollator, VisitedRows
+from uamix_hf.data import FeatureCollator, LengthBucketSampler, VisitedRows
 
 MEAN, STD = -4.0, 3.0
 PADDING = (0 - MEAN) / (2 * STD)
@@ -85,7 +85,7 @@ def extractor() -> AudioMAEFeatureExtractor:
 def row(sample: int, frames: int, **more) -> dict:
     """A log-mel whose values say which frame they are: sample * 1000 + frame + bin / 10."""
     log_mel = sample * 1000 + torch.arange(frames)[:, None] + torch.arange(4) / 10
-    return {"log_mel": log_mel, "length": torch.tensor(frames), "sample_id": torch.tensor(sample), **more}
+    return {"features": log_mel, "length": torch.tensor(frames), "sample_id": torch.tensor(sample), **more}
 
 
 def dataset(rows: list[dict]) -> Dataset:
@@ -97,7 +97,7 @@ def dataset(rows: list[dict]) -> Dataset:
 @pytest.mark.parametrize(("frames", "padded"), [([5, 33, 48], 48), ([33, 7], 48), ([1], 16), ([16, 16], 16)])
 def test_batches_are_padded_to_whole_patches_and_masked(extractor, normalize: bool, frames, padded: int) -> None:
     rows = [row(sample + 5, count) for sample, count in enumerate(frames)]
-    batch = LogMelCollator(extractor, max_frames=100, normalize=normalize)(rows)
+    batch = FeatureCollator(extractor, max_frames=100, normalize=normalize)(rows)
     assert set(batch) == {"input_values", "attention_mask", "sample_id"}
     values, mask = batch["input_values"].numpy(), batch["attention_mask"].numpy()
     assert values.shape == (len(frames), padded, 4) and values.dtype == np.float32
@@ -105,7 +105,7 @@ def test_batches_are_padded_to_whole_patches_and_masked(extractor, normalize: bo
     assert batch["sample_id"].tolist() == [5 + sample for sample in range(len(frames))]
     assert batch["sample_id"].dtype == torch.int64
     for number, count in enumerate(frames):
-        raw = rows[number]["log_mel"].numpy()
+        raw = rows[number]["features"].numpy()
         expected = (raw - MEAN) / (2 * STD) if normalize else raw
         np.testing.assert_allclose(values[number, :count], expected, rtol=1e-6)
         np.testing.assert_allclose(values[number, count:], PADDING if normalize else 0.0, rtol=1e-6)
@@ -113,14 +113,14 @@ def test_batches_are_padded_to_whole_patches_and_masked(extractor, normalize: bo
 
 
 def test_labels_go_along(extractor) -> None:
-    collator = LogMelCollator(extractor, 100, normalize=True)
+    collator = FeatureCollator(extractor, 100, normalize=True)
     assert collator([row(0, 5, labels=2), row(1, 5, labels=0)])["labels"].tolist() == [2, 0]
     several = collator([row(0, 5, labels=torch.tensor([0.0, 1.0])), row(1, 5, labels=[1.0, 1.0])])["labels"]
     assert torch.equal(several, torch.tensor([[0.0, 1.0], [1.0, 1.0]]))
 
 
 def test_a_long_recording_gives_a_stretch_of_it(extractor) -> None:
-    collator = LogMelCollator(extractor, max_frames=32, normalize=False)
+    collator = FeatureCollator(extractor, max_frames=32, normalize=False)
     starts = []
     for epoch in range(200):
         rows = [row(1, 100, visit=(epoch, 0)), row(2, 20, visit=(epoch, 0))]
@@ -128,15 +128,15 @@ def test_a_long_recording_gives_a_stretch_of_it(extractor) -> None:
         window = batch["input_values"][0]
         assert batch["attention_mask"].sum(1).tolist() == [32, 20]
         starts.append(round(window[0, 0].item()) - 1000)
-        torch.testing.assert_close(window, rows[0]["log_mel"][starts[-1] : starts[-1] + 32])
+        torch.testing.assert_close(window, rows[0]["features"][starts[-1] : starts[-1] + 32])
     assert min(starts) < 5 and max(starts) > 63 and max(starts) <= 68  # all of the recording is reached
     whole = collator([row(1, 32)])["input_values"][0]
-    torch.testing.assert_close(whole, row(1, 32)["log_mel"])
+    torch.testing.assert_close(whole, row(1, 32)["features"])
 
 
 def drawn(extractor, rows: list[dict], seed: int = 0) -> dict[int, list[float]]:
     """What is drawn for each clip of a batch, by its id: window, roll and gain show in its values."""
-    collator = LogMelCollator(extractor, 32, normalize=False, roll=True, gain_alpha=10.0, seed=seed)
+    collator = FeatureCollator(extractor, 32, normalize=False, roll=True, gain_alpha=10.0, seed=seed)
     batch = collator(rows)
     return dict(zip(batch["sample_id"].tolist(), batch["input_values"].flatten(1).tolist(), strict=True))
 
@@ -164,7 +164,7 @@ def test_a_recording_gives_other_stretches_each_time_it_comes(extractor, batch_s
     """Several times in an epoch, too, and where every epoch has the same rows together."""
     rows = VisitedRows(dataset([row(sample, frames) for sample, frames in enumerate((100, 120, 140, 500))]))
     sampler = LengthBucketSampler([100, 120, 140, 500], batch_size, visit_frames=100)
-    collator = LogMelCollator(extractor, max_frames=32, normalize=False)
+    collator = FeatureCollator(extractor, max_frames=32, normalize=False)
 
     def starts(epoch: int) -> list[float]:
         sampler.set_epoch(epoch)
@@ -185,24 +185,24 @@ def test_rows_know_their_visit_in_other_processes_too(extractor) -> None:
     rows = VisitedRows(dataset([row(sample, frames) for sample, frames in enumerate(lengths)]))
     sampler = LengthBucketSampler(lengths, 2, visit_frames=100)
     sampler.set_epoch(3)
-    collator = LogMelCollator(extractor, max_frames=32, normalize=False)
+    collator = FeatureCollator(extractor, max_frames=32, normalize=False)
     loaders = [DataLoader(rows, 2, sampler=sampler, num_workers=n, collate_fn=collator) for n in (0, 2)]
     one, two = (torch.cat([batch["input_values"] for batch in loader]) for loader in loaders)
     assert torch.equal(one, two) and len(one) == 8
 
 
 def test_a_roll_turns_each_clip_round_and_a_gain_lifts_it(extractor) -> None:
-    turned = LogMelCollator(extractor, max_frames=100, normalize=False, roll=True)
-    louder = LogMelCollator(extractor, max_frames=100, normalize=False, gain_alpha=10.0)
+    turned = FeatureCollator(extractor, max_frames=100, normalize=False, roll=True)
+    louder = FeatureCollator(extractor, max_frames=100, normalize=False, gain_alpha=10.0)
     offsets, gains = set(), []
     for epoch in range(100):
         rows = [row(1, 20, visit=(epoch, 0)), row(2, 30, visit=(epoch, 0))]
         values = turned(rows)["input_values"]
         offset = round(values[0, 0, 0].item()) - 1000
-        torch.testing.assert_close(values[0, :20], rows[0]["log_mel"].roll(-offset, dims=0))
+        torch.testing.assert_close(values[0, :20], rows[0]["features"].roll(-offset, dims=0))
         assert (values[0, 20:] == 0).all()
         offsets.add(offset)
-        change = louder(rows)["input_values"][0, :20] - rows[0]["log_mel"]
+        change = louder(rows)["input_values"][0, :20] - rows[0]["features"]
         torch.testing.assert_close(change, change[:1, :1].expand_as(change), atol=1e-3, rtol=0)
         gains.append(np.exp(change[0, 0].item() / 2))
     assert offsets <= set(range(20)) and len(offsets) > 15

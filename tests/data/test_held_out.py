@@ -35,7 +35,7 @@ def ids(data: PreparedData) -> list[int]:
     """Of the clips, after a check that all that is known of a row is of the same clip."""
     found = [int(number) for number in data.dataset["sample_id"]]
     assert list(data.recordings["sample_id"]) == found
-    assert [len(mel) for mel in data.dataset["log_mel"]] == [8 + number for number in found]
+    assert [len(mel) for mel in data.dataset["features"]] == [8 + number for number in found]
     return found
 
 

@@ -189,10 +189,10 @@ def test_text_of_columns() -> None:
 PULL = """
 import json, sys
 from uamix_hf import AudioMAEFeatureExtractor, DataError, load_audio
-from uamix_hf.data import cached_log_mels, load_recordings
+from uamix_hf.data import cached_features, load_recordings
 
 table = load_recordings(dataset_name="user/clips", audio_column="sound", where=["label=dog"])
-log_mels = cached_log_mels(table, AudioMAEFeatureExtractor())
+log_mels = cached_features(table, AudioMAEFeatureExtractor())
 try:
     load_recordings(dataset_name="user/clips")
 except DataError as error:

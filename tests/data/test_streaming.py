@@ -21,7 +21,7 @@ from torch.utils.data import DataLoader
 from toy_sounds import EXTRACTOR
 
 from uamix_hf import AudioInputError, DataError
-from uamix_hf.data import LogMelCollator, cached_log_mels, load_recordings
+from uamix_hf.data import FeatureCollator, cached_features, load_recordings
 from uamix_hf.data.streaming import AudioStream, StreamingArguments, folder_rows, hub_rows, shuffled
 from uamix_hf.data.where import StreamConditions
 
@@ -61,24 +61,24 @@ def ids(clips) -> list[int]:
 
 
 def test_clips_are_the_windows_of_the_cached_log_mels(folder: Path, tmp_path: Path) -> None:
-    cached = cached_log_mels(load_recordings(str(folder)), EXTRACTOR, cache_dir=tmp_path / "cache").dataset
+    cached = cached_features(load_recordings(str(folder)), EXTRACTOR, cache_dir=tmp_path / "cache").dataset
     expected = []
     for row in cached:
-        whole = [row["log_mel"][start : start + WINDOW] for start in range(0, len(row["log_mel"]), WINDOW)]
+        whole = [row["features"][start : start + WINDOW] for start in range(0, len(row["features"]), WINDOW)]
         expected += [part for part in whole if part is whole[0] or len(part) >= REST]
     assert len(expected) == 1 + 2 + 1 + 1 + 3 + 3 + 1
     clips = list(of_folder(folder).one_pass(0))
     assert len(clips) == len(expected)
     for clip in clips:
-        assert clip["log_mel"].dtype == torch.float16
-        assert clip["log_mel"].untyped_storage().nbytes() == clip["log_mel"].nbytes  # not the whole recording's
-        same = [part for part in expected if torch.equal(part, clip["log_mel"].float())]
+        assert clip["features"].dtype == torch.float16
+        assert clip["features"].untyped_storage().nbytes() == clip["features"].nbytes  # not the whole recording's
+        same = [part for part in expected if torch.equal(part, clip["features"].float())]
         assert len(same) == 1
 
 
 def test_ids_say_where_a_clip_is_from_whatever_the_order_and_the_place_of_the_folder(folder, tmp_path: Path) -> None:
     def named(clips) -> dict[int, bytes]:
-        return {clip["sample_id"]: clip["log_mel"].numpy().tobytes() for clip in clips}
+        return {clip["sample_id"]: clip["features"].numpy().tobytes() for clip in clips}
 
     first = named(of_folder(folder).one_pass(0))
     assert len(first) == 12 and all(0 <= sample < 2**63 for sample in first)
@@ -110,7 +110,7 @@ def test_each_pass_gives_every_clip_once_in_an_order_of_its_own_that_the_seed_de
 
 def test_each_pass_draws_anew_for_the_same_clip_and_a_second_run_alike(folder: Path) -> None:
     def passes(workers: int, count: int) -> list[dict[int, torch.Tensor]]:
-        collator = LogMelCollator(EXTRACTOR, WINDOW, normalize=False, roll=True, gain_alpha=10.0)
+        collator = FeatureCollator(EXTRACTOR, WINDOW, normalize=False, roll=True, gain_alpha=10.0)
         loader = DataLoader(of_folder(folder), batch_size=1, num_workers=workers, collate_fn=collator)
         batches = list(islice(loader, 12 * count))
         parts = [batches[start : start + 12] for start in range(0, 12 * count, 12)]
@@ -199,7 +199,7 @@ def test_a_dataset_is_streamed_with_conditions_and_shared_out(folder: Path, tmp_
     dogs = [soundfile.read(sounds[row], dtype="float32")[0] for row in (1, 3, 5)]
     expected = {mel[:WINDOW].half().numpy().tobytes() for mel in EXTRACTOR.log_mels(dogs)}
     clips = list(stream(of_dataset(name, ("label=dog",))).one_pass(0))
-    assert len(clips) == 2 + 1 + 3 and expected <= {clip["log_mel"].numpy().tobytes() for clip in clips}
+    assert len(clips) == 2 + 1 + 3 and expected <= {clip["features"].numpy().tobytes() for clip in clips}
     assert len(set(ids(clips))) == 6
     for world in (2, 3):  # as many as files, and more
         parts = [
@@ -262,7 +262,7 @@ found = {}
 for name, column in (("user/table", "sound"), ("user/files", "audio")):
     rows = hub_rows(name, "train", column, StreamConditions([]))
     rows = AudioStream(rows, EXTRACTOR, 64, StreamingArguments(streaming=True))
-    found[name] = [clip["log_mel"].float().sum().item() for clip in rows.one_pass(0)]
+    found[name] = [clip["features"].float().sum().item() for clip in rows.one_pass(0)]
 json.dump(found, open(sys.argv[1], "w"))
 """
 

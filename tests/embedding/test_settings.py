@@ -18,7 +18,7 @@ from uamix_hf.embedding import (
     register_encoder,
     save_encoder,
 )
-from uamix_hf.embedding.kinds import ADAPTERS, log_mel_extractor
+from uamix_hf.embedding.kinds import ADAPTERS, make_front_end
 
 
 def clips(*samples: int) -> list[np.ndarray]:
@@ -41,7 +41,7 @@ def test_asts_mean_is_over_the_patches_with_audio(make_ast) -> None:
 
 def test_asts_own_feature_extractor_is_reproduced(make_ast) -> None:
     own = ASTFeatureExtractor(max_length=128, mean=-3.0, std=2.0)
-    ours = log_mel_extractor(make_ast().config, own)
+    ours = make_front_end(make_ast().config, own)
     for wave in clips(9000, 30_000):
         theirs = own(wave, sampling_rate=16_000, return_tensors="pt").input_values
         made = ours(wave, sampling_rate=16_000, padding="max_length", return_tensors="pt")["input_values"]
@@ -50,7 +50,7 @@ def test_asts_own_feature_extractor_is_reproduced(make_ast) -> None:
 
 def test_gain_on_the_waveform_is_gain_on_asts_log_mel(make_ast) -> None:
     own = ASTFeatureExtractor(max_length=128)
-    ours = log_mel_extractor(make_ast().config, own)
+    ours = make_front_end(make_ast().config, own)
     (wave,) = clips(20_000)
     louder = own(2 * wave, sampling_rate=16_000, return_tensors="pt").input_values[0]
     raw = ours.log_mels([wave])[0]

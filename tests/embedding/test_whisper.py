@@ -12,7 +12,7 @@ from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
 from uamix_hf import AudioEmbedder, AudioMAEFeatureExtractor, load_audio
 from uamix_hf.embedding import EmbeddingConfigError, EncoderError, load_encoder, make_adapter, save_encoder
-from uamix_hf.embedding.kinds import log_mel_extractor, settings_of
+from uamix_hf.embedding.kinds import make_front_end, settings_of
 from uamix_hf.models.front_ends import front_end
 
 SAMPLES = (80_000, 16_000, 31_007, 8123, 300, 24_160)
@@ -152,7 +152,7 @@ def test_what_does_not_fit_is_refused_by_name() -> None:
     with pytest.raises(ValueError, match="takes 100 frames"):
         AudioEmbedder(encoder, front_end("whisper"))
     with pytest.raises(ValueError, match="dither=0.1"):
-        log_mel_extractor(encoder.config, WhisperFeatureExtractor(dither=0.1))
+        make_front_end(encoder.config, WhisperFeatureExtractor(dither=0.1))
     for layer, pooling, message in ((3, None, "layers 1 to 2"), (0, None, "layers 1 to 2"), (None, "cls", "has mean")):
         other = copy.deepcopy(encoder)
         other.embedding_settings = type(settings_of(encoder))(layer, pooling)

@@ -16,7 +16,7 @@ from toy_sounds import tones, write_tones
 from transformers import AutoFeatureExtractor, AutoModel
 
 from uamix_hf import AudioMAEForPreTraining, DataError
-from uamix_hf.data import cached_log_mels, load_recordings
+from uamix_hf.data import cached_features, load_recordings
 from uamix_hf.pretraining import IncompatibleCheckpointError, PretrainingArguments, PretrainingTrainer
 
 ROOT = Path(__file__).parents[2]
@@ -177,7 +177,7 @@ def evaluated_alone(run: Path, folder: Path) -> float:
     """The held-out loss of a finished run, by one process in one batch."""
     model = AudioMAEForPreTraining.from_pretrained(run)
     extractor = AutoFeatureExtractor.from_pretrained(run)
-    rows = cached_log_mels(load_recordings(str(folder), where=["held=1"]), extractor).dataset
+    rows = cached_features(load_recordings(str(folder), where=["held=1"]), extractor).dataset
     args = PretrainingArguments(str(run / "alone"), use_cpu=True, per_device_eval_batch_size=6, max_steps=1,
                                 per_device_train_batch_size=1)  # fmt: skip
     return PretrainingTrainer(model, args, rows, extractor, rows).evaluate()["eval_loss"]

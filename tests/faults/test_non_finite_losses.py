@@ -13,7 +13,7 @@ from toy_sounds import CONFIG, EXTRACTOR, log_mels, tones
 from transformers import TrainerCallback, set_seed
 
 from uamix_hf import AudioMAEForPreTraining, AudioMAEModel, UaMixTrainingArguments
-from uamix_hf.data import LogMelCollator
+from uamix_hf.data import FeatureCollator
 from uamix_hf.pretraining import PretrainingArguments, PretrainingTrainer
 from uamix_hf.training.trainer import LengthBucketTrainer, NonFiniteLossError
 from uamix_hf.tuning import StageTrainer, UaMixForContrastiveTuning
@@ -29,7 +29,7 @@ class Before(TrainerCallback):
         self.parameters = copy.deepcopy(dict(model.named_parameters()))
 
 
-class Spoiling(LogMelCollator):
+class Spoiling(FeatureCollator):
     """One clip's log-mels hold a NaN, from the second time that it comes on."""
 
     seen = 0
@@ -45,9 +45,9 @@ class Spoiling(LogMelCollator):
 
 @pytest.fixture
 def make_trainer(tmp_path: Path):
-    """`make_trainer(kind, collator=LogMelCollator, **arguments)`: of `"head"`, `"tune"` or `"pretrain"`; 12 clips."""
+    """`make_trainer(kind, collator=FeatureCollator, **arguments)`: of `"head"`, `"tune"` or `"pretrain"`; 12 clips."""
 
-    def make(kind: str, collator: type[LogMelCollator] = LogMelCollator, **arguments) -> LengthBucketTrainer:
+    def make(kind: str, collator: type[FeatureCollator] = FeatureCollator, **arguments) -> LengthBucketTrainer:
         set_seed(0)
         data = log_mels(tones(12)[0])
         saving = {} if arguments.get("save_strategy") == "no" else {"save_steps": 2}

@@ -9,7 +9,7 @@ from toy_sounds import CONFIG, EXTRACTOR, PLAIN, log_mels, tones
 from transformers import ASTConfig, ASTModel, set_seed
 
 from uamix_hf import AudioEmbedder, AudioMAEConfig, AudioMAEModel
-from uamix_hf.embedding.log_mels import embed_log_mels
+from uamix_hf.embedding.features import embed_features
 from uamix_hf.fine_tuning import FineTuningArguments, fine_tune, make_classifier, predict, predict_logits
 
 WAVES, LABELS = tones(60)
@@ -127,7 +127,7 @@ def test_the_saved_classifiers_encoder_is_what_was_trained(train, clips, tmp_pat
     model.save_pretrained(tmp_path)
     loaded = AudioMAEModel.from_pretrained(tmp_path)
     assert loaded.config.pooling == pooling
-    vectors = embed_log_mels(loaded, EXTRACTOR, clips, TEST)
+    vectors = embed_features(loaded, EXTRACTOR, clips, TEST)
     logits = vectors @ model.classifier.weight.detach().numpy().T + model.classifier.bias.detach().numpy()
     np.testing.assert_allclose(logits, predict_logits(model, EXTRACTOR, clips, TEST), atol=1e-5)
     assert np.ptp(logits, axis=0).max() > 1e-3
@@ -144,7 +144,7 @@ def test_predictions_are_those_of_each_recording_alone(train, clips):
 
 def test_cached_log_mels_embed_as_recordings_do(encoder, clips):
     rows = np.array([5, 59, 0, 17])
-    vectors = embed_log_mels(encoder, EXTRACTOR, clips, rows, batch_size=3)
+    vectors = embed_features(encoder, EXTRACTOR, clips, rows, batch_size=3)
     expected = AudioEmbedder(encoder, EXTRACTOR).encode([WAVES[row] for row in rows], progress_bar=False)
     assert vectors.dtype == np.float32
     np.testing.assert_allclose(vectors, expected, atol=5e-3)  # log-mels are cached as float16
@@ -153,7 +153,7 @@ def test_cached_log_mels_embed_as_recordings_do(encoder, clips):
 def test_a_long_recording_is_the_mean_of_its_windows(encoder):
     """150 frames are windows of 64, 64 and 22."""
     long = log_mels([np.random.default_rng(0).normal(0, 0.1, 160 * 149 + 400).astype(np.float32), WAVES[0]])
-    mel = EXTRACTOR.normalize(long[0]["log_mel"].float())
+    mel = EXTRACTOR.normalize(long[0]["features"].float())
     assert len(mel) == 150
     expected = 0
     for part in (mel[:64], mel[64:128], mel[128:]):
@@ -162,7 +162,7 @@ def test_a_long_recording_is_the_mean_of_its_windows(encoder):
         with torch.no_grad():
             expected += len(part) / 150 * encoder.eval()(padded[None], attention_mask=mask[None]).pooler_output[0]
     for batch_size in (1, 2, 8):
-        vectors = embed_log_mels(encoder, EXTRACTOR, long, batch_size=batch_size)
+        vectors = embed_features(encoder, EXTRACTOR, long, batch_size=batch_size)
         np.testing.assert_allclose(vectors[0], expected.numpy(), atol=1e-5)
 
 

@@ -35,7 +35,7 @@ def rows(*lengths: int, labels=None, level: float = -5.0) -> list[dict]:
     """Log-mels without a value of 0, so that masks show."""
     labels = torch.arange(len(lengths)) if labels is None else labels
     return [
-        {"log_mel": torch.full((length, 32), level - number), "sample_id": number, "labels": labels[number]}
+        {"features": torch.full((length, 32), level - number), "sample_id": number, "labels": labels[number]}
         for number, length in enumerate(lengths)
     ]
 
@@ -125,7 +125,7 @@ def test_labels_are_mixed_in_the_shares_of_the_sounds(collate):
     found = []
     for epoch in range(60):
         given = rows(16, 16, level=-5.0)
-        given[1]["log_mel"] = torch.full((16, 32), quiet)
+        given[1]["features"] = torch.full((16, 32), quiet)
         batch = collate(given, epoch, mixup_probability=1.0, mixup_alpha=10.0)
         raw = batch["input_values"] * 2 * EXTRACTOR.std + EXTRACTOR.mean
         # In row 0 the loud clip has the first share, in row 1 the second.

@@ -195,7 +195,7 @@ def test_evaluation_averages_the_windows_of_each_whole_recording():
     dataset, model = log_mels(waves), classifier(classifier_initializer_range=0.5).train()
     by_hand = []
     for row in dataset:
-        mel, logits = EXTRACTOR.normalize(row["log_mel"].float()), 0
+        mel, logits = EXTRACTOR.normalize(row["features"].float()), 0
         for part in mel.split(64):
             padded = torch.nn.functional.pad(part, (0, 0, 0, -len(part) % 16), value=EXTRACTOR.padding_value)
             mask = (torch.arange(len(padded)) < len(part)).long()

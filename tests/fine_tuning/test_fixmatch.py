@@ -10,7 +10,7 @@ from toy_sounds import CONFIG, EXTRACTOR, PLAIN, log_mels, tones
 from transformers import set_seed
 
 from uamix_hf import AudioMAEModel, DataError
-from uamix_hf.data import LogMelCollator
+from uamix_hf.data import FeatureCollator
 from uamix_hf.fine_tuning import (
     FineTuningArguments,
     FineTuningTrainer,
@@ -99,7 +99,7 @@ def test_weak_and_strong_views_are_of_the_same_clips_which_have_no_label(make, c
     ids = batch["weak"]["sample_id"].tolist()
     assert ids == batch["strong"]["sample_id"].tolist() and len(set(ids)) == 24 and set(ids) <= set(UNLABELLED.tolist())
     assert torch.equal(batch["weak"]["attention_mask"], batch["strong"]["attention_mask"])
-    plain = LogMelCollator(EXTRACTOR, 64, normalize=True)([clips[number] for number in ids])
+    plain = FeatureCollator(EXTRACTOR, 64, normalize=True)([clips[number] for number in ids])
     assert torch.equal(batch["weak"]["input_values"], plain["input_values"])
     far = (batch["strong"]["input_values"] - plain["input_values"]).abs().mean(dim=(1, 2))
     assert (far > 0.01).all()
@@ -125,7 +125,7 @@ def test_distorted_clips_are_learnt_without_their_labels(make, clips) -> None:
         rows = with_labels(clips, LABELS.astype(np.int64)).select(range(30))
         FineTuningTrainer(trainer.model, trainer.args, rows, EXTRACTOR).train()
         trainer.train()
-        mels = [clips[int(row)]["log_mel"].float() for row in TEST] * 5
+        mels = [clips[int(row)]["features"].float() for row in TEST] * 5
         batch = trainer.data_collator.pad(
             trainer.data_collator.strong_views(mels, np.random.default_rng(0)), list(range(len(mels)))
         )

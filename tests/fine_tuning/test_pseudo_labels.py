@@ -14,7 +14,7 @@ from toy_sounds import CONFIG, EXTRACTOR, log_mels, tones
 from transformers import ASTConfig, ASTModel, set_seed
 
 from uamix_hf import AudioMAEModel
-from uamix_hf.embedding.log_mels import embed_log_mels
+from uamix_hf.embedding.features import embed_features
 from uamix_hf.fine_tuning import make_classifier, pseudo_labels
 from uamix_hf.fine_tuning.labels import labelled_rows
 from uamix_hf.fine_tuning.pseudo_labels import PSEUDO_LABELS_IGNORE, PseudoLabelTrainer, cluster, tune_on_pseudo_labels
@@ -85,10 +85,10 @@ def test_clusters_come_apart_and_so_do_the_classes_of_new_clips(run, encoder, cl
     """Of sounds whose clusters are their classes, since they differ in little else: of one loudness and length."""
     waves, labels = tones(60, detuned=0.02, noise=(0.2, 0.2), level=(0.1, 0.1))
     clips = log_mels([wave[:3200] for wave in waves])
-    before = embed_log_mels(encoder, EXTRACTOR, clips)
+    before = embed_features(encoder, EXTRACTOR, clips)
     config = UaMixConfig(resize_time=1, resize_mel=1)  # classes differ in pitch
     trainer = run(config, dataset=clips.select(range(30)), max_steps=40, learning_rate=2e-3)
-    after = embed_log_mels(trainer.model.audio_mae, EXTRACTOR, clips)
+    after = embed_features(trainer.model.audio_mae, EXTRACTOR, clips)
     ((_, found),) = clustered
     old, new = (silhouette_score(vectors[:30], found, metric="cosine") for vectors in (before, after))
     assert 1 - new < (1 - old) / 2
@@ -110,7 +110,7 @@ def test_the_loss_is_cross_entropy_on_both_views(encoder, clips, make_args):
     assert inputs["input_values"].shape[0] == inputs["attention_mask"].shape[0] == 12 and inputs["mask_ratio"] is None
     expected = []
     for row in rows:
-        mel = EXTRACTOR.normalize(clips[row]["log_mel"].float())[:64]
+        mel = EXTRACTOR.normalize(clips[row]["features"].float())[:64]
         mel = torch.nn.functional.pad(mel, (0, 0, 0, -len(mel) % 16), value=EXTRACTOR.padding_value)
         mask = (torch.arange(len(mel)) < clips[row]["length"]).long()
         with torch.no_grad():
@@ -192,7 +192,7 @@ def test_two_stretches_of_a_long_recording_are_learnt_from(encoder, make_args):
     trainer = PseudoLabelTrainer(
         make_classifier(encoder, 3), make_args(), log_mels(WAVES[:2]), EXTRACTOR, UaMixConfig(**PLAIN), []
     )
-    batch = trainer.data_collator([{"log_mel": ramp, "sample_id": 0, "labels": 1}])
+    batch = trainer.data_collator([{"features": ramp, "sample_id": 0, "labels": 1}])
     assert batch["input_values"].shape[1] == 128  # twice of what the encoder takes
     starts = set()
     for _ in range(20):
@@ -210,7 +210,7 @@ def test_the_first_clusters_are_the_given_encoders_and_later_ones_the_tuned_ones
     two = run(rounds=2)
     data = clips.select(range(30))
     for (vectors, _), source in zip(clustered, (encoder, encoder, one.model.audio_mae), strict=True):
-        assert np.array_equal(vectors, embed_log_mels(source, EXTRACTOR, data, batch_size=15))
+        assert np.array_equal(vectors, embed_features(source, EXTRACTOR, data, batch_size=15))
     assert not same_weights(one.model, two.model)
     assert same_weights(run(encoder=one.model.audio_mae).model, two.model)  # the second round goes on from the first
 
@@ -341,6 +341,6 @@ def work(rank: int, folder: str) -> dict:
 def test_two_processes_learn_the_same_clusters(tmp_path, encoder, clips):
     one, two = run_processes(work, tmp_path, 2)
     assert one["size"] == two["size"] == 2
-    vectors = embed_log_mels(encoder, EXTRACTOR, clips.select(range(30)))
+    vectors = embed_features(encoder, EXTRACTOR, clips.select(range(30)))
     assert one["labels"].tolist() == two["labels"].tolist() == cluster(vectors, 3, seed=0).tolist()
     assert all(torch.equal(value, two["weights"][name]) for name, value in one["weights"].items())

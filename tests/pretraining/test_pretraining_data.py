@@ -40,7 +40,7 @@ def load(folder, make_args, tmp_path: Path):
 
 
 def sounds(rows) -> set[bytes]:
-    return {row["log_mel"].half().numpy().tobytes() for row in rows}
+    return {row["features"].half().numpy().tobytes() for row in rows}
 
 
 @pytest.mark.parametrize("held_out", [{"eval_where": ["speaker=b"]}, {"eval_fraction": 0.25}])

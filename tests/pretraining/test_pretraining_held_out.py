@@ -37,11 +37,11 @@ def test_noise_has_no_equals_in_any_clip(make_model) -> None:
 def test_batches_are_neither_rolled_nor_amplified_and_long_recordings_give_their_middle(make_model, clips) -> None:
     collator = HeldOutCollator(EXTRACTOR, make_model().config)
     long = torch.from_numpy(np.random.default_rng(0).normal(-4, 2, (101, 32)).astype(np.float16))
-    rows = [{"log_mel": long, "sample_id": 99}, clips[0]]
+    rows = [{"features": long, "sample_id": 99}, clips[0]]
     batch = collator(rows)
-    frames = len(clips[0]["log_mel"])
+    frames = len(clips[0]["features"])
     assert torch.equal(batch["input_values"][0], EXTRACTOR.normalize(long[18:82].float()))
-    assert torch.equal(batch["input_values"][1, :frames], EXTRACTOR.normalize(clips[0]["log_mel"]))
+    assert torch.equal(batch["input_values"][1, :frames], EXTRACTOR.normalize(clips[0]["features"]))
     assert all(torch.equal(value, collator(rows)[name]) for name, value in batch.items())
     alone = collator(rows[1:])
     assert torch.equal(alone["noise"][0].argsort(), batch["noise"][1, : alone["noise"].shape[1]].argsort())

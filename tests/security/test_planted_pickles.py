@@ -22,7 +22,7 @@ from uamix_hf import (
     UaMixForContrastiveTuning,
     UaMixTrainingArguments,
 )
-from uamix_hf.data import cached_log_mels, load_recordings
+from uamix_hf.data import cached_features, load_recordings
 from uamix_hf.evaluation import cached_embeddings
 from uamix_hf.hub.export import export_encoder
 from uamix_hf.models.checkpoint import CheckpointError, read_checkpoint
@@ -188,7 +188,7 @@ def test_the_cache_of_embeddings_unpickles_nothing(folder: Path, sounds: Path, t
 def test_the_cache_of_log_mels_unpickles_nothing(sounds: Path, tmp_path: Path, witness: Path) -> None:
     """Arrow files could once carry a type as a pickle, `arrow.py_extension_type`, which was run on opening them."""
     recordings, cache = load_recordings(sounds), tmp_path / "cache"
-    expected = cached_log_mels(recordings, EXTRACTOR, cache_dir=cache).dataset[:]
+    expected = cached_features(recordings, EXTRACTOR, cache_dir=cache).dataset[:]
     (file,) = cache.rglob("*.arrow")
     with pa.OSFile(str(file)) as source:
         table = pa.ipc.open_stream(source).read_all()
@@ -202,6 +202,6 @@ def test_the_cache_of_log_mels_unpickles_nothing(sounds: Path, tmp_path: Path, w
     with pa.OSFile(str(file), "wb") as sink, pa.ipc.new_stream(sink, schema) as writer:
         writer.write_table(table.cast(schema))
     assert b"py_extension_type" in file.read_bytes()
-    actual = cached_log_mels(recordings, EXTRACTOR, cache_dir=cache).dataset[:]
+    actual = cached_features(recordings, EXTRACTOR, cache_dir=cache).dataset[:]
     assert torch.equal(actual["length"], expected["length"]) and not witness.exists()
     assert b"py_extension_type" in file.read_bytes()  # it was read, not made again

@@ -57,17 +57,17 @@ def make_batch() -> Callable[..., dict[str, torch.Tensor]]:
 
 @pytest.fixture
 def make_dataset() -> Callable[..., Dataset]:
-    """`make_dataset(lengths, seed=0, mel=32, labels=None)`: what `cached_log_mels` gives."""
+    """`make_dataset(lengths, seed=0, mel=32, labels=None)`: what `cached_features` gives."""
 
     def make(lengths: Sequence[int], seed: int = 0, mel: int = MEL, labels: Sequence[int] | None = None) -> Dataset:
         generator = np.random.default_rng(seed)
         columns: dict[str, Any] = {
-            "log_mel": [log_mel(length, mel, generator) for length in lengths],
+            "features": [log_mel(length, mel, generator) for length in lengths],
             "length": list(lengths),
             "sample_id": list(range(len(lengths))),
         }
         features = {
-            "log_mel": Array2D((None, mel), "float16"),
+            "features": Array2D((None, mel), "float16"),
             "length": Value("int32"),
             "sample_id": Value("int64"),
         }

@@ -8,7 +8,7 @@ from toy_sounds import CONFIG, EXTRACTOR, log_mels, tones
 from transformers import set_seed
 
 from uamix_hf import AudioMAEModel, UaMixForContrastiveTuning
-from uamix_hf.embedding.log_mels import embed_log_mels
+from uamix_hf.embedding.features import embed_features
 from uamix_hf.tuning import train_stages
 
 
@@ -36,7 +36,7 @@ def tones_in_noise(clips: int) -> tuple[list[np.ndarray], np.ndarray]:
 
 def neighbours_of_the_class(encoder: AudioMAEModel, clips, labels: np.ndarray) -> float:
     """Fraction of the 20 nearest other clips that are of a clip's own class, which has 63 others; chance is a third."""
-    vectors = embed_log_mels(encoder, EXTRACTOR, clips)
+    vectors = embed_features(encoder, EXTRACTOR, clips)
     nearest = NearestNeighbors(n_neighbors=20).fit(vectors).kneighbors(return_distance=False)
     return float((labels[nearest] == labels[:, None]).mean())
 

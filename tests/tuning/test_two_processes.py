@@ -10,7 +10,7 @@ from processes import assert_all_close, run_processes
 from transformers import set_seed
 
 from uamix_hf import AudioMAEConfig, AudioMAEFeatureExtractor, AudioMAEModel
-from uamix_hf.data import LogMelCollator
+from uamix_hf.data import FeatureCollator
 from uamix_hf.training.distributed import world
 from uamix_hf.tuning import KNNCallback, UaMixForContrastiveTuning, UaMixTrainingArguments, train_stages
 from uamix_hf.tuning.mixing import draw_mix_mask
@@ -79,7 +79,7 @@ def run_trainer(folder: Path) -> dict:
     lengths = [64 + 3 * i for i in range(19)]
     data = Dataset.from_dict(
         {
-            "log_mel": [(-4 + 2 * torch.randn(n, MEL, generator=generator)).half().numpy() for n in lengths],
+            "features": [(-4 + 2 * torch.randn(n, MEL, generator=generator)).half().numpy() for n in lengths],
             "length": lengths,
             "sample_id": list(range(19)),
             "labels": [i % 3 for i in range(19)],
@@ -94,7 +94,7 @@ def run_trainer(folder: Path) -> dict:
     for name, resume in (("whole", None), ("resumed", str(folder / "checkpoint-2"))):
         model = make_model(queue_size=16)
         arguments = UaMixTrainingArguments(**args, resume_from_checkpoint=resume)
-        callback = KNNCallback(data, LogMelCollator(extractor, 96, normalize=False), neighbours=3)
+        callback = KNNCallback(data, FeatureCollator(extractor, 96, normalize=False), neighbours=3)
         trainer = train_stages(model, arguments, data, extractor, [callback])
         found[name] = model.state_dict()
         found["world_size"], found["log"] = arguments.world_size, trainer.state.log_history

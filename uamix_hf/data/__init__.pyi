@@ -1,10 +1,10 @@
 from .arguments import DataArguments, PreparedData, prepare, prepare_recordings
-from .batches import LengthBucketSampler, LogMelCollator, VisitedRows
+from .batches import FeatureCollator, LengthBucketSampler, VisitedRows
+from .features import CachedFeatures, cached_features, compute_norm_stats
 from .folders import audio_folder
 from .groups import as_groups, read_groups
 from .held_out import HeldOutArguments, select_rows, split_held_out
 from .labels import LabelledClips, read_classes, read_labels
-from .log_mels import LogMels, cached_log_mels, compute_norm_stats
 from .metadata import DataError
 from .recordings import leave_out_unreadable, load_recordings, report_skipped
 from .sources import TrainingData, open_recordings, training_data
@@ -16,13 +16,13 @@ __all__ = [
     "HeldOutArguments",
     "LabelledClips",
     "LengthBucketSampler",
-    "LogMelCollator",
-    "LogMels",
+    "FeatureCollator",
+    "CachedFeatures",
     "PreparedData",
     "TrainingData",
     "VisitedRows",
     "as_groups",
-    "cached_log_mels",
+    "cached_features",
     "column_as_text",
     "compute_norm_stats",
     "leave_out_unreadable",

@@ -8,8 +8,8 @@ import numpy as np
 from datasets import Dataset
 
 from ..models.audio_mae.feature_extraction_audio_mae import AudioMAEFeatureExtractor
+from .features import cached_features
 from .groups import read_groups
-from .log_mels import cached_log_mels
 from .metadata import DataError
 from .recordings import load_recordings, report_skipped
 from .where import column_as_text
@@ -68,7 +68,7 @@ class PreparedData:
     """Data of [`prepare`].
 
     Args:
-        dataset: Columns `log_mel`, `length`, `sample_id` and, with a label column, `labels` (class numbers; -1 for a
+        dataset: Columns `features`, `length`, `sample_id` and, with a label column, `labels` (class numbers; -1 for a
             clip without label).
         label_names: Class names in the order of their numbers.
         groups: Group number of each row, from [`read_groups`], or None.
@@ -144,7 +144,7 @@ def prepare_recordings(
     check_extractor(feature_extractor)
     labels = column_as_text(recordings, label_column) if label_column else None
     groups = read_groups(recordings, group_column)
-    log_mels = cached_log_mels(recordings, feature_extractor, on_error, cache_dir)
+    log_mels = cached_features(recordings, feature_extractor, on_error, cache_dir)
     dataset = log_mels.dataset
     row_of = {sample: row for row, sample in enumerate(recordings["sample_id"])}
     rows = [row_of[int(sample)] for sample in dataset["sample_id"]]

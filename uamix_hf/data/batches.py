@@ -39,7 +39,7 @@ class Visit(int):
 class VisitedRows(Dataset):
     """Rows of a `datasets.Dataset`, fetched by [`Visit`], with the additional column `visit`.
 
-    The random draws of [`LogMelCollator`] depend on it.
+    The random draws of [`FeatureCollator`] depend on it.
 
     Args:
         rows: The dataset.
@@ -113,8 +113,8 @@ class LengthBucketSampler(Sampler[Visit]):
             visits[row] += 1
 
 
-class LogMelCollator:
-    """Collates rows of [`cached_log_mels`] to a batch.
+class FeatureCollator:
+    """Collates rows of [`cached_features`] to a batch.
 
     A batch has `input_values` (batch, frames, mel bins) float32, `attention_mask` (batch, frames) int64, `sample_id`
     (batch,) int64, and `labels` if the rows have them.
@@ -165,7 +165,7 @@ class LogMelCollator:
 
     def clip(self, row: Mapping[str, Any], rng: np.random.Generator) -> torch.Tensor:
         """Raw log-mel (frames, mel bins) float32 of a row in this visit: window, circular shift and gain."""
-        return self.augment(self.window(row["log_mel"].float(), rng), rng)
+        return self.augment(self.window(row["features"].float(), rng), rng)
 
     def pad(self, mels: list[torch.Tensor], ids: list[int]) -> dict[str, torch.Tensor]:
         """Pads raw log-mels (frames, mel bins) to a batch, and normalises them if `normalize`."""
@@ -193,4 +193,4 @@ class LogMelCollator:
         return mel
 
 
-__all__ = ["LengthBucketSampler", "LogMelCollator", "Visit", "VisitedRows"]
+__all__ = ["LengthBucketSampler", "FeatureCollator", "Visit", "VisitedRows"]

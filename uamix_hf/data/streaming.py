@@ -17,7 +17,7 @@ from torch.utils.data import get_worker_info
 
 from ..audio.errors import source_name
 from ..models.audio_mae.feature_extraction_audio_mae import AudioInputError, AudioMAEFeatureExtractor
-from .log_mels import read_log_mel
+from .features import read_features
 from .metadata import DataError
 from .recordings import belongs_to_dataset, foreign_file_error
 from .undecoded import load_stream
@@ -72,9 +72,9 @@ class StreamingArguments:
 class AudioStream(torch.utils.data.IterableDataset):
     """Infinite stream of clips: all windows of all recordings, in a new order in each pass.
 
-    A clip has `log_mel` (frames, mel bins) float16, as in the cache, `sample_id`, a hash of its source that is the same
-    in every run, and `visit`, the number of the pass. Long recordings are split into windows of `max_frames`. The same
-    seed gives the same order, so that a run resumes by reading up to where it stopped.
+    A clip has `features` (frames, mel bins) float16, as in the cache, `sample_id`, a hash of its source that is the
+    same in every run, and `visit`, the number of the pass. Long recordings are split into windows of `max_frames`. The
+    same seed gives the same order, so that a run resumes by reading up to where it stopped.
 
     Args:
         rows: Columns `audio` (undecoded) and `source` (name of the row). Each process reads its own part.
@@ -172,7 +172,7 @@ class AudioStream(torch.utils.data.IterableDataset):
         for row in rows:
             try:
                 audio = with_bytes(row["audio"])
-                log_mel = torch.from_numpy(read_log_mel(audio, self.feature_extractor))
+                log_mel = torch.from_numpy(read_features(audio, self.feature_extractor))
             except AudioInputError as error:
                 if self.on_error == "raise":
                     raise
@@ -187,7 +187,7 @@ class AudioStream(torch.utils.data.IterableDataset):
                     digest = hashlib.sha256(name + start.to_bytes(8, "big")).digest()
                     # A copy, so that a window in the buffer does not keep the whole recording in memory.
                     sample_id = int.from_bytes(digest[:8], "big") >> 1
-                    yield {"log_mel": window.clone(), "sample_id": sample_id, "visit": (number,)}
+                    yield {"features": window.clone(), "sample_id": sample_id, "visit": (number,)}
 
 
 def worker_number() -> tuple[int, int]:

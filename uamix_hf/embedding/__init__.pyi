@@ -1,7 +1,7 @@
 from .embedder import AudioEmbedder
 from .encoders import EncoderAdapter, EncoderError
+from .features import average_outputs, embed_features
 from .kinds import load_encoder, load_feature_extractor, make_adapter, register_encoder, save_encoder
-from .log_mels import average_outputs, embed_log_mels
 from .settings import EmbeddingConfigError, EmbeddingSettings
 
 __all__ = [
@@ -11,7 +11,7 @@ __all__ = [
     "EncoderAdapter",
     "EncoderError",
     "average_outputs",
-    "embed_log_mels",
+    "embed_features",
     "load_encoder",
     "load_feature_extractor",
     "make_adapter",

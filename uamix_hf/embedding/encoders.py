@@ -139,7 +139,7 @@ class EncoderAdapter(EncoderLayers):
         return {}
 
     @classmethod
-    def log_mel_extractor(cls, feature_extractor: Any) -> AudioMAEFeatureExtractor:
+    def make_front_end(cls, feature_extractor: Any) -> AudioMAEFeatureExtractor:
         """The feature extractor of raw and normalised log-mels that computes what the encoder's own one does.
 
         Args:

@@ -108,10 +108,10 @@ def load_feature_extractor(name_or_path: str | os.PathLike, **kwargs: Any) -> An
     """
     extractor = AutoFeatureExtractor.from_pretrained(name_or_path, **kwargs)
     shared = {key: kwargs[key] for key in SHARED if key in kwargs}
-    return log_mel_extractor(AutoConfig.from_pretrained(name_or_path, **shared), extractor)
+    return make_front_end(AutoConfig.from_pretrained(name_or_path, **shared), extractor)
 
 
-def log_mel_extractor(config: Any, feature_extractor: Any) -> AudioMAEFeatureExtractor:
+def make_front_end(config: Any, feature_extractor: Any) -> AudioMAEFeatureExtractor:
     """The feature extractor of log-mels that computes what an encoder's own one does.
 
     Args:
@@ -120,7 +120,7 @@ def log_mel_extractor(config: Any, feature_extractor: Any) -> AudioMAEFeatureExt
     """
     if isinstance(feature_extractor, AudioMAEFeatureExtractor):
         return feature_extractor
-    return adapter_class(config).log_mel_extractor(feature_extractor)
+    return adapter_class(config).make_front_end(feature_extractor)
 
 
 def save_encoder(encoder: Any, folder: str | os.PathLike) -> None:
@@ -146,7 +146,7 @@ __all__ = [
     "encoder_from_config",
     "load_encoder",
     "load_feature_extractor",
-    "log_mel_extractor",
+    "make_front_end",
     "make_adapter",
     "register_encoder",
     "save_encoder",

@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 from transformers.utils.hub import cached_file, extract_commit_hash
 
 from ..data.checks import checked_batch_size
-from ..data.log_mels import source_key
+from ..data.features import source_key
 from ..embedding.embedder import AudioEmbedder
 from ..models.audio_mae.feature_extraction_audio_mae import AudioMAEFeatureExtractor
 from ..version import __version__

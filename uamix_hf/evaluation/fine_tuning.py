@@ -9,7 +9,7 @@ import numpy as np
 from datasets import Dataset
 from tqdm.auto import tqdm
 
-from ..data import cached_log_mels
+from ..data import cached_features
 from ..fine_tuning import FineTuningArguments, fine_tune, predict
 from ..metrics.checks import check_single_label
 from .embeddings import Encoder, load_embedder
@@ -57,7 +57,7 @@ def fine_tune_low_shot(
     trials = list(low_shot_trials(labels, splits, k, seeds))
     embedder = load_embedder(encoder, device="cpu")  # the copies move to the device that is trained on
     model, extractor = embedder.model, embedder.feature_extractor
-    log_mels = cached_log_mels(recordings, extractor, cache_dir=cache_dir).dataset
+    log_mels = cached_features(recordings, extractor, cache_dir=cache_dir).dataset
     args = args or FineTuningArguments(logging_strategy="no", disable_tqdm=True, report_to="none")
     correct = []
     with TemporaryDirectory() as folder:

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from ..data import LengthBucketSampler, LogMelCollator
+from ..data import FeatureCollator, LengthBucketSampler
 from ..models.audio_mae.feature_extraction_audio_mae import AudioMAEFeatureExtractor
 from ..training.augmentations import mask_log_mel, mix_log_mels
 from .arguments import FineTuningArguments
@@ -62,8 +62,8 @@ class ClassBalancedSampler(LengthBucketSampler):
         return rows[torch.randperm(count, generator=generator)]
 
 
-class FineTuningCollator(LogMelCollator):
-    """Collator of log-mels with `labels`: shifts, amplifies, mixes and masks the clips of a [`LogMelCollator`] batch.
+class FineTuningCollator(FeatureCollator):
+    """Collator of log-mels with `labels`: shifts, amplifies, mixes and masks the clips of a [`FeatureCollator`] batch.
 
     Args:
         feature_extractor: Normalises and pads.

@@ -99,7 +99,7 @@ class FixMatchCollator(FineTuningCollator):
     ):
         super().__init__(feature_extractor, max_frames, args, num_classes)
         self.fixmatch = fixmatch
-        self.unlabelled = unlabelled.select_columns(["log_mel", "sample_id"])
+        self.unlabelled = unlabelled.select_columns(["features", "sample_id"])
 
     def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         batch = super().__call__(rows)

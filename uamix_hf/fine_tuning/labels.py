@@ -126,7 +126,7 @@ def read_numbers(recordings: Dataset, column: str) -> np.ndarray:
 
 def with_labels(dataset: Dataset, values: np.ndarray) -> Dataset:
     """Log-mels with a column `labels` of these values, which replaces an existing one."""
-    table = dataset.select_columns(["log_mel", "length", "sample_id"])
+    table = dataset.select_columns(["features", "length", "sample_id"])
     return table.add_column("labels", list(values) if values.ndim > 1 else values)
 
 

@@ -3,7 +3,7 @@
 import numpy as np
 from datasets import Dataset
 
-from ..embedding.log_mels import average_outputs
+from ..embedding.features import average_outputs
 from ..models.audio_mae.feature_extraction_audio_mae import AudioMAEFeatureExtractor
 from ..models.audio_mae.modeling_audio_mae import AudioMAEForAudioClassification
 
@@ -22,7 +22,7 @@ def predict_logits(
     Args:
         model: Set to evaluation mode.
         feature_extractor: Normalises and pads.
-        dataset: Log-mels, of [`cached_log_mels`].
+        dataset: Log-mels, of [`cached_features`].
         rows: Rows to predict (rows,) int; all by default.
         batch_size: Windows in a batch.
 

@@ -17,8 +17,8 @@ from sklearn.preprocessing import normalize
 from torch import nn
 from transformers import set_seed
 
-from ..data import LogMelCollator
-from ..embedding.log_mels import embed_log_mels
+from ..data import FeatureCollator
+from ..embedding.features import embed_features
 from ..models.audio_mae.feature_extraction_audio_mae import AudioMAEFeatureExtractor
 from ..models.audio_mae.modeling_audio_mae import AudioMAEForAudioClassification, AudioMAEModel
 from ..training.arguments import LayerwiseArguments
@@ -102,7 +102,7 @@ class PseudoLabelTrainer(LengthBucketTrainer):
             args=args,
             train_dataset=train_dataset,
             # Views crop further: two different parts of a long recording.
-            data_collator=LogMelCollator(feature_extractor, 2 * self.max_frames, normalize=False, seed=args.seed),
+            data_collator=FeatureCollator(feature_extractor, 2 * self.max_frames, normalize=False, seed=args.seed),
             processing_class=feature_extractor,
         )
 
@@ -174,7 +174,7 @@ def tune_on_pseudo_labels(
         model = make_classifier(trained, clusters)
         frozen = freeze(model.audio_mae, args.frozen_blocks(model.config.num_hidden_layers))
         encoder.to(args.device)  # type: ignore[arg-type]
-        vectors = embed_log_mels(encoder, feature_extractor, dataset, batch_size=args.train_batch_size)
+        vectors = embed_features(encoder, feature_extractor, dataset, batch_size=args.train_batch_size)
         # Processes that number the clusters each in its own way would train one another's labels away.
         (labels,) = broadcast_object_list([cluster(vectors, clusters, args.seed)])
         rows = labelled_rows(dataset, np.arange(len(dataset)), labels, clusters)

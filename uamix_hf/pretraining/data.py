@@ -14,7 +14,7 @@ from ..data import (
     DataError,
     HeldOutArguments,
     PreparedData,
-    cached_log_mels,
+    cached_features,
     load_recordings,
     prepare,
     read_groups,
@@ -34,8 +34,8 @@ class PretrainingData:
     """Clips of a pretraining run.
 
     Args:
-        train: Log-mels of [`cached_log_mels`], or this process's part of a stream.
-        held_out: Log-mels of [`cached_log_mels`] to evaluate on, if any.
+        train: Log-mels of [`cached_features`], or this process's part of a stream.
+        held_out: Log-mels of [`cached_features`] to evaluate on, if any.
         sample: Returns a finite number of clips to compute statistics of, the same on all processes.
     """
 
@@ -137,7 +137,7 @@ def streamed(
         rows, source = folder_rows(train.recordings, seed), files_identity(train.recordings)
         if held:
             with args.main_process_first(desc="log-mels"):
-                held_out = cached_log_mels(held.recordings, feature_extractor, on_error, data_args.cache_dir).dataset
+                held_out = cached_features(held.recordings, feature_extractor, on_error, data_args.cache_dir).dataset
 
     def stream(rank: int, world_size: int) -> AudioStream:
         return AudioStream(

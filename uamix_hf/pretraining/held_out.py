@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..data import LogMelCollator
+from ..data import FeatureCollator
 from ..models.audio_mae.configuration_audio_mae import AudioMAEConfig
 from ..models.audio_mae.feature_extraction_audio_mae import AudioMAEFeatureExtractor
 
@@ -36,7 +36,7 @@ def masking_noise(config: AudioMAEConfig, sample_ids: Sequence[int], frames: int
     return torch.from_numpy(np.stack(noise)).float()
 
 
-class HeldOutCollator(LogMelCollator):
+class HeldOutCollator(FeatureCollator):
     """Collator for evaluation: no augmentation, the middle of long recordings, and `noise` for fixed masks.
 
     Args:

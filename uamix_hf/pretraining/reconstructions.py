@@ -98,7 +98,7 @@ class ReconstructionCallback(TrainerCallback):
 
     Args:
         trainer: Trainer that the callback is added to.
-        rows: Log-mels of [`cached_log_mels`], plotted one below the other.
+        rows: Log-mels of [`cached_features`], plotted one below the other.
     """
 
     def __init__(self, trainer: PretrainingTrainer, rows: Sequence[Mapping[str, Any]]):

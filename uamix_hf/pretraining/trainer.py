@@ -9,7 +9,7 @@ from datasets import Dataset
 from torch.utils.data import DataLoader
 from transformers.trainer_utils import EvalLoopOutput
 
-from ..data import DataError, LogMelCollator
+from ..data import DataError, FeatureCollator
 from ..data.streaming import AudioStream
 from ..models.audio_mae.feature_extraction_audio_mae import AudioMAEFeatureExtractor
 from ..models.audio_mae.modeling_audio_mae import AudioMAEForPreTraining
@@ -36,9 +36,9 @@ class PretrainingTrainer(LengthBucketTrainer):
     Args:
         model: Of [`pretraining_model`].
         args: Training arguments.
-        train_dataset: Log-mels of [`cached_log_mels`], or an [`AudioStream`].
+        train_dataset: Log-mels of [`cached_features`], or an [`AudioStream`].
         feature_extractor: Normalises and pads; saved with each checkpoint.
-        eval_dataset: Held-out log-mels of [`cached_log_mels`].
+        eval_dataset: Held-out log-mels of [`cached_features`].
 
     Raises:
         DataError: fewer clips than one step takes, or fewer held-out clips than processes.
@@ -73,7 +73,7 @@ class PretrainingTrainer(LengthBucketTrainer):
             args=args,
             train_dataset=train_dataset,
             eval_dataset=eval_dataset,
-            data_collator=LogMelCollator(
+            data_collator=FeatureCollator(
                 feature_extractor,
                 model.config.max_length,
                 normalize=True,

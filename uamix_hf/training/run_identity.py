@@ -110,7 +110,7 @@ def data_identity(dataset: Any) -> dict[str, Any] | None:
         return {"kind": type(dataset).__name__}
     plain = dataset.with_format(None)
     digests = {name: digest(plain[name][:]) for name in ("sample_id", "labels") if name in columns}
-    return {"clips": len(dataset), **digests} | ({"levels": levels(dataset)} if "log_mel" in columns else {})
+    return {"clips": len(dataset), **digests} | ({"levels": levels(dataset)} if "features" in columns else {})
 
 
 def digest(values: Any) -> str:
@@ -121,8 +121,8 @@ def digest(values: Any) -> str:
 def levels(dataset: Any) -> list[list[float]]:
     """Levels of clips: means of the first and of the last half of each log-mel, (clips, 2)."""
     means = []
-    for row in dataset.select_columns("log_mel").with_format("numpy"):
-        mel = row["log_mel"]
+    for row in dataset.select_columns("features").with_format("numpy"):
+        mel = row["features"]
         half = -(-len(mel) // 2)
         means.append([round(float(part.mean(dtype=np.float32)), 4) for part in (mel[:half], mel[-half:])])
     return means

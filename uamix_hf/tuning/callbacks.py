@@ -8,7 +8,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from ..data import LogMelCollator
+from ..data import FeatureCollator
 from ..data.checks import checked_batch_size
 from ..metrics.knn import leave_one_out_knn, resolve_neighbours
 
@@ -42,7 +42,7 @@ class KNNCallback(TrainerCallback):
     def __init__(
         self,
         dataset: Dataset,
-        collator: LogMelCollator,
+        collator: FeatureCollator,
         groups: np.ndarray | None = None,
         neighbours: int = 10,
         batch_size: int = 64,

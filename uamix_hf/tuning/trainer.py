@@ -11,7 +11,7 @@ import torch
 from torch.utils.data import Dataset
 from transformers import TrainerCallback
 
-from ..data import LengthBucketSampler, LogMelCollator
+from ..data import FeatureCollator, LengthBucketSampler
 from ..models.audio_mae.feature_extraction_audio_mae import AudioMAEFeatureExtractor
 from ..training.augmentations import resolve_token_drop
 from ..training.checkpoints import checkpoint_to_resume, last_complete_checkpoint, prepare_output_dir
@@ -37,7 +37,7 @@ class StageTrainer(LengthBucketTrainer):
     Args:
         model: From `UaMixForContrastiveTuning.from_encoder`.
         args: Arguments of both stages; the method's fields among them must agree with the model.
-        train_dataset: Log-mels from [`cached_log_mels`], with the column `length`.
+        train_dataset: Log-mels from [`cached_features`], with the column `length`.
         feature_extractor: Its patch size pads the batches; saved with each checkpoint.
         stage: `"head"` trains into `output_dir/head`, `"tune"` into `output_dir`.
         callbacks: Further callbacks of transformers' Trainer.
@@ -73,7 +73,7 @@ class StageTrainer(LengthBucketTrainer):
         if stage == "head":
             self.may_change_with_warning = MAY_CHANGE_WITH_WARNING | {"head_steps", "head_epochs"}
         # Views crop further, so that a long recording gives two different stretches of it.
-        collator = LogMelCollator(feature_extractor, 2 * model.adapter.max_frames, normalize=False, seed=args.seed)
+        collator = FeatureCollator(feature_extractor, 2 * model.adapter.max_frames, normalize=False, seed=args.seed)
         super().__init__(
             model=model,
             args=args,
@@ -176,7 +176,7 @@ def train_stages(
         model: From `UaMixForContrastiveTuning.from_encoder`.
         args: Arguments of both stages. `resume_from_checkpoint` is a checkpoint of either stage, or `"true"` for the
             last complete one.
-        train_dataset: Log-mels from [`cached_log_mels`].
+        train_dataset: Log-mels from [`cached_features`].
         feature_extractor: Its patch size pads the batches; saved with each checkpoint.
         callbacks: Further callbacks of transformers' Trainer, in both stages.
 

@@ -7,8 +7,8 @@ import numpy as np
 import torch
 from datasets import Dataset
 
+from ..embedding.features import embed_features
 from ..embedding.kinds import adapter_class, make_adapter, settings_of
-from ..embedding.log_mels import embed_log_mels
 from ..models.audio_mae.feature_extraction_audio_mae import AudioMAEFeatureExtractor
 from ..models.audio_mae.modeling_audio_mae import AudioMAEModel
 from ..models.audio_mae.pooling_audio_mae import AudioMAEWhitening
@@ -95,7 +95,7 @@ def fit_whitening(
     before, width, training = encoder.whitening, config.whitening_size, encoder.training
     encoder.whitening, config.whitening_size = torch.nn.Identity(), 0
     try:
-        vectors = embed_log_mels(encoder, feature_extractor, dataset, batch_size=batch_size)
+        vectors = embed_features(encoder, feature_extractor, dataset, batch_size=batch_size)
         mean, matrix = whitening_of(vectors, min(SIZE, config.pooled_size) if size is None else size)
         layer = AudioMAEWhitening(*matrix.shape).to(encoder.device)
         layer.mean.copy_(torch.from_numpy(mean))
@@ -114,7 +114,7 @@ def add_whitening(
     before, training = settings_of(encoder), encoder.training
     encoder.embedding_settings = replace(before, whitening=None)
     try:
-        vectors = embed_log_mels(encoder, feature_extractor, dataset, batch_size=batch_size)
+        vectors = embed_features(encoder, feature_extractor, dataset, batch_size=batch_size)
         width = make_adapter(encoder).embedding_size
         mean, matrix = whitening_of(vectors, min(SIZE, width) if size is None else size)
     except BaseException:  # an interrupt, too

@@ -9,18 +9,18 @@ import torch
 from datasets import Dataset
 from transformers import PreTrainedModel
 
-from ..data import LogMelCollator
+from ..data import FeatureCollator
 from ..data.checks import checked_batch_size
 from ..models.audio_mae.feature_extraction_audio_mae import AudioMAEFeatureExtractor
-from .kinds import log_mel_extractor, make_adapter
+from .kinds import make_adapter, make_front_end
 from .windows import average_windows
 
 
-def log_mel_windows(dataset: Dataset, rows: np.ndarray, max_frames: int) -> Iterator[tuple[int, torch.Tensor]]:
+def feature_windows(dataset: Dataset, rows: np.ndarray, max_frames: int) -> Iterator[tuple[int, torch.Tensor]]:
     """Yields the position in `rows` and the log-mel (frames, mel bins) of each window of at most `max_frames`."""
     lengths = np.asarray(dataset["length"][:])[rows]
     for position in np.argsort(lengths, kind="stable"):  # batches of similar length have little padding
-        for window in dataset[int(rows[position])]["log_mel"].split(max_frames):
+        for window in dataset[int(rows[position])]["features"].split(max_frames):
             yield int(position), window
 
 
@@ -40,7 +40,7 @@ def average_outputs(
         forward: Computes outputs (batch, width) from `input_values` and `attention_mask`.
         model: The model that `forward` calls.
         feature_extractor: Normalises and pads the log-mels.
-        dataset: Log-mels of [`cached_log_mels`].
+        dataset: Log-mels of [`cached_features`].
         rows: Rows of `dataset`; all if None.
         batch_size: Windows in a batch.
         width: Dimensions of an output.
@@ -55,7 +55,7 @@ def average_outputs(
     batch_size = checked_batch_size(batch_size)
     rows = np.arange(len(dataset)) if rows is None else np.asarray(rows)
     model.eval()
-    collator = LogMelCollator(feature_extractor, max_frames, normalize=True)
+    collator = FeatureCollator(feature_extractor, max_frames, normalize=True)
 
     @torch.inference_mode()
     def compute(windows: list[torch.Tensor]) -> tuple[np.ndarray, np.ndarray]:
@@ -64,7 +64,7 @@ def average_outputs(
         outputs = forward(batch["input_values"].to(model.device), mask.to(model.device))
         return outputs.double().cpu().numpy(), mask.sum(1).numpy()
 
-    windows = log_mel_windows(dataset, rows, max_frames)
+    windows = feature_windows(dataset, rows, max_frames)
     means = average_windows(iter(lambda: list(islice(windows, batch_size)), []), compute, width)
     if not (finite := np.isfinite(means).all(axis=1)).all():
         ids = np.asarray(dataset["sample_id"][:])[rows[~finite]].tolist()
@@ -75,7 +75,7 @@ def average_outputs(
     return means
 
 
-def embed_log_mels(
+def embed_features(
     encoder: PreTrainedModel,
     feature_extractor: Any,
     dataset: Dataset,
@@ -87,7 +87,7 @@ def embed_log_mels(
     Args:
         encoder: The encoder, which is left in evaluation mode.
         feature_extractor: The encoder's own one, or an [`AudioMAEFeatureExtractor`]; normalises and pads the log-mels.
-        dataset: Log-mels of [`cached_log_mels`].
+        dataset: Log-mels of [`cached_features`].
         rows: Rows of `dataset`; all if None.
         batch_size: Windows in a batch.
 
@@ -99,7 +99,7 @@ def embed_log_mels(
         ValueError: A batch size below 1, or embeddings that are not finite.
     """
     adapter = make_adapter(encoder)
-    feature_extractor = log_mel_extractor(adapter.base.config, feature_extractor)
+    feature_extractor = make_front_end(adapter.base.config, feature_extractor)
     padding = feature_extractor.padding_value
     return average_outputs(
         lambda values, mask: adapter.encode(values, mask.sum(1), 0.0, padding)[0],
@@ -107,4 +107,4 @@ def embed_log_mels(
     )  # fmt: skip
 
 
-__all__ = ["average_outputs", "embed_log_mels", "log_mel_windows"]
+__all__ = ["average_outputs", "embed_features", "feature_windows"]

@@ -30,11 +30,11 @@ WARNINGS: dict[str, type[Warning]] = {
 
 
 @dataclass
-class LogMels:
+class CachedFeatures:
     """Raw log-mels of a table of recordings.
 
     Args:
-        dataset: Columns `log_mel` (frames, mel bins) float32 rounded to float16, `length` in frames, `sample_id`.
+        dataset: Columns `features` (frames, mel bins) float32 rounded to float16, `length` in frames, `sample_id`.
         skipped: The reason for each recording that could not be read, by its name.
     """
 
@@ -51,7 +51,7 @@ def source_key(value: Mapping[str, Any]) -> Any:
     return str(path), status and (status.st_size, status.st_mtime_ns)
 
 
-def read_log_mel(value: Any, feature_extractor: AudioMAEFeatureExtractor) -> np.ndarray:
+def read_features(value: Any, feature_extractor: AudioMAEFeatureExtractor) -> np.ndarray:
     """Computes the raw log-mel (frames, mel bins) float16 of a value of an audio column.
 
     Raises:
@@ -66,10 +66,10 @@ def read_log_mel(value: Any, feature_extractor: AudioMAEFeatureExtractor) -> np.
 
 
 def read_with_warnings(value: Any, feature_extractor: AudioMAEFeatureExtractor) -> tuple[np.ndarray, str]:
-    """As [`read_log_mel`], also returning the warnings as JSON, to cache them with the log-mel."""
+    """As [`read_features`], also returning the warnings as JSON, to cache them with the log-mel."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        log_mel = read_log_mel(value, feature_extractor)
+        log_mel = read_features(value, feature_extractor)
     said = [(item.category.__name__, str(item.message)) for item in caught if item.category.__name__ in WARNINGS]
     return log_mel, json.dumps(said)
 
@@ -80,14 +80,14 @@ def cached_part(
     """Reads the rows of a table from the cache, or decodes them into it.
 
     Returns:
-        The readable rows, with the columns of [`LogMels`], `row` and `warnings`, or None if there are none, which is
-        not cached; and if the recordings were decoded now, the error of each unreadable row by its number.
+        The readable rows, with the columns of [`CachedFeatures`], `row` and `warnings`, or None if there are none,
+        which is not cached; and if the recordings were decoded now, the error of each unreadable row by its number.
 
     Raises:
         AudioInputError: The first unreadable recording (`on_error="raise"`).
     """
     features = Features(
-        log_mel=Array2D((None, feature_extractor.num_mel_bins), "float16"),
+        features=Array2D((None, feature_extractor.num_mel_bins), "float16"),
         length=Value("int32"),
         sample_id=Value("int64"),
         row=Value("int64"),
@@ -98,14 +98,14 @@ def cached_part(
     def rows() -> Iterator[dict[str, Any]]:
         for number, row in enumerate(tqdm(recordings, desc="Decoding", unit="clip")):
             try:
-                log_mel, said = read_with_warnings(row["audio"], feature_extractor)
+                made, said = read_with_warnings(row["audio"], feature_extractor)
             except AudioInputError as problem:
                 failed[number] = str(problem)
                 if on_error == "raise" or len(failed) == len(recordings):
                     raise
                 continue
             yield {
-                "log_mel": log_mel, "length": len(log_mel), "sample_id": row["sample_id"], "row": number,
+                "features": made, "length": len(made), "sample_id": row["sample_id"], "row": number,
                 "warnings": said,
             }  # fmt: skip
 
@@ -126,12 +126,12 @@ def cached_part(
             enable_progress_bars()
 
 
-def cached_log_mels(
+def cached_features(
     recordings: Dataset,
     feature_extractor: AudioMAEFeatureExtractor,
     on_error: str = "raise",
     cache_dir: str | Path | None = None,
-) -> LogMels:
+) -> CachedFeatures:
     """Computes the log-mels of recordings, or reads them from the cache.
 
     A second call with the same files and settings reads the cache, and repeats the warnings. Unreadable recordings are
@@ -172,7 +172,7 @@ def cached_log_mels(
     for said in dataset["warnings"][:]:
         for kind, text in json.loads(said):
             warnings.warn(text, WARNINGS[kind], stacklevel=2)
-    return LogMels(dataset.remove_columns(["row", "warnings"]).with_format("torch"), skipped)
+    return CachedFeatures(dataset.remove_columns(["row", "warnings"]).with_format("torch"), skipped)
 
 
 def compute_norm_stats(
@@ -181,7 +181,7 @@ def compute_norm_stats(
     """Computes mean and standard deviation of your own log-mels, over all frames and bins without padding.
 
     Args:
-        dataset: Rows with a column `log_mel` (of [`cached_log_mels`]) or `audio_column`, or waveforms.
+        dataset: Rows with a column `features` (of [`cached_features`]) or `audio_column`, or waveforms.
         feature_extractor: Makes the log-mels; pass the result to a new one as `mean` and `std`.
         audio_column: Name of the audio column.
 
@@ -194,11 +194,11 @@ def compute_norm_stats(
     """
     count, total, squares = 0, 0.0, 0.0
     for row in dataset:
-        if isinstance(row, Mapping) and "log_mel" in row:
-            log_mel = np.asarray(row["log_mel"], np.float64)
+        if isinstance(row, Mapping) and "features" in row:
+            log_mel = np.asarray(row["features"], np.float64)
         else:
             value = row[audio_column] if isinstance(row, Mapping) and audio_column in row else row
-            log_mel = read_log_mel(value, feature_extractor).astype(np.float64)
+            log_mel = read_features(value, feature_extractor).astype(np.float64)
         count, total, squares = count + log_mel.size, total + log_mel.sum(), squares + np.square(log_mel).sum()
     if count == 0:
         raise DataError("There are no recordings to compute statistics from.")
@@ -206,4 +206,4 @@ def compute_norm_stats(
     return float(mean), float(np.sqrt(max(squares / count - mean**2, 0.0)))
 
 
-__all__ = ["LogMels", "cached_log_mels", "compute_norm_stats"]
+__all__ = ["CachedFeatures", "cached_features", "compute_norm_stats"]

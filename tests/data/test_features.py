@@ -18,7 +18,7 @@ from uamix_hf import (
     TruncatedAudioWarning,
     compute_norm_stats,
 )
-from uamix_hf.data import DataArguments, cached_log_mels, load_recordings, log_mels, prepare
+from uamix_hf.data import DataArguments, cached_features, load_recordings, log_mels, prepare
 
 RATE = 16_000
 LENGTHS = [4000, 16_000, 8123, 100]  # the last is shorter than a frame
@@ -57,38 +57,38 @@ def forbid_decoding(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_rows_are_the_log_mels_rounded_to_float16(folder: Path, extractor, tmp_path: Path) -> None:
-    result = cached_log_mels(load_recordings(str(folder)), extractor, cache_dir=tmp_path / "cache")
+    result = cached_features(load_recordings(str(folder)), extractor, cache_dir=tmp_path / "cache")
     assert result.skipped == {}
-    assert set(result.dataset.column_names) == {"log_mel", "length", "sample_id"}
+    assert set(result.dataset.column_names) == {"features", "length", "sample_id"}
     assert [int(value) for value in result.dataset["sample_id"]] == [0, 1, 2, 3]
     assert [int(value) for value in result.dataset["length"]] == [23, 98, 49, 1]
     for row, exact in zip(result.dataset, expected_log_mels(folder, extractor), strict=True):
-        assert row["log_mel"].dtype == torch.float32  # of float16 values
-        assert torch.equal(row["log_mel"], exact.half().float())
-        assert (row["log_mel"] - exact).abs().max() <= 2**-7
+        assert row["features"].dtype == torch.float32  # of float16 values
+        assert torch.equal(row["features"], exact.half().float())
+        assert (row["features"] - exact).abs().max() <= 2**-7
     assert not torch.equal(exact.half().float(), exact)
 
 
 def test_log_mels_lie_on_disk_and_are_read_again(folder: Path, extractor, tmp_path: Path, monkeypatch) -> None:
     cache = tmp_path / "cache"
-    first = cached_log_mels(load_recordings(str(folder)), extractor, cache_dir=cache).dataset
+    first = cached_features(load_recordings(str(folder)), extractor, cache_dir=cache).dataset
     files = [Path(entry["filename"]) for entry in first.cache_files]
     assert files and all(file.is_relative_to(cache) for file in files)
     assert sum(file.stat().st_size for file in files) >= 2 * 128 * (23 + 98 + 49 + 1)
     forbid_decoding(monkeypatch)
-    second = cached_log_mels(load_recordings(str(folder)), AudioMAEFeatureExtractor(), cache_dir=cache).dataset
+    second = cached_features(load_recordings(str(folder)), AudioMAEFeatureExtractor(), cache_dir=cache).dataset
     for old, new in zip(first, second, strict=True):
-        assert torch.equal(old["log_mel"], new["log_mel"])
+        assert torch.equal(old["features"], new["features"])
     assert second.cache_files == first.cache_files
     with pytest.raises(pytest.fail.Exception, match="decoded"):  # other rows are other log-mels
-        cached_log_mels(load_recordings(str(folder), where=["file_name=1.wav"]), extractor, cache_dir=cache)
+        cached_features(load_recordings(str(folder), where=["file_name=1.wav"]), extractor, cache_dir=cache)
 
 
 def test_bytes_are_cached_too(folder: Path, extractor, tmp_path: Path, monkeypatch) -> None:
     def rows() -> list[torch.Tensor]:
         sounds = [{"bytes": path.read_bytes(), "path": "same.wav"} for path in sorted(folder.glob("*.wav"))]
         table = Dataset.from_dict({"audio": sounds, "sample_id": list(range(len(sounds)))})
-        return [row["log_mel"] for row in cached_log_mels(table, extractor, cache_dir=tmp_path).dataset]
+        return [row["features"] for row in cached_features(table, extractor, cache_dir=tmp_path).dataset]
 
     before = rows()
     write_clip(folder / "1.wav", LENGTHS[1], seed=77)  # as many bytes, but others
@@ -101,7 +101,7 @@ def test_bytes_are_cached_too(folder: Path, extractor, tmp_path: Path, monkeypat
 def test_a_changed_file_or_setting_is_computed_anew(folder: Path, extractor, tmp_path: Path) -> None:
     def rows(extractor: AudioMAEFeatureExtractor) -> list[torch.Tensor]:
         recordings = load_recordings(str(folder))
-        return [row["log_mel"] for row in cached_log_mels(recordings, extractor, cache_dir=tmp_path).dataset]
+        return [row["features"] for row in cached_features(recordings, extractor, cache_dir=tmp_path).dataset]
 
     before = rows(extractor)
     changed = folder / "1.wav"
@@ -119,7 +119,7 @@ def test_a_changed_file_or_setting_is_computed_anew(folder: Path, extractor, tmp
 
 def test_ids_are_those_of_the_whole_table(folder: Path, extractor) -> None:
     recordings = load_recordings(str(folder), where=["file_name=2.wav,0.wav"])
-    dataset = cached_log_mels(recordings, extractor).dataset
+    dataset = cached_features(recordings, extractor).dataset
     assert [(int(row["sample_id"]), int(row["length"])) for row in dataset] == [(0, 23), (2, 49)]
 
 
@@ -130,19 +130,19 @@ def test_an_unreadable_recording_stops_or_is_left_out(folder: Path, extractor, c
     soundfile.write(folder / "2.wav", silent, RATE, subtype="FLOAT")
     recordings = load_recordings(str(folder))
     with pytest.raises(AudioDecodeError, match=r"/1\.wav"):
-        cached_log_mels(recordings, extractor)
+        cached_features(recordings, extractor)
     with caplog.at_level(logging.WARNING):
-        result = cached_log_mels(recordings, extractor, on_error="skip")
+        result = cached_features(recordings, extractor, on_error="skip")
     assert "2 of 4 recordings" in caplog.text
     assert list(result.skipped) == [str(folder / "1.wav"), str(folder / "2.wav")]
     assert "not readable" in result.skipped[str(folder / "1.wav")] and "NaN" in result.skipped[str(folder / "2.wav")]
-    assert [(int(row["sample_id"]), len(row["log_mel"])) for row in result.dataset] == [(0, 23), (3, 1)]
-    assert cached_log_mels(recordings, extractor, on_error="skip").skipped == result.skipped
+    assert [(int(row["sample_id"]), len(row["features"])) for row in result.dataset] == [(0, 23), (3, 1)]
+    assert cached_features(recordings, extractor, on_error="skip").skipped == result.skipped
     write_clip(folder / "1.wav", 3000, seed=1)
     write_clip(folder / "2.wav", 3000, seed=1)
-    assert len(cached_log_mels(load_recordings(str(folder)), extractor).dataset) == 4  # mended
+    assert len(cached_features(load_recordings(str(folder)), extractor).dataset) == 4  # mended
     with pytest.raises(ValueError, match="'raise' and 'skip'"):
-        cached_log_mels(recordings, extractor, on_error="ignore")
+        cached_features(recordings, extractor, on_error="ignore")
 
 
 def test_what_could_not_be_read_is_tried_again(folder: Path, extractor, tmp_path: Path, monkeypatch, caplog) -> None:
@@ -158,10 +158,10 @@ def test_what_could_not_be_read_is_tried_again(folder: Path, extractor, tmp_path
 
     def names_read(on_error: str) -> list[str]:
         read.clear()
-        found = cached_log_mels(recordings, extractor, on_error, cache_dir=tmp_path / "cache")
+        found = cached_features(recordings, extractor, on_error, cache_dir=tmp_path / "cache")
         assert {Path(name).name for name in found.skipped} == unreadable
         assert all("needs a decoder" in reason for reason in found.skipped.values())
-        rows = [(int(row["sample_id"]), row["log_mel"]) for row in found.dataset]
+        rows = [(int(row["sample_id"]), row["features"]) for row in found.dataset]
         assert [number for number, _ in rows] == [n for n in range(4) if f"{n}.wav" not in unreadable]
         for number, log_mel in rows:
             assert torch.equal(log_mel, expected[number].half().float())
@@ -193,9 +193,9 @@ def test_what_could_not_be_read_at_first_is_a_table_of_its_own(folder: Path, ext
         with monkeypatch.context() as patch:
             patch.setattr(log_mels, "load_audio", fail)
             with pytest.raises(AudioInputError, match="None of the 4 recordings.*needs a decoder"):
-                cached_log_mels(recordings, extractor, "skip", tmp_path)
+                cached_features(recordings, extractor, "skip", tmp_path)
     monkeypatch.setattr(log_mels, "load_audio", load_audio)
-    assert len(cached_log_mels(recordings, extractor, "skip", tmp_path).dataset) == 4
+    assert len(cached_features(recordings, extractor, "skip", tmp_path).dataset) == 4
 
 
 def test_what_was_warned_of_is_warned_of_from_the_cache_too(folder: Path, extractor, tmp_path, monkeypatch) -> None:
@@ -205,7 +205,7 @@ def test_what_was_warned_of_is_warned_of_from_the_cache_too(folder: Path, extrac
     said = []
     for _ in range(2):
         with pytest.warns(UserWarning) as caught:
-            cached_log_mels(load_recordings(str(folder)), extractor, cache_dir=tmp_path)
+            cached_features(load_recordings(str(folder)), extractor, cache_dir=tmp_path)
         said.append([(item.category, str(item.message)) for item in caught])
         forbid_decoding(monkeypatch)
     assert said[0] == said[1] and [kind for kind, _ in said[0]] == [TruncatedAudioWarning, UserWarning]
@@ -216,7 +216,7 @@ def test_nothing_readable_is_an_error_even_when_skipping(folder: Path, extractor
     for path in folder.iterdir():
         path.write_bytes(b"")
     with pytest.raises(AudioInputError, match=r"None of the 4 .*/0\.wav"):
-        cached_log_mels(load_recordings(str(folder)), extractor, on_error="skip")
+        cached_features(load_recordings(str(folder)), extractor, on_error="skip")
 
 
 def test_statistics_are_those_of_all_frames_together(folder: Path, extractor) -> None:
@@ -227,7 +227,7 @@ def test_statistics_are_those_of_all_frames_together(folder: Path, extractor) ->
     renamed = recordings.rename_column("audio", "sound")
     for statistics in (
         compute_norm_stats(recordings, extractor),
-        compute_norm_stats(cached_log_mels(recordings, extractor).dataset, extractor),
+        compute_norm_stats(cached_features(recordings, extractor).dataset, extractor),
         compute_norm_stats(waves, extractor),
         compute_norm_stats([{"array": wave, "sampling_rate": RATE} for wave in waves], extractor),
         compute_norm_stats(renamed, extractor, audio_column="sound"),
