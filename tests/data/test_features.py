@@ -18,7 +18,7 @@ from uamix_hf import (
     TruncatedAudioWarning,
     compute_norm_stats,
 )
-from uamix_hf.data import DataArguments, cached_features, load_recordings, log_mels, prepare
+from uamix_hf.data import DataArguments, cached_features, features, load_recordings, prepare
 
 RATE = 16_000
 LENGTHS = [4000, 16_000, 8123, 100]  # the last is shorter than a frame
@@ -53,7 +53,7 @@ def forbid_decoding(monkeypatch: pytest.MonkeyPatch) -> None:
     def load_audio(*arguments) -> None:
         pytest.fail("a recording was decoded")
 
-    monkeypatch.setattr(log_mels, "load_audio", load_audio)
+    monkeypatch.setattr(features, "load_audio", load_audio)
 
 
 def test_rows_are_the_log_mels_rounded_to_float16(folder: Path, extractor, tmp_path: Path) -> None:
@@ -167,7 +167,7 @@ def test_what_could_not_be_read_is_tried_again(folder: Path, extractor, tmp_path
             assert torch.equal(log_mel, expected[number].half().float())
         return list(read)
 
-    monkeypatch.setattr(log_mels, "load_audio", load_audio)
+    monkeypatch.setattr(features, "load_audio", load_audio)
     recordings, expected = load_recordings(str(folder)), expected_log_mels(folder, extractor)
     assert names_read("skip") == ["0.wav", "1.wav", "2.wav", "3.wav"]
     assert names_read("skip") == ["0.wav", "2.wav"]
@@ -191,10 +191,10 @@ def test_what_could_not_be_read_at_first_is_a_table_of_its_own(folder: Path, ext
 
     for _ in range(2):
         with monkeypatch.context() as patch:
-            patch.setattr(log_mels, "load_audio", fail)
+            patch.setattr(features, "load_audio", fail)
             with pytest.raises(AudioInputError, match="None of the 4 recordings.*needs a decoder"):
                 cached_features(recordings, extractor, "skip", tmp_path)
-    monkeypatch.setattr(log_mels, "load_audio", load_audio)
+    monkeypatch.setattr(features, "load_audio", load_audio)
     assert len(cached_features(recordings, extractor, "skip", tmp_path).dataset) == 4
 
 
