@@ -184,7 +184,7 @@ def test_what_could_not_be_read_is_tried_again(folder: Path, extractor, tmp_path
 
 def test_what_could_not_be_read_at_first_is_a_table_of_its_own(folder: Path, extractor, tmp_path, monkeypatch) -> None:
     """All unreadable: an error each time, until one is not."""
-    recordings, load_audio = load_recordings(str(folder)), log_mels.load_audio
+    recordings, load_audio = load_recordings(str(folder)), features.load_audio
 
     def fail(value: dict, rate: int) -> None:
         raise AudioDecodeError(f"{value['path']}: needs a decoder.")
