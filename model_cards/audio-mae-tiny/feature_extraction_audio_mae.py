@@ -86,6 +86,7 @@ class AudioMAEFeatureExtractor(SequenceFeatureExtractor):
     """
 
     model_input_names = ["input_values", "attention_mask"]
+    domain = "log-mel"  # of its features; waveforms are the other kind
     auto_map: dict[str, str]
 
     def __init__(

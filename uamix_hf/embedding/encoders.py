@@ -41,6 +41,8 @@ class EncoderAdapter(EncoderLayers):
 
     # Name of the input in the encoder's forward.
     input_name: ClassVar[str] = "input_values"
+    # What the features are, "log-mel" or "waveform": gain and other augmentations act on them accordingly.
+    domain: ClassVar[str] = "log-mel"
     # Ways of pooling; by default the first one that the encoder has.
     poolings: ClassVar[tuple[str, ...]] = ("pooler", "mean")
     # Whether the encoder's own configuration chooses layer and pooling, and whether it has a whitening of its own.
