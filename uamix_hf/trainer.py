@@ -15,8 +15,8 @@ from transformers.trainer_utils import TrainOutput
 
 from .data import DataArguments, FeatureCollator, PreparedData, open_recordings, training_data
 from .embedding.embedder import AudioEmbedder
-from .embedding.encoders import base_of
-from .embedding.kinds import make_front_end, save_encoder
+from .embedding.kinds import front_end_of
+from .embedding.saving import save_encoder
 from .evaluation import ProtocolArguments, TuningEvaluation, evaluate_encoders
 from .hub.cards import tuned_card
 from .hub.push import push_folder
@@ -124,7 +124,7 @@ class UaMixTrainer:
         if feature_extractor is None:
             raise TypeError("A model object says nothing of its log-mels: give feature_extractor, too.")
         encoder = model.encoder if isinstance(model, UaMixForContrastiveTuning) else model
-        self.feature_extractor = make_front_end(getattr(base_of(encoder), "config", None), feature_extractor)
+        self.feature_extractor = front_end_of(encoder, feature_extractor)
         self.base_name = self.base_name or getattr(encoder, "name_or_path", None) or None
         if args.whiten:
             check_whitening(encoder)
@@ -269,8 +269,7 @@ class UaMixTrainer:
         """
         if self.writes:
             folder = str(output_dir or self.args.output_dir)
-            save_encoder(self.encoder, folder)
-            self.feature_extractor.save_pretrained(folder)
+            save_encoder(self.encoder, folder, self.feature_extractor)
 
     def create_model_card(self) -> ModelCard:
         """Writes the model card, `README.md` in the output folder: settings, training log and evaluations.

@@ -1,7 +1,8 @@
 from .embedder import AudioEmbedder
 from .encoders import EncoderAdapter, EncoderError
 from .features import average_outputs, embed_features
-from .kinds import load_encoder, load_feature_extractor, make_adapter, register_encoder, save_encoder
+from .kinds import load_encoder, load_feature_extractor, make_adapter, register_encoder
+from .saving import save_encoder, save_feature_extractor
 from .settings import EmbeddingConfigError, EmbeddingSettings
 
 __all__ = [
@@ -17,4 +18,5 @@ __all__ = [
     "make_adapter",
     "register_encoder",
     "save_encoder",
+    "save_feature_extractor",
 ]

@@ -13,7 +13,7 @@ from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 from ..audio.loading import stream_audio
 from ..data.checks import checked_batch_size
 from ..models.audio_mae.waveforms_audio_mae import split_clips
-from .kinds import load_encoder, load_feature_extractor, make_adapter, make_front_end
+from .kinds import front_end_of, load_encoder, load_feature_extractor, make_adapter
 from .windows import average_windows
 
 # Number of batches of short clips that are sorted by length together: bounds memory, leaves little padding.
@@ -49,7 +49,7 @@ class AudioEmbedder:
     def __init__(self, model: Any, feature_extractor: Any, layers_path: str | None = None):
         check_encoder(model)
         self.adapter = make_adapter(model, layers_path)
-        self.feature_extractor = make_front_end(self.adapter.base.config, feature_extractor)
+        self.feature_extractor = front_end_of(model, feature_extractor)
         self.adapter.check_fit(self.feature_extractor)
         self.model = self.adapter.base.eval()
 

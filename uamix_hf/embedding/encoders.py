@@ -152,6 +152,19 @@ class EncoderAdapter(EncoderLayers):
         """
         return feature_extractor
 
+    @classmethod
+    def own_extractor(cls, config: Any, front_end: Any) -> Any:
+        """The encoder's own feature extractor, which is saved with it: the inverse of [`make_front_end`].
+
+        Args:
+            config: The encoder's configuration.
+            front_end: A front end that fits the encoder. Encoders without a feature extractor of their own have it.
+
+        Returns:
+            A feature extractor whose front end is the given one, but for settings that its class cannot have.
+        """
+        return front_end
+
     def check_fit(self, extractor: Any) -> None:
         """Checks that a feature extractor's spectrograms fit the encoder.
 

@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 from ..data import FeatureCollator
 from ..data.checks import checked_batch_size
 from ..models.audio_mae.feature_extraction_audio_mae import AudioMAEFeatureExtractor
-from .kinds import make_adapter, make_front_end
+from .kinds import front_end_of, make_adapter
 from .windows import average_windows
 
 
@@ -99,11 +99,11 @@ def embed_features(
         ValueError: A batch size below 1, or embeddings that are not finite.
     """
     adapter = make_adapter(encoder)
-    feature_extractor = make_front_end(adapter.base.config, feature_extractor)
-    padding = feature_extractor.padding_value
+    feature_extractor = front_end_of(encoder, feature_extractor)
+    padding, max_frames = feature_extractor.padding_value, min(feature_extractor.max_length, adapter.max_frames)
     return average_outputs(
         lambda values, mask: adapter.encode(values, mask.sum(1), 0.0, padding)[0],
-        adapter.base, feature_extractor, dataset, rows, batch_size, adapter.embedding_size, adapter.max_frames,
+        adapter.base, feature_extractor, dataset, rows, batch_size, adapter.embedding_size, max_frames,
     )  # fmt: skip
 
 

@@ -1,5 +1,6 @@
-"""Which adapter an encoder has, and how encoders are loaded and saved with the settings of their embedding."""
+"""Which adapter an encoder has, and how encoders are loaded with the settings of their embedding."""
 
+import copy
 import os
 from typing import Any
 
@@ -8,7 +9,7 @@ from transformers import AutoConfig, AutoFeatureExtractor, PreTrainedConfig, Pre
 from ..models.audio_mae.feature_extraction_audio_mae import AudioMAEFeatureExtractor
 from .audio_mae import AudioMAEAdapter, BeatsAdapter, SiblingAdapter
 from .encoders import EncoderAdapter, base_of
-from .settings import LOCATION, EmbeddingSettings
+from .settings import LOCATION, EmbeddingConfigError, EmbeddingSettings
 from .spectrogram_transformer import ASTAdapter
 from .whisper import WhisperAdapter
 
@@ -20,6 +21,8 @@ ADAPTERS: dict[str, type[EncoderAdapter]] = {
     "ssamba": SiblingAdapter,
     "whisper": WhisperAdapter,
 }
+# Classes of front ends, which make the features that are cached and augmented.
+FRONT_ENDS = (AudioMAEFeatureExtractor,)
 # Arguments of from_pretrained that a configuration and a feature extractor need as well as the model.
 SHARED = (*LOCATION, "code_revision", "trust_remote_code")
 
@@ -96,19 +99,23 @@ def load_encoder(
     return encoder
 
 
-def load_feature_extractor(name_or_path: str | os.PathLike, **kwargs: Any) -> Any:
-    """Loads the feature extractor of an encoder, as one that makes log-mels.
+def load_feature_extractor(name_or_path: str | os.PathLike, max_length: int | None = None, **kwargs: Any) -> Any:
+    """Loads the feature extractor of an encoder, as a front end.
 
     Args:
         name_or_path: Folder or Hub repository.
+        max_length: Longest window in frames, instead of the recorded one.
         **kwargs: Keywords of `from_pretrained`.
 
     Raises:
         OSError: No such folder or repository, or no feature extractor in it.
+        EmbeddingConfigError: A file of settings that cannot be used, or a window without a frame.
     """
     extractor = AutoFeatureExtractor.from_pretrained(name_or_path, **kwargs)
     shared = {key: kwargs[key] for key in SHARED if key in kwargs}
-    return make_front_end(AutoConfig.from_pretrained(name_or_path, **shared), extractor)
+    recorded = EmbeddingSettings.load(name_or_path, **shared).max_length
+    made = make_front_end(AutoConfig.from_pretrained(name_or_path, **shared), extractor)
+    return with_max_length(made, recorded if max_length is None else max_length)
 
 
 def make_front_end(config: Any, feature_extractor: Any) -> AudioMAEFeatureExtractor:
@@ -118,22 +125,37 @@ def make_front_end(config: Any, feature_extractor: Any) -> AudioMAEFeatureExtrac
         config: Configuration of the encoder.
         feature_extractor: Its own feature extractor, or an [`AudioMAEFeatureExtractor`], which stays as it is.
     """
-    if isinstance(feature_extractor, AudioMAEFeatureExtractor):
+    if isinstance(feature_extractor, FRONT_ENDS):
         return feature_extractor
     return adapter_class(config).make_front_end(feature_extractor)
 
 
-def save_encoder(encoder: Any, folder: str | os.PathLike) -> None:
-    """Saves an encoder, or the adapters of a `PeftModel`, with the settings of its embedding.
+def front_end_of(encoder: Any, feature_extractor: Any) -> AudioMAEFeatureExtractor:
+    """The front end of an encoder, with the longest window that its settings have.
 
     Args:
         encoder: The encoder.
-        folder: Folder, created if it does not exist.
+        feature_extractor: Its own feature extractor, or a front end, which stays as it is.
     """
-    encoder.save_pretrained(os.fspath(folder))
-    base = base_of(encoder)
-    if not adapter_class(base.config).own_whitening:
-        settings_of(base).save(folder)
+    if isinstance(feature_extractor, FRONT_ENDS):
+        return feature_extractor
+    config = getattr(base_of(encoder), "config", None)
+    return with_max_length(make_front_end(config, feature_extractor), settings_of(encoder).max_length)
+
+
+def with_max_length(front_end: Any, max_length: int | None) -> Any:
+    """A front end with another longest window; the same one if that is None.
+
+    Raises:
+        EmbeddingConfigError: A window without a frame.
+    """
+    if max_length is None or max_length == front_end.max_length:
+        return front_end
+    if max_length < 1:
+        raise EmbeddingConfigError(f"max_length={max_length}: windows have at least one frame.")
+    front_end = copy.copy(front_end)
+    front_end.max_length = max_length
+    return front_end
 
 
 def settings_of(encoder: Any) -> EmbeddingSettings:
@@ -144,11 +166,12 @@ def settings_of(encoder: Any) -> EmbeddingSettings:
 __all__ = [
     "adapter_class",
     "encoder_from_config",
+    "front_end_of",
     "load_encoder",
     "load_feature_extractor",
-    "make_front_end",
     "make_adapter",
+    "make_front_end",
     "register_encoder",
-    "save_encoder",
     "settings_of",
+    "with_max_length",
 ]

@@ -26,18 +26,21 @@ class EmbeddingSettings:
 
     They are the encoder's attribute `embedding_settings`. A folder has them in `embedding_config.json`, with entries
     `layer`, `pooling` and `whitening_size` (null without a whitening), whose tensors `mean` (width,) and `matrix`
-    (width, whitening_size), both float32, are in `embedding_whitening.safetensors`.
+    (width, whitening_size), both float32, are in `embedding_whitening.safetensors`; and `max_length`, if it is set.
 
     Args:
         layer: Number of the layer whose output is pooled, from 1 on; None for the encoder's last output, after its
             final norm.
         pooling: One of the adapter's `poolings`; None for its first one that the encoder has.
         whitening: Mean (width,) and matrix (width, size), float32: the embedding is `(pooled - mean) @ matrix`.
+        max_length: Longest window in frames, where the encoder's own feature extractor does not say it; None for what
+            the feature extractor says.
     """
 
     layer: int | None = None
     pooling: str | None = None
     whitening: tuple[torch.Tensor, torch.Tensor] | None = None
+    max_length: int | None = None
 
     def save(self, folder: str | os.PathLike) -> None:
         """Writes the files to a folder; a whitening's file that is left from an earlier encoder is removed."""
@@ -49,6 +52,7 @@ class EmbeddingSettings:
             save_file({"mean": mean, "matrix": matrix}, file)
         size = None if self.whitening is None else self.whitening[1].shape[1]
         entries = {"layer": self.layer, "pooling": self.pooling, "whitening_size": size}
+        entries |= {} if self.max_length is None else {"max_length": self.max_length}
         (Path(folder) / CONFIG_FILE).write_text(json.dumps(entries, indent=2) + "\n", encoding="utf-8")
 
     @classmethod
@@ -67,7 +71,7 @@ class EmbeddingSettings:
             return cls()
         try:
             entries = json.loads(Path(path).read_text(encoding="utf-8"))
-            settings = cls(entries.pop("layer"), entries.pop("pooling"))
+            settings = cls(entries.pop("layer"), entries.pop("pooling"), max_length=entries.pop("max_length", None))
             size = entries.pop("whitening_size")
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise EmbeddingConfigError(

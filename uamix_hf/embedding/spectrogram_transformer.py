@@ -3,6 +3,7 @@
 from typing import Any
 
 import torch
+from transformers import ASTFeatureExtractor
 
 from ..models.audio_mae.feature_extraction_audio_mae import AudioMAEFeatureExtractor
 from .encoders import EncoderAdapter
@@ -27,6 +28,15 @@ class ASTAdapter(EncoderAdapter):
             sampling_rate=made.sampling_rate, num_mel_bins=made.num_mel_bins, max_length=made.max_length,
             frame_length=made.sampling_rate // 40, frame_shift=made.sampling_rate // 100, remove_waveform_mean=False,
             mean=mean, std=std, std_factor=factor,
+        )  # fmt: skip
+
+    @classmethod
+    def own_extractor(cls, config: Any, front_end: Any) -> ASTFeatureExtractor:
+        made = front_end
+        scale = made.std_factor * made.std
+        return ASTFeatureExtractor(
+            sampling_rate=made.sampling_rate, num_mel_bins=made.num_mel_bins, max_length=config.max_length,
+            do_normalize=(made.mean, scale) != (0.0, 1.0), mean=made.mean, std=scale / 2,
         )  # fmt: skip
 
     def mean_over_tokens(self, hidden: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:

@@ -4,7 +4,7 @@ from typing import Any
 
 import torch
 from torch.nn import functional as F
-from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
+from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel, WhisperFeatureExtractor
 from transformers.masking_utils import create_bidirectional_mask
 from transformers.modeling_outputs import BaseModelOutput
 
@@ -81,6 +81,14 @@ class WhisperAdapter(EncoderAdapter):
             "whisper", sampling_rate=made.sampling_rate, num_mel_bins=made.feature_size, n_fft=made.n_fft,
             frame_length=made.n_fft, frame_shift=made.hop_length, max_length=made.nb_max_frames,
             clip_samples=made.n_samples,
+        )  # fmt: skip
+
+    @classmethod
+    def own_extractor(cls, config: Any, front_end: Any) -> WhisperFeatureExtractor:
+        made = front_end
+        return WhisperFeatureExtractor(
+            feature_size=made.num_mel_bins, sampling_rate=made.sampling_rate, hop_length=made.frame_shift,
+            chunk_length=(made.clip_samples or 0) // made.sampling_rate or 30, n_fft=made.n_fft or made.frame_length,
         )  # fmt: skip
 
     def check_fit(self, extractor: Any) -> None:
