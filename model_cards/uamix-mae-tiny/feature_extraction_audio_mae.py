@@ -1,28 +1,20 @@
 """Waveforms to the log-mel spectrograms of Audio-MAE: Kaldi's filter banks as batched torch code, on any device."""
 
-import inspect
-import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import fields
 from typing import Any
 
 import torch
 from torch.nn import functional as F
-from transformers import BatchFeature, SequenceFeatureExtractor
+from transformers import BatchFeature
 from transformers.utils import logging
 
 from .filter_banks_audio_mae import FLOAT32_EPS, FilterBank, FrontEndError
-from .waveforms_audio_mae import AudioInputError, split_clips, to_waveform
+from .padding_audio_mae import PatchFeatureExtractor
+from .waveforms_audio_mae import AudioInputError, prepare_waveforms, split_clips, to_waveform
 
 logger = logging.get_logger(__name__)
-
-# Entries of a saved file besides the arguments.
-WRITTEN_BY_TRANSFORMERS = {"auto_map", "feature_extractor_type", "feature_size", "padding_side", "processor_class"}
-# Keywords that the Auto classes and pipelines pass to every extractor: how to find the file, and the model's own.
-LOADING_OPTIONS = {
-    "attn_implementation", "code_revision", "device_map", "dtype", "torch_dtype", "trust_remote_code", "_commit_hash"
-}  # fmt: skip
 
 if hasattr(os, "register_at_fork"):
     # OpenMP's threads do not survive a fork, and a child that waits for them hangs. So process pools and
@@ -30,7 +22,7 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=lambda: torch.set_num_threads(1))
 
 
-class AudioMAEFeatureExtractor(SequenceFeatureExtractor):
+class AudioMAEFeatureExtractor(PatchFeatureExtractor):
     r"""Waveforms to normalised log-mel spectrograms; the defaults are those of Audio-MAE (arXiv 2207.06405).
 
     The mean of the clip is removed; Kaldi filter banks follow (25 ms Hann frames every 10 ms, 128 mel bins from 20 Hz
@@ -87,7 +79,6 @@ class AudioMAEFeatureExtractor(SequenceFeatureExtractor):
 
     model_input_names = ["input_values", "attention_mask"]
     domain = "log-mel"  # of its features; waveforms are the other kind
-    auto_map: dict[str, str]
 
     def __init__(
         self,
@@ -181,57 +172,6 @@ class AudioMAEFeatureExtractor(SequenceFeatureExtractor):
         """Log-mel filter bank of the current settings."""
         return FilterBank(**{setting.name: getattr(self, setting.name) for setting in fields(FilterBank)})
 
-    def whole_patches(self, frames: int, up: bool = True) -> int:
-        """Nearest number of frames that whole patches cover, at least one patch.
-
-        Args:
-            frames: Number of frames.
-            up: Whether to round up.
-        """
-        stride = self.time_stride or self.patch_size
-        beyond = max(0, frames - self.patch_size)
-        return self.patch_size + stride * (-(-beyond // stride) if up else beyond // stride)
-
-    def to_dict(self) -> dict[str, Any]:
-        # AutoProcessor finds the class by this name; else it asks to run remote code from the folder.
-        return super().to_dict() | {"processor_class": type(self).__name__}
-
-    @classmethod
-    def from_dict(cls, feature_extractor_dict: dict[str, Any], **kwargs) -> Any:
-        """Makes a feature extractor from the entries of a saved file, as in transformers.
-
-        Args:
-            feature_extractor_dict: Entries of `preprocessor_config.json`.
-            **kwargs: Arguments that override entries, also where the file lacks them. Any other keyword is named in a
-                warning, because pipelines pass on keywords that are meant for the model.
-
-        Raises:
-            ValueError: The file has an entry that this version does not know.
-        """
-        known = inspect.signature(cls).parameters
-        saved = {name: value for name, value in feature_extractor_dict.items() if name not in WRITTEN_BY_TRANSFORMERS}
-        if unknown := saved.keys() - known:
-            raise ValueError(
-                f"The saved extractor has {', '.join(sorted(unknown))}, which {cls.__name__} does not know."
-            )
-        statistics = {name: saved[name] for name in ("mean", "std", "std_factor") if name in saved}
-        if saved.get("padding_value") == cls(**statistics).padding_value:
-            del saved["padding_value"]  # follows from the statistics, which a keyword may change
-        extractor = cls(**saved | {name: value for name, value in kwargs.items() if name in known})
-        if "auto_map" in feature_extractor_dict:
-            extractor.auto_map = feature_extractor_dict["auto_map"]
-        unused = {name: value for name, value in kwargs.items() if name not in known}
-        if unused.pop("return_unused_kwargs", False):
-            return extractor, unused
-        if strange := unused.keys() - LOADING_OPTIONS:
-            logger.warning(f"{cls.__name__} has no {', '.join(sorted(strange))}: not used.")
-        return extractor
-
-    @classmethod
-    def from_json_file(cls, json_file: str | os.PathLike) -> "AudioMAEFeatureExtractor":
-        with open(json_file, encoding="utf-8") as file:
-            return cls.from_dict(json.load(file))
-
     def normalize(self, log_mel: torch.Tensor) -> torch.Tensor:
         """Normalises raw natural log-mels of any shape for the model."""
         return (log_mel - self.mean) / (self.std_factor * self.std)
@@ -258,19 +198,10 @@ class AudioMAEFeatureExtractor(SequenceFeatureExtractor):
 
     def _log_mels(self, waves: list[torch.Tensor]) -> list[torch.Tensor]:
         bank = self.filter_bank
-        waves = [wave.repeat(1 + self.repeat_below // len(wave)) if len(wave) < self.repeat_below else wave
-                 for wave in waves]  # fmt: skip
-        short = sum(len(wave) < bank.min_samples for wave in waves)
-        if short:
-            logger.warning_once(
-                f"{short} of {len(waves)} clips are shorter than one frame ({bank.min_samples} samples, "
-                f"{1000 * bank.min_samples / self.sampling_rate:g} ms) and are padded with silence to it."
-            )
-        if self.waveform_scale != 1:
-            waves = [wave * self.waveform_scale for wave in waves]
-        if self.remove_waveform_mean:
-            waves = [wave - wave.mean() for wave in waves]
-        waves = [F.pad(wave, (0, max(0, bank.min_samples - len(wave)))) for wave in waves]
+        waves = prepare_waveforms(
+            waves, bank.min_samples, self.sampling_rate, self.repeat_below, self.waveform_scale,
+            self.remove_waveform_mean,
+        )  # fmt: skip
         if self.fbank_backend == "torchaudio":
             return [bank.torchaudio_log_mels(wave) for wave in waves]
         lengths = [bank.frames(len(wave)) for wave in waves]
@@ -351,11 +282,7 @@ class AudioMAEFeatureExtractor(SequenceFeatureExtractor):
             for mask, wave in zip(masks, waves, strict=True):
                 mask[max(1, self.filter_bank.frames(len(wave))) :] = 0
         if padding is not False:
-            lowest = self.pad_with_minimum and padding == "max_length"
-            mels = [
-                F.pad(mel, (0, 0, 0, target - len(mel)), value=mel.min().item() if lowest else self.padding_value)
-                for mel in mels
-            ]
+            mels = self.pad_log_mels(mels, target, self.pad_with_minimum and padding == "max_length")
             masks = [F.pad(mask, (0, target - len(mask))) for mask in masks]
         if return_attention_mask is None:
             return_attention_mask = self.return_attention_mask and padding != "max_length"
@@ -365,34 +292,6 @@ class AudioMAEFeatureExtractor(SequenceFeatureExtractor):
         return BatchFeature(
             {name: [row.cpu().numpy() for row in rows] for name, rows in data.items()}, tensor_type=return_tensors
         )
-
-    def pad(
-        self,
-        processed_features: Any,
-        padding: bool | str = True,
-        max_length: int | None = None,
-        truncation: bool = False,
-        pad_to_multiple_of: int | None = None,
-        return_attention_mask: bool | None = None,
-        return_tensors: str | None = None,
-    ) -> BatchFeature:
-        """Pads spectrograms of unequal length, as transformers' data collators request, to whole patches.
-
-        Arguments as in [`~SequenceFeatureExtractor.pad`].
-        """
-        stride = self.time_stride or self.patch_size
-        if stride != self.patch_size and padding in (True, "longest"):  # whole patches are no multiple of anything
-            columns = isinstance(processed_features, Mapping)
-            rows = (
-                processed_features["input_values"] if columns else [row["input_values"] for row in processed_features]
-            )
-            padding, max_length = "max_length", self.whole_patches(max(map(len, rows)))
-        elif pad_to_multiple_of is None and stride == self.patch_size:
-            pad_to_multiple_of = self.patch_size
-        return super().pad(
-            processed_features, padding, max_length, truncation, pad_to_multiple_of, return_attention_mask,
-            return_tensors,
-        )  # fmt: skip
 
 
 __all__ = ["AudioInputError", "AudioMAEFeatureExtractor", "FrontEndError"]

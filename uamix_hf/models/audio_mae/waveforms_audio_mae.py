@@ -1,9 +1,10 @@
-"""Whatever a user passes as audio to checked waveforms: a batch split into clips, each float32 in [-1, 1]."""
+"""Whatever a user passes as audio to waveforms: split into clips, checked, float32 in [-1, 1], prepared."""
 
 from typing import Any
 
 import numpy as np
 import torch
+from torch.nn import functional as F
 from transformers.utils import logging
 
 logger = logging.get_logger(__name__)
@@ -89,4 +90,36 @@ def split_clips(raw_speech: Any) -> list[Any]:
     return clips
 
 
-__all__ = ["AudioInputError", "split_clips", "to_waveform"]
+def prepare_waveforms(
+    waves: list[torch.Tensor],
+    min_samples: int,
+    sampling_rate: int,
+    repeat_below: int,
+    scale: float,
+    remove_mean: bool,
+) -> list[torch.Tensor]:
+    """Repeats, scales and centres waveforms (samples,), and pads those shorter than one frame, with a warning.
+
+    Args:
+        waves: The waveforms.
+        min_samples: Samples of a frame.
+        sampling_rate: In Hz.
+        repeat_below: Waveforms of fewer samples are repeated `1 + repeat_below // samples` times.
+        scale: Factor of the samples.
+        remove_mean: Whether the mean of each waveform is removed.
+    """
+    waves = [wave.repeat(1 + repeat_below // len(wave)) if len(wave) < repeat_below else wave for wave in waves]
+    short = sum(len(wave) < min_samples for wave in waves)
+    if short:
+        logger.warning_once(
+            f"{short} of {len(waves)} clips are shorter than one frame ({min_samples} samples, "
+            f"{1000 * min_samples / sampling_rate:g} ms) and are padded with silence to it."
+        )
+    if scale != 1:
+        waves = [wave * scale for wave in waves]
+    if remove_mean:
+        waves = [wave - wave.mean() for wave in waves]
+    return [F.pad(wave, (0, max(0, min_samples - len(wave)))) for wave in waves]
+
+
+__all__ = ["AudioInputError", "prepare_waveforms", "split_clips", "to_waveform"]
