@@ -145,9 +145,9 @@ def test_what_does_not_fit_is_refused_by_name() -> None:
     encoder, extractor = model.encoder, front_end("whisper", max_length=100)
     with pytest.raises(EncoderError, match=r"WhisperModel has no conv1.*model\.encoder"):
         AudioEmbedder(model, extractor)
-    with pytest.raises(ValueError, match="num_mel_bins=128 and Whisper 80"):
+    with pytest.raises(ValueError, match="num_mel_bins=128 and the encoder 80"):
         AudioEmbedder(encoder, AudioMAEFeatureExtractor())
-    with pytest.raises(ValueError, match="mean=-4.0 and Whisper"):
+    with pytest.raises(ValueError, match="mean=-4.0 and the encoder"):
         AudioEmbedder(encoder, front_end("whisper", max_length=100, mean=-4.0))
     with pytest.raises(ValueError, match="takes 100 frames"):
         AudioEmbedder(encoder, front_end("whisper"))

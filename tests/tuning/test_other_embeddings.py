@@ -112,5 +112,5 @@ def test_an_encoder_that_was_whitened_is_tuned_without_it(make_model) -> None:
 def test_a_feature_extractor_of_another_scale_is_refused(make_args) -> None:
     from uamix_hf.tuning import make_model as make
 
-    with pytest.raises(ValueError, match="num_mel_bins=128 and Whisper 80"):
+    with pytest.raises(ValueError, match="num_mel_bins=128 and the encoder 80"):
         make(small_whisper(), make_args(), AudioMAEFeatureExtractor(max_length=96))

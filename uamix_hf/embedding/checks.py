@@ -4,8 +4,11 @@ from typing import Any
 
 from transformers import PreTrainedConfig
 
+from ..models.front_ends import front_end
+
 # Of a model and its feature extractor alike.
 SIZES = ("num_mel_bins", "patch_size", "time_stride")
+STATISTICS = ("mean", "std", "std_factor")
 
 
 def check_sizes(config: PreTrainedConfig, extractor: Any, sizes: tuple[str, ...]) -> None:
@@ -23,6 +26,27 @@ def check_sizes(config: PreTrainedConfig, extractor: Any, sizes: tuple[str, ...]
             )
 
 
+def check_statistics(extractor: Any, system: str, num_mel_bins: int) -> None:
+    """Checks that a feature extractor normalises as that of a system, and has the encoder's mel bins.
+
+    Args:
+        extractor: The feature extractor.
+        system: The system's name, as in [`front_end`].
+        num_mel_bins: Mel bins that the encoder takes.
+
+    Raises:
+        ValueError: It does not.
+    """
+    wanted = front_end(system, num_mel_bins=num_mel_bins)
+    for name in ("num_mel_bins", "patch_size", *STATISTICS):
+        made, taken = getattr(extractor, name, None), getattr(wanted, name)
+        if made != taken:
+            raise ValueError(
+                f"{type(extractor).__name__} has {name}={made} and the encoder {taken}: make it by "
+                f"uamix_hf.models.front_ends.front_end({system!r})."
+            )
+
+
 def check_length(extractor: Any, max_frames: int) -> None:
     """Checks that windows of the feature extractor's length are not too long.
 
@@ -36,4 +60,4 @@ def check_length(extractor: Any, max_frames: int) -> None:
         )
 
 
-__all__ = ["SIZES", "check_length", "check_sizes"]
+__all__ = ["SIZES", "check_length", "check_sizes", "check_statistics"]

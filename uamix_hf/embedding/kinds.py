@@ -8,17 +8,22 @@ from transformers import AutoConfig, AutoFeatureExtractor, PreTrainedConfig, Pre
 
 from ..models.audio_mae.feature_extraction_audio_mae import AudioMAEFeatureExtractor
 from .audio_mae import AudioMAEAdapter, BeatsAdapter, SiblingAdapter
+from .clap import ClapAdapter
 from .encoders import EncoderAdapter, base_of
 from .settings import LOCATION, EmbeddingConfigError, EmbeddingSettings
 from .spectrogram_transformer import ASTAdapter
+from .wav2vec2_bert import Wav2Vec2BertAdapter
 from .whisper import WhisperAdapter
 
 ADAPTERS: dict[str, type[EncoderAdapter]] = {
     "audio_mae": AudioMAEAdapter,
     "audio-spectrogram-transformer": ASTAdapter,
     "beats": BeatsAdapter,
+    "clap": ClapAdapter,
+    "clap_audio_model": ClapAdapter,
     "mae_ast": SiblingAdapter,
     "ssamba": SiblingAdapter,
+    "wav2vec2-bert": Wav2Vec2BertAdapter,
     "whisper": WhisperAdapter,
 }
 # Classes of front ends, which make the features that are cached and augmented.

@@ -10,13 +10,12 @@ from transformers.modeling_outputs import BaseModelOutput
 
 from ..models.audio_mae.feature_extraction_audio_mae import AudioMAEFeatureExtractor
 from ..models.front_ends import front_end
-from .checks import check_length
+from .checks import check_length, check_statistics
 from .encoders import EncoderAdapter, EncoderError
 
 # After normalisation, which divides log10 of the power by 4: silence, and the range of 80 dB below a clip's maximum.
 SILENCE = -1.5
 RANGE = 2.0
-STATISTICS = ("mean", "std", "std_factor")
 
 
 class WhisperAdapter(EncoderAdapter):
@@ -92,14 +91,7 @@ class WhisperAdapter(EncoderAdapter):
         )  # fmt: skip
 
     def check_fit(self, extractor: Any) -> None:
-        wanted = front_end("whisper", num_mel_bins=self.base.config.num_mel_bins)
-        for name in ("num_mel_bins", "patch_size", *STATISTICS):
-            made, taken = getattr(extractor, name, None), getattr(wanted, name)
-            if made != taken:
-                raise ValueError(
-                    f"{type(extractor).__name__} has {name}={made} and Whisper {taken}: make it by "
-                    "uamix_hf.models.front_ends.front_end('whisper')."
-                )
+        check_statistics(extractor, "whisper", num_mel_bins=self.base.config.num_mel_bins)
         check_length(extractor, self.max_frames)
 
     def input_features(self, input_values: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:

@@ -46,6 +46,20 @@ FRONT_ENDS: dict[str, dict[str, Any]] = {
         "mean": -4 * math.log(10), "std": 4 * math.log(10), "std_factor": 1.0, "padding_value": -1.5,
         "max_length": 3000, "clip_samples": 30 * 16_000, "patch_size": 2,
     },
+    # CLAP takes decibels: 10 log10 of the power, which is a natural logarithm here. Models that fuse windows of a long
+    # recording take mel_scale="htk" and mel_norm=None.
+    "clap": {
+        "sampling_rate": 48_000, "frame_length": 1024, "frame_shift": 480, "n_fft": 1024, "periodic_window": True,
+        "center": True, "remove_waveform_mean": False, "remove_frame_mean": False, "preemphasis": 0.0,
+        "num_mel_bins": 64, "mel_scale": "librosa", "mel_norm": "slaney", "low_frequency": 0.0,
+        "high_frequency": 14_000.0, "mel_floor": 1e-10, "mean": 0.0, "std": math.log(10) / 10, "std_factor": 1.0,
+        "padding_value": -100.0, "max_length": 1001, "patch_size": 1,
+    },
+    # Normalised per clip and mel bin by the encoder's adapter.
+    "wav2vec2_bert": {
+        "window_type": "povey", "waveform_scale": 2.0**15, "remove_waveform_mean": False, "num_mel_bins": 80,
+        "mean": 0.0, "std": 1.0, "std_factor": 1.0, "max_length": 3000, "patch_size": 2,
+    },
     "mae_ast": {"window_type": "povey", "remove_waveform_mean": False, "incomplete_patches": "drop"},
 }  # fmt: skip
 # Statistics that are in each checkpoint and have no common value.
@@ -57,8 +71,9 @@ def front_end(system: str, **overrides: Any) -> AudioMAEFeatureExtractor:
 
     Args:
         system: One of `"audiomae"`, `"ssast"`, `"ssamba"`, `"asit"`, `"birdmae"`, `"passt"`, `"matpac"`, `"beats"`,
-            `"openbeats"`, `"mae_ast"` and `"whisper"`, whose log-mels are not yet cut off at 80 dB below the clip's
-            maximum: the encoder's adapter does that, after augmentation.
+            `"openbeats"`, `"mae_ast"`, `"clap"`, and `"whisper"` and `"wav2vec2_bert"`, whose encoders' adapters do
+            after augmentation what depends on the whole clip: Whisper's cut-off at 80 dB below the maximum,
+            Wav2Vec2-BERT's normalisation of each mel bin.
         **overrides: Arguments of [`AudioMAEFeatureExtractor`], in place of the system's. MAE-AST needs `mean` and
             `std`, the running statistics of its checkpoint.
 
