@@ -22,7 +22,8 @@ class NestedConfig(PreTrainedConfig):
 
     hidden_size: int = 8
     max_length: int = 64
-    patch_size: int = 8
+    patch_size: int = 1
+    patch_mel_bins: int = 4
 
 
 class Trunk(nn.Module):

@@ -107,7 +107,7 @@ def test_a_registered_adapter_is_the_one_that_is_used(make_ast, monkeypatch) -> 
     monkeypatch.setattr("uamix_hf.embedding.kinds.ADAPTERS", dict(ADAPTERS))
 
     class Loudest(EncoderAdapter):
-        def mean_over_tokens(self, hidden: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+        def mean_over_tokens(self, hidden: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
             return hidden.amax(dim=1)
 
     register_encoder("audio-spectrogram-transformer", Loudest)

@@ -95,7 +95,7 @@ def test_depths_run_from_the_stem_to_the_final_norm(make_ast, encoder_config):
     assert_depths(EncoderAdapter(make_ast()), ("embeddings.",), "layers", ("layernorm.",))
     adapter = EncoderAdapter(NestedModel(NestedConfig()), "trunk.stages")
     assert adapter.layers == list(adapter.encoder.trunk.stages)
-    assert (adapter.patch, adapter.max_frames) == (8, 64)
+    assert (adapter.patch, adapter.max_frames, adapter.patch_shape) == (1, 64, (1, 4))
     stem = ("stem.", "trunk.scale", "trunk.positions", "trunk.before.")
     assert_depths(adapter, stem, "trunk.stages", ("trunk.after.", "last."))
 
@@ -105,6 +105,7 @@ def test_tokens_of_any_encoder_are_averaged_in_float32(make_ast):
     adapter = EncoderAdapter(make_ast())
     hidden = 1000 + torch.rand(2, 200, 32)
     for dtype in (torch.float16, torch.bfloat16):
-        pooled = adapter.pool(BaseModelOutput(last_hidden_state=hidden.to(dtype)), torch.tensor([128, 128]))
+        output, lengths = BaseModelOutput(last_hidden_state=hidden.to(dtype)), torch.tensor([128, 128])
+        pooled = adapter.pool(output, lengths, torch.ones(2, 20, 10))
         exact = hidden.to(dtype).double().mean(dim=1)
         torch.testing.assert_close(pooled.double(), exact, rtol=1e-6, atol=0)

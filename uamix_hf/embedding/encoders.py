@@ -11,10 +11,11 @@ from transformers import AutoModel, PreTrainedConfig, PreTrainedModel
 from ..models.audio_mae.feature_extraction_audio_mae import AudioMAEFeatureExtractor
 from .checks import SIZES, check_length, check_sizes
 from .layers import EncoderError, EncoderLayers, base_of
+from .pooling import TokenPooling
 from .settings import EmbeddingConfigError, EmbeddingSettings
 
 
-class EncoderAdapter(EncoderLayers):
+class EncoderAdapter(EncoderLayers, TokenPooling):
     """Uniform access to one kind of encoder: how to load it, what its input is, where its layers are, its embedding.
 
     Shared code passes normalised log-mels (batch, frames, mel bins) of [`AudioMAEFeatureExtractor`] to [`encode`],
@@ -43,8 +44,6 @@ class EncoderAdapter(EncoderLayers):
     input_name: ClassVar[str] = "input_values"
     # What the features are, "log-mel" or "waveform": gain and other augmentations act on them accordingly.
     domain: ClassVar[str] = "log-mel"
-    # Ways of pooling; by default the first one that the encoder has.
-    poolings: ClassVar[tuple[str, ...]] = ("pooler", "mean")
     # Whether the encoder's own configuration chooses layer and pooling, and whether it has a whitening of its own.
     own_fields: ClassVar[bool] = False
     own_whitening: ClassVar[bool] = False
@@ -191,7 +190,8 @@ class EncoderAdapter(EncoderLayers):
             dropped, or None for encoders of fixed length.
         """
         output, visible = self.run(input_values, lengths, token_drop, padding_value)
-        pooled = self.pool(output, lengths)
+        seen = self.valid_tokens(lengths, self.max_frames, input_values.shape[2]) if visible is None else visible
+        pooled = self.pool(output, lengths, seen)
         if self.settings.whitening is not None:
             mean, matrix = (tensor.to(pooled.device) for tensor in self.settings.whitening)
             with torch.autocast(pooled.device.type, enabled=False):
@@ -206,7 +206,7 @@ class EncoderAdapter(EncoderLayers):
         Returns:
             The encoder's output, whose `last_hidden_state` is that of the embedding's layer; and the visible tokens.
         """
-        (size, mel_size), (stride, mel_stride) = self.patch_shape, self.strides
+        size, stride = self.patch_shape[0], self.strides[0]
         if self.variable_length and stride < size:  # what the last whole patch does not cover is cut off
             input_values = input_values[:, : size + (input_values.shape[1] - size) // stride * stride]
         frames = input_values.shape[1]
@@ -217,13 +217,9 @@ class EncoderAdapter(EncoderLayers):
             return self.layer_output(input_values=input_values), None
         drop = {"mask_ratio": token_drop} if self.drops_tokens and token_drop > 0 else {}
         output = self.layer_output(input_values=input_values, attention_mask=valid.long(), **drop)
-        start = torch.arange(0, frames - size + 1, stride, device=input_values.device)
-        # A token is valid if a frame is that no earlier token covers.
-        visible = (lengths[:, None] > start + (start > 0) * (size - stride))[..., None]
-        mel_tokens = (input_values.shape[2] - mel_size) // mel_stride + 1
-        visible = visible.expand(-1, -1, mel_tokens).float()
+        visible = self.valid_tokens(lengths, frames, input_values.shape[2])
         if drop:
-            visible = visible * (1 - output.mask.float().unflatten(1, (-1, mel_tokens)))
+            visible = visible * (1 - output.mask.float().unflatten(1, (-1, visible.shape[2])))
         return output, visible
 
     def layer_output(self, **inputs: Any) -> Any:
@@ -239,27 +235,6 @@ class EncoderAdapter(EncoderLayers):
         output.last_hidden_state = found[0][0] if isinstance(found[0], tuple) else found[0]
         output.pooler_output = None
         return output
-
-    def pool(self, output: Any, lengths: torch.Tensor) -> torch.Tensor:
-        """Pooled output (batch, pooled_size) float32: the encoder's own, or else the mean over tokens.
-
-        Args:
-            output: The encoder's output.
-            lengths: Frames of audio (batch,).
-
-        Raises:
-            EmbeddingConfigError: The encoder has no pooled output, and the settings name it.
-        """
-        pooled = getattr(output, "pooler_output", None)
-        if pooled is not None and self.settings.pooling in (None, "pooler"):
-            return pooled.float()
-        if self.settings.pooling == "pooler":
-            raise EmbeddingConfigError(f"pooling='pooler': {type(self.base).__name__} has no pooled output.")
-        return self.mean_over_tokens(output.last_hidden_state.float(), lengths)
-
-    def mean_over_tokens(self, hidden: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
-        """Mean over the tokens (batch, tokens, hidden); subclasses leave those of padding out."""
-        return hidden.mean(dim=1)
 
 
 __all__ = ["EncoderAdapter", "EncoderError", "base_of"]

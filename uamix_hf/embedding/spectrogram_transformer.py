@@ -2,7 +2,6 @@
 
 from typing import Any
 
-import torch
 from transformers import ASTFeatureExtractor
 
 from ..models.audio_mae.feature_extraction_audio_mae import AudioMAEFeatureExtractor
@@ -18,6 +17,12 @@ class ASTAdapter(EncoderAdapter):
         encoder: The encoder.
         layers_path: As in [`EncoderAdapter`].
     """
+
+    time_first = False
+
+    def read_sizes(self, config: Any) -> None:
+        super().read_sizes(config)
+        self.strides = (config.time_stride, config.frequency_stride)
 
     @classmethod
     def make_front_end(cls, feature_extractor: Any) -> AudioMAEFeatureExtractor:
@@ -38,15 +43,6 @@ class ASTAdapter(EncoderAdapter):
             sampling_rate=made.sampling_rate, num_mel_bins=made.num_mel_bins, max_length=config.max_length,
             do_normalize=(made.mean, scale) != (0.0, 1.0), mean=made.mean, std=scale / 2,
         )  # fmt: skip
-
-    def mean_over_tokens(self, hidden: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
-        config: Any = self.base.config
-        times = 1 + (config.max_length - config.patch_size) // config.time_stride
-        patches = hidden[:, 2:].unflatten(1, (-1, times)).mean(dim=1)  # over frequency, which comes first
-        start = torch.arange(times, device=hidden.device) * config.time_stride
-        # A patch is valid if a frame is that no earlier one covers.
-        valid = lengths[:, None] > start + (start > 0) * (config.patch_size - config.time_stride)
-        return (patches * valid[..., None]).sum(dim=1) / valid.sum(dim=1, keepdim=True)
 
 
 __all__ = ["ASTAdapter"]

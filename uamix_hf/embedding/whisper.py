@@ -130,9 +130,5 @@ class WhisperAdapter(EncoderAdapter):
         """Whether each token has a frame of audio (batch, tokens)."""
         return 2 * torch.arange(tokens, device=lengths.device) < lengths[:, None]
 
-    def mean_over_tokens(self, hidden: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
-        valid = self.visible(hidden.shape[1], lengths)
-        return (hidden * valid[..., None]).sum(dim=1) / valid.sum(dim=1, keepdim=True)
-
 
 __all__ = ["WhisperAdapter"]
