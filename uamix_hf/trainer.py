@@ -20,7 +20,7 @@ from .embedding.saving import save_encoder
 from .evaluation import ProtocolArguments, TuningEvaluation, evaluate_encoders
 from .hub.cards import tuned_card
 from .hub.push import push_folder
-from .models.audio_mae.feature_extraction_audio_mae import AudioMAEFeatureExtractor
+from .models.front_ends import FrontEnd
 from .training.models import EncoderArguments
 from .tuning import (
     METHOD_FIELDS,
@@ -97,7 +97,7 @@ class UaMixTrainer:
         model: str | os.PathLike | EncoderArguments | PreTrainedModel | UaMixForContrastiveTuning | Any,
         args: UaMixTrainingArguments,
         train_dataset: Data,
-        feature_extractor: AudioMAEFeatureExtractor | None = None,
+        feature_extractor: FrontEnd | None = None,
         *,
         audio_column: str = "audio",
         label_column: str | None = None,

@@ -12,7 +12,7 @@ from transformers.utils import logging
 
 from .filter_banks_audio_mae import FLOAT32_EPS, FilterBank, FrontEndError
 from .padding_audio_mae import PatchFeatureExtractor
-from .waveforms_audio_mae import AudioInputError, prepare_waveforms, split_clips, to_waveform
+from .waveforms_audio_mae import AudioInputError, check_sampling_rate, prepare_waveforms, split_clips, to_waveform
 
 logger = logging.get_logger(__name__)
 
@@ -172,6 +172,15 @@ class AudioMAEFeatureExtractor(PatchFeatureExtractor):
         """Log-mel filter bank of the current settings."""
         return FilterBank(**{setting.name: getattr(self, setting.name) for setting in fields(FilterBank)})
 
+    @property
+    def min_samples(self) -> int:
+        """Samples below which the last window of a recording is left out."""
+        return self.frame_length
+
+    def samples(self, frames: int) -> int:
+        """Samples of a number of frames."""
+        return self.filter_bank.samples(frames)
+
     def normalize(self, log_mel: torch.Tensor) -> torch.Tensor:
         """Normalises raw natural log-mels of any shape for the model."""
         return (log_mel - self.mean) / (self.std_factor * self.std)
@@ -190,6 +199,8 @@ class AudioMAEFeatureExtractor(PatchFeatureExtractor):
             AudioInputError: See [`to_waveform`].
         """
         return self._log_mels([to_waveform(clip, device) for clip in clips])
+
+    raw_features = log_mels  # the name that front ends of other inputs share
 
     def _fit(self, waves: list[torch.Tensor], cut: bool) -> list[torch.Tensor]:
         """Pads waveforms with zeros to `clip_samples` and, with `cut`, cuts them to it."""
@@ -245,16 +256,7 @@ class AudioMAEFeatureExtractor(PatchFeatureExtractor):
             AudioInputError: A clip that cannot be used, or another sampling rate.
             ValueError: An unknown `padding`, or a `max_length` that is not positive or would have no effect.
         """
-        if sampling_rate is None:
-            logger.warning_once(
-                f"Pass sampling_rate= to {type(self).__name__} ({self.sampling_rate} Hz): a wrong rate cannot be "
-                "detected and gives wrong embeddings without an error."
-            )
-        elif sampling_rate != self.sampling_rate:
-            raise AudioInputError(
-                f"The clips have {sampling_rate} Hz, the model was trained on {self.sampling_rate} Hz: resample them, "
-                "for instance with uamix_hf.load_audio."
-            )
+        check_sampling_rate(self, sampling_rate)
         if padding not in (True, False, "longest", "max_length"):
             raise ValueError(f"padding={padding!r}: expected True, 'longest', 'max_length' or False.")
         cut = (self.truncation or padding == "max_length") if truncation is None else truncation

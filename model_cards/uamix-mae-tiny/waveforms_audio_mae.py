@@ -61,6 +61,24 @@ def to_waveform(clip: Any, device: torch.device | str | None = None) -> torch.Te
     return wave
 
 
+def check_sampling_rate(feature_extractor: Any, sampling_rate: int | None) -> None:
+    """Checks that clips have the sampling rate of a feature extractor; warns if it is not given.
+
+    Raises:
+        AudioInputError: They have another one.
+    """
+    if sampling_rate is None:
+        logger.warning_once(
+            f"Pass sampling_rate= to {type(feature_extractor).__name__} ({feature_extractor.sampling_rate} Hz): a "
+            "wrong rate cannot be detected and gives wrong embeddings without an error."
+        )
+    elif sampling_rate != feature_extractor.sampling_rate:
+        raise AudioInputError(
+            f"The clips have {sampling_rate} Hz, the model was trained on {feature_extractor.sampling_rate} Hz: "
+            "resample them, for instance with uamix_hf.load_audio."
+        )
+
+
 def split_clips(raw_speech: Any) -> list[Any]:
     """Splits a batch in any accepted form, or a single clip, into a list of clips.
 
@@ -122,4 +140,4 @@ def prepare_waveforms(
     return [F.pad(wave, (0, max(0, min_samples - len(wave)))) for wave in waves]
 
 
-__all__ = ["AudioInputError", "prepare_waveforms", "split_clips", "to_waveform"]
+__all__ = ["AudioInputError", "check_sampling_rate", "prepare_waveforms", "split_clips", "to_waveform"]

@@ -7,7 +7,7 @@ from typing import Literal
 import numpy as np
 from datasets import Dataset
 
-from ..models.audio_mae.feature_extraction_audio_mae import AudioMAEFeatureExtractor
+from ..models.front_ends import FrontEnd
 from .features import cached_features
 from .groups import read_groups
 from .metadata import DataError
@@ -87,7 +87,7 @@ class PreparedData:
         report_skipped(self.skipped)
 
 
-def prepare(args: DataArguments, feature_extractor: AudioMAEFeatureExtractor) -> PreparedData:
+def prepare(args: DataArguments, feature_extractor: FrontEnd) -> PreparedData:
     """Loads the recordings that the arguments describe, as cached log-mels.
 
     Args:
@@ -105,13 +105,13 @@ def prepare(args: DataArguments, feature_extractor: AudioMAEFeatureExtractor) ->
     )
 
 
-def check_extractor(feature_extractor: AudioMAEFeatureExtractor) -> None:
+def check_extractor(feature_extractor: FrontEnd) -> None:
     """Checks that a feature extractor makes raw log-mels.
 
     Raises:
         DataError: it does not.
     """
-    if not hasattr(feature_extractor, "log_mels"):
+    if not hasattr(feature_extractor, "raw_features"):
         raise DataError(
             f"{type(feature_extractor).__name__} makes no raw log-mels to cut views from. Give an "
             "AudioMAEFeatureExtractor with its mean, std and max_length, and wrap the encoder with "
@@ -121,7 +121,7 @@ def check_extractor(feature_extractor: AudioMAEFeatureExtractor) -> None:
 
 def prepare_recordings(
     recordings: Dataset,
-    feature_extractor: AudioMAEFeatureExtractor,
+    feature_extractor: FrontEnd,
     label_column: str | None = None,
     group_column: str | None = None,
     on_error: str = "raise",

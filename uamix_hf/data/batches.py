@@ -9,7 +9,7 @@ import torch
 from torch.nn import functional as F
 from torch.utils.data import Dataset, Sampler
 
-from ..models.audio_mae.feature_extraction_audio_mae import AudioMAEFeatureExtractor
+from ..models.front_ends import FrontEnd
 from .checks import checked_batch_size
 
 # Number of batches that are sorted by length together: enough for little padding, few enough to stay shuffled.
@@ -134,7 +134,7 @@ class FeatureCollator:
 
     def __init__(
         self,
-        feature_extractor: AudioMAEFeatureExtractor,
+        feature_extractor: FrontEnd,
         max_frames: int,
         normalize: bool,
         roll: bool = False,

@@ -18,7 +18,8 @@ from tqdm.auto import tqdm
 
 from ..audio.errors import DamagedAudioWarning, TruncatedAudioWarning, source_name
 from ..audio.loading import load_audio
-from ..models.audio_mae.feature_extraction_audio_mae import AudioInputError, AudioMAEFeatureExtractor
+from ..models.audio_mae.feature_extraction_audio_mae import AudioInputError
+from ..models.front_ends import FrontEnd
 from .metadata import DataError
 
 logger = logging.getLogger(__name__)
@@ -51,7 +52,7 @@ def source_key(value: Mapping[str, Any]) -> Any:
     return str(path), status and (status.st_size, status.st_mtime_ns)
 
 
-def read_features(value: Any, feature_extractor: AudioMAEFeatureExtractor) -> np.ndarray:
+def read_features(value: Any, feature_extractor: FrontEnd) -> np.ndarray:
     """Computes the raw log-mel (frames, mel bins) float16 of a value of an audio column.
 
     Raises:
@@ -59,13 +60,13 @@ def read_features(value: Any, feature_extractor: AudioMAEFeatureExtractor) -> np
     """
     try:
         wave = load_audio(value, feature_extractor.sampling_rate)
-        return feature_extractor.log_mels([wave])[0].numpy().astype(np.float16)
+        return feature_extractor.raw_features([wave])[0].numpy().astype(np.float16)
     except AudioInputError as error:
         name = source_name(value)
         raise error if name in str(error) else AudioInputError(f"{name}: {error}") from error
 
 
-def read_with_warnings(value: Any, feature_extractor: AudioMAEFeatureExtractor) -> tuple[np.ndarray, str]:
+def read_with_warnings(value: Any, feature_extractor: FrontEnd) -> tuple[np.ndarray, str]:
     """As [`read_features`], also returning the warnings as JSON, to cache them with the log-mel."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
@@ -75,7 +76,7 @@ def read_with_warnings(value: Any, feature_extractor: AudioMAEFeatureExtractor) 
 
 
 def cached_part(
-    recordings: Dataset, feature_extractor: AudioMAEFeatureExtractor, on_error: str, folder: str
+    recordings: Dataset, feature_extractor: FrontEnd, on_error: str, folder: str
 ) -> tuple[Dataset | None, dict[int, str]]:
     """Reads the rows of a table from the cache, or decodes them into it.
 
@@ -87,7 +88,7 @@ def cached_part(
         AudioInputError: The first unreadable recording (`on_error="raise"`).
     """
     features = Features(
-        features=Array2D((None, feature_extractor.num_mel_bins), "float16"),
+        features=Array2D((None, feature_extractor.feature_size), "float16"),
         length=Value("int32"),
         sample_id=Value("int64"),
         row=Value("int64"),
@@ -128,7 +129,7 @@ def cached_part(
 
 def cached_features(
     recordings: Dataset,
-    feature_extractor: AudioMAEFeatureExtractor,
+    feature_extractor: FrontEnd,
     on_error: str = "raise",
     cache_dir: str | Path | None = None,
 ) -> CachedFeatures:
@@ -176,7 +177,7 @@ def cached_features(
 
 
 def compute_norm_stats(
-    dataset: Iterable[Any], feature_extractor: AudioMAEFeatureExtractor, audio_column: str = "audio"
+    dataset: Iterable[Any], feature_extractor: FrontEnd, audio_column: str = "audio"
 ) -> tuple[float, float]:
     """Computes mean and standard deviation of your own log-mels, over all frames and bins without padding.
 

@@ -9,7 +9,7 @@ from typing import Any
 from datasets import Dataset, DatasetDict, IterableDataset, IterableDatasetDict
 from torch.utils.data import IterableDataset as TorchIterableDataset
 
-from ..models.audio_mae.feature_extraction_audio_mae import AudioMAEFeatureExtractor
+from ..models.front_ends import FrontEnd
 from .arguments import DataArguments, PreparedData, prepare, prepare_recordings
 from .metadata import DataError
 from .recordings import load_recordings
@@ -72,7 +72,7 @@ class TrainingData:
         dataset_id: Their id on the Hub, if they have one.
     """
 
-    prepare: Callable[[AudioMAEFeatureExtractor], PreparedData]
+    prepare: Callable[[FrontEnd], PreparedData]
     name: str
     dataset_id: str | None = None
 

@@ -16,7 +16,8 @@ from datasets.distributed import split_dataset_by_node
 from torch.utils.data import get_worker_info
 
 from ..audio.errors import source_name
-from ..models.audio_mae.feature_extraction_audio_mae import AudioInputError, AudioMAEFeatureExtractor
+from ..models.audio_mae.feature_extraction_audio_mae import AudioInputError
+from ..models.front_ends import FrontEnd
 from .features import read_features
 from .metadata import DataError
 from .recordings import belongs_to_dataset, foreign_file_error
@@ -97,7 +98,7 @@ class AudioStream(torch.utils.data.IterableDataset):
     def __init__(
         self,
         rows: IterableDataset,
-        feature_extractor: AudioMAEFeatureExtractor,
+        feature_extractor: FrontEnd,
         max_frames: int,
         args: StreamingArguments,
         on_error: str = "raise",

@@ -119,7 +119,7 @@ class ClapAdapter(EncoderAdapter):
         return (ClapAudioModelWithProjection if projected else ClapAudioModel)._from_config(config)
 
     @classmethod
-    def make_front_end(cls, feature_extractor: Any) -> AudioMAEFeatureExtractor:
+    def make_front_end(cls, config: Any, feature_extractor: Any) -> AudioMAEFeatureExtractor:
         made = feature_extractor
         if made.padding != "repeatpad":
             raise ValueError(f"padding={made.padding!r}: short clips are repeated here, as with padding='repeatpad'.")

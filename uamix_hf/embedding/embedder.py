@@ -94,7 +94,7 @@ class AudioEmbedder:
     @property
     def window_samples(self) -> int:
         """Samples of `max_length` whole frames."""
-        return self.feature_extractor.filter_bank.samples(self.feature_extractor.max_length)
+        return self.feature_extractor.samples(self.feature_extractor.max_length)
 
     def windows(self, inputs: Iterable[Any]) -> Iterator[tuple[int, np.ndarray]]:
         """Yields the number of the input and the samples of each window of at most `max_length` frames."""
@@ -103,7 +103,7 @@ class AudioEmbedder:
         for index, source in enumerate(inputs):
             for number, block in enumerate(stream_audio(source, extractor.sampling_rate, seconds)):
                 # A last window shorter than one frame is dropped; a whole recording that short is padded to one.
-                if number == 0 or len(block) >= extractor.frame_length:
+                if number == 0 or len(block) >= extractor.min_samples:
                     yield index, block
 
     def batches(self, inputs: Iterable[Any], batch_size: int) -> Iterator[list[tuple[int, np.ndarray]]]:

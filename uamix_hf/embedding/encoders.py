@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn import functional as F
 from transformers import AutoModel, PreTrainedConfig, PreTrainedModel
 
-from ..models.audio_mae.feature_extraction_audio_mae import AudioMAEFeatureExtractor
+from ..models.front_ends import FrontEnd
 from .checks import SIZES, check_length, check_sizes
 from .layers import EncoderError, EncoderLayers, base_of
 from .pooling import TokenPooling
@@ -63,8 +63,8 @@ class EncoderAdapter(EncoderLayers, TokenPooling):
         except (AttributeError, TypeError) as error:
             raise EncoderError(f"{type(encoder).__name__} has no list of layers at {self.layers_path!r}.") from error
         self.drops_tokens = "mask_ratio" in parameters
-        self.read_sizes(encoder.config)
         self.settings: EmbeddingSettings = getattr(encoder, "embedding_settings", None) or EmbeddingSettings()
+        self.read_sizes(encoder.config)
         self.check_settings(self.settings, len(layers))
         self.layers = layers[: self.settings.layer]
         self.cut = self.settings.layer is not None
@@ -140,11 +140,12 @@ class EncoderAdapter(EncoderLayers, TokenPooling):
         return {}
 
     @classmethod
-    def make_front_end(cls, feature_extractor: Any) -> AudioMAEFeatureExtractor:
-        """The feature extractor of raw and normalised log-mels that computes what the encoder's own one does.
+    def make_front_end(cls, config: Any, feature_extractor: Any) -> FrontEnd:
+        """The front end of raw and normalised features that computes what the encoder's own feature extractor does.
 
         Args:
-            feature_extractor: The encoder's own one, or an [`AudioMAEFeatureExtractor`], which stays as it is.
+            config: The encoder's configuration.
+            feature_extractor: The encoder's own feature extractor.
 
         Raises:
             ValueError: Settings that cannot be reproduced.
@@ -163,6 +164,18 @@ class EncoderAdapter(EncoderLayers, TokenPooling):
             A feature extractor whose front end is the given one, but for settings that its class cannot have.
         """
         return front_end
+
+    @classmethod
+    def record_front_end(cls, config: Any, front_end: FrontEnd) -> None:
+        """Records in the encoder's configuration what [`run`] needs of the front end, to be saved with the encoder.
+
+        Args:
+            config: The encoder's configuration.
+            front_end: The front end whose features the encoder gets.
+
+        Raises:
+            ValueError: The configuration says otherwise already.
+        """
 
     def check_fit(self, extractor: Any) -> None:
         """Checks that a feature extractor's spectrograms fit the encoder.

@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 
 from ..data import FeatureCollator
 from ..data.checks import checked_batch_size
-from ..models.audio_mae.feature_extraction_audio_mae import AudioMAEFeatureExtractor
+from ..models.front_ends import FrontEnd
 from .kinds import front_end_of, make_adapter
 from .windows import average_windows
 
@@ -27,7 +27,7 @@ def feature_windows(dataset: Dataset, rows: np.ndarray, max_frames: int) -> Iter
 def average_outputs(
     forward: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
     model: PreTrainedModel,
-    feature_extractor: AudioMAEFeatureExtractor,
+    feature_extractor: FrontEnd,
     dataset: Dataset,
     rows: np.ndarray | None,
     batch_size: int,

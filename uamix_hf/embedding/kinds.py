@@ -6,7 +6,7 @@ from typing import Any
 
 from transformers import AutoConfig, AutoFeatureExtractor, PreTrainedConfig, PreTrainedModel
 
-from ..models.audio_mae.feature_extraction_audio_mae import AudioMAEFeatureExtractor
+from ..models.front_ends import FrontEnd
 from .audio_mae import AudioMAEAdapter, BeatsAdapter, SiblingAdapter
 from .clap import ClapAdapter
 from .encoders import EncoderAdapter, base_of
@@ -26,8 +26,6 @@ ADAPTERS: dict[str, type[EncoderAdapter]] = {
     "wav2vec2-bert": Wav2Vec2BertAdapter,
     "whisper": WhisperAdapter,
 }
-# Classes of front ends, which make the features that are cached and augmented.
-FRONT_ENDS = (AudioMAEFeatureExtractor,)
 # Arguments of from_pretrained that a configuration and a feature extractor need as well as the model.
 SHARED = (*LOCATION, "code_revision", "trust_remote_code")
 
@@ -123,29 +121,41 @@ def load_feature_extractor(name_or_path: str | os.PathLike, max_length: int | No
     return with_max_length(made, recorded if max_length is None else max_length)
 
 
-def make_front_end(config: Any, feature_extractor: Any) -> AudioMAEFeatureExtractor:
-    """The feature extractor of log-mels that computes what an encoder's own one does.
+def make_front_end(config: Any, feature_extractor: Any) -> FrontEnd:
+    """The front end that computes what an encoder's own feature extractor does.
 
     Args:
-        config: Configuration of the encoder.
-        feature_extractor: Its own feature extractor, or an [`AudioMAEFeatureExtractor`], which stays as it is.
+        config: Configuration of the encoder, in which the adapter records what it needs of the front end.
+        feature_extractor: Its own feature extractor, or a front end, which stays as it is.
+
+    Raises:
+        ValueError: Settings that cannot be reproduced, or that contradict the configuration.
     """
-    if isinstance(feature_extractor, FRONT_ENDS):
-        return feature_extractor
-    return adapter_class(config).make_front_end(feature_extractor)
+    kind = adapter_class(config)
+    made = feature_extractor
+    if not isinstance(made, FrontEnd):
+        made = kind.make_front_end(config, feature_extractor)
+    if getattr(made, "domain", kind.domain) != kind.domain:
+        raise ValueError(
+            f"{type(made).__name__} makes features of the domain {made.domain!r}, and encoders of model_type "
+            f"{config.model_type!r} take {kind.domain!r}: give the encoder's own feature extractor."
+        )
+    kind.record_front_end(config, made)
+    return made
 
 
-def front_end_of(encoder: Any, feature_extractor: Any) -> AudioMAEFeatureExtractor:
+def front_end_of(encoder: Any, feature_extractor: Any) -> FrontEnd:
     """The front end of an encoder, with the longest window that its settings have.
 
     Args:
         encoder: The encoder.
         feature_extractor: Its own feature extractor, or a front end, which stays as it is.
+
+    Raises:
+        ValueError: As in [`make_front_end`].
     """
-    if isinstance(feature_extractor, FRONT_ENDS):
-        return feature_extractor
-    config = getattr(base_of(encoder), "config", None)
-    return with_max_length(make_front_end(config, feature_extractor), settings_of(encoder).max_length)
+    made = make_front_end(getattr(base_of(encoder), "config", None), feature_extractor)
+    return made if made is feature_extractor else with_max_length(made, settings_of(encoder).max_length)
 
 
 def with_max_length(front_end: Any, max_length: int | None) -> Any:

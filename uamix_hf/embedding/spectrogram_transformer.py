@@ -25,7 +25,7 @@ class ASTAdapter(EncoderAdapter):
         self.strides = (config.time_stride, config.frequency_stride)
 
     @classmethod
-    def make_front_end(cls, feature_extractor: Any) -> AudioMAEFeatureExtractor:
+    def make_front_end(cls, config: Any, feature_extractor: Any) -> AudioMAEFeatureExtractor:
         made = feature_extractor
         # Without normalisation: as with a mean of 0 and a divisor of 1.
         mean, std, factor = (made.mean, made.std, 2.0) if made.do_normalize else (0.0, 1.0, 1.0)

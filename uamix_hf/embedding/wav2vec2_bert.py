@@ -44,7 +44,7 @@ class Wav2Vec2BertAdapter(EncoderAdapter):
         self.patch_shape = self.strides = (STACKED, config.feature_projection_input_dim // STACKED)
 
     @classmethod
-    def make_front_end(cls, feature_extractor: Any) -> AudioMAEFeatureExtractor:
+    def make_front_end(cls, config: Any, feature_extractor: Any) -> AudioMAEFeatureExtractor:
         made = feature_extractor
         if made.stride != STACKED:
             raise ValueError(f"stride={made.stride}: a token of Wav2Vec2-BERT has {STACKED} frames.")

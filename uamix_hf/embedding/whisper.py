@@ -70,7 +70,7 @@ class WhisperAdapter(EncoderAdapter):
         return WhisperEncoder._from_config(config)
 
     @classmethod
-    def make_front_end(cls, feature_extractor: Any) -> AudioMAEFeatureExtractor:
+    def make_front_end(cls, config: Any, feature_extractor: Any) -> AudioMAEFeatureExtractor:
         made = feature_extractor
         if made.dither != 0:
             raise ValueError(

@@ -14,13 +14,13 @@ from transformers.utils.hub import cached_file, extract_commit_hash
 from ..data.checks import checked_batch_size
 from ..data.features import source_key
 from ..embedding.embedder import AudioEmbedder
-from ..models.audio_mae.feature_extraction_audio_mae import AudioMAEFeatureExtractor
+from ..models.front_ends import FrontEnd
 from ..version import __version__
 
 logger = logging.getLogger(__name__)
 
 # Folder or Hub repository, embedder, or encoder with its feature extractor.
-Encoder = str | os.PathLike | AudioEmbedder | tuple[PreTrainedModel, AudioMAEFeatureExtractor]
+Encoder = str | os.PathLike | AudioEmbedder | tuple[PreTrainedModel, FrontEnd]
 
 # What from_pretrained reads of a folder; a run leaves much else in it, which changes without changing the model.
 MODEL_FILES = ("*config.json", "*.safetensors", "*.safetensors.index.json", "*.bin")

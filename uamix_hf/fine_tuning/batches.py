@@ -8,7 +8,7 @@ import torch
 from torch.nn import functional as F
 
 from ..data import FeatureCollator, LengthBucketSampler
-from ..models.audio_mae.feature_extraction_audio_mae import AudioMAEFeatureExtractor
+from ..models.front_ends import FrontEnd
 from ..training.augmentations import mask_log_mel, mix_log_mels
 from .arguments import FineTuningArguments
 
@@ -75,7 +75,7 @@ class FineTuningCollator(FeatureCollator):
 
     def __init__(
         self,
-        feature_extractor: AudioMAEFeatureExtractor,
+        feature_extractor: FrontEnd,
         max_frames: int,
         args: FineTuningArguments,
         num_classes: int | None,

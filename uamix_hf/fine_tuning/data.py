@@ -10,7 +10,7 @@ from datasets import Dataset
 
 from ..data import DataArguments, DataError, HeldOutArguments, PreparedData, prepare, report_skipped, split_held_out
 from ..data.checks import refuse_idle
-from ..models.audio_mae.feature_extraction_audio_mae import AudioMAEFeatureExtractor
+from ..models.front_ends import FrontEnd
 from .arguments import FineTuningArguments
 from .fixmatch import FixMatchArguments
 from .labels import LabelArguments, Targets, check_training_labels, draw_shots, read_targets, with_labels
@@ -50,7 +50,7 @@ class FineTuningData:
 
 def fine_tuning_data(
     data_args: DataArguments,
-    feature_extractor: AudioMAEFeatureExtractor,
+    feature_extractor: FrontEnd,
     args: FineTuningArguments,
     label_args: LabelArguments | None = None,
     held_out_args: HeldOutArguments | None = None,
@@ -107,7 +107,7 @@ def fine_tuning_data(
 def unlabelled_clips(
     args: FixMatchArguments,
     data_args: DataArguments,
-    feature_extractor: AudioMAEFeatureExtractor,
+    feature_extractor: FrontEnd,
     train: PreparedData,
     labelled: PreparedData,
 ) -> Dataset:

@@ -13,8 +13,8 @@ from datasets import Dataset
 from torch.nn import functional as F
 
 from ..data import DataError
-from ..models.audio_mae.feature_extraction_audio_mae import AudioMAEFeatureExtractor
 from ..models.audio_mae.modeling_audio_mae import AudioMAEForAudioClassification
+from ..models.front_ends import FrontEnd
 from ..training.augmentations import mask_log_mel, random_equalizer, random_resized_crop
 from ..training.run_identity import data_identity
 from .arguments import FineTuningArguments
@@ -90,7 +90,7 @@ class FixMatchCollator(FineTuningCollator):
 
     def __init__(
         self,
-        feature_extractor: AudioMAEFeatureExtractor,
+        feature_extractor: FrontEnd,
         max_frames: int,
         args: FineTuningArguments,
         num_classes: int,
@@ -156,7 +156,7 @@ class FixMatchTrainer(FineTuningTrainer):
         model: AudioMAEForAudioClassification,
         args: FineTuningArguments,
         train_dataset: Dataset,
-        feature_extractor: AudioMAEFeatureExtractor,
+        feature_extractor: FrontEnd,
         unlabelled: Dataset,
         fixmatch: FixMatchArguments,
         eval_dataset: Dataset | None = None,

@@ -4,13 +4,13 @@ import numpy as np
 from datasets import Dataset
 
 from ..embedding.features import average_outputs
-from ..models.audio_mae.feature_extraction_audio_mae import AudioMAEFeatureExtractor
 from ..models.audio_mae.modeling_audio_mae import AudioMAEForAudioClassification
+from ..models.front_ends import FrontEnd
 
 
 def predict_logits(
     model: AudioMAEForAudioClassification,
-    feature_extractor: AudioMAEFeatureExtractor,
+    feature_extractor: FrontEnd,
     dataset: Dataset,
     rows: np.ndarray | None = None,
     batch_size: int = 32,
@@ -38,7 +38,7 @@ def predict_logits(
 
 def predict(
     model: AudioMAEForAudioClassification,
-    feature_extractor: AudioMAEFeatureExtractor,
+    feature_extractor: FrontEnd,
     dataset: Dataset,
     rows: np.ndarray,
     batch_size: int = 32,

@@ -19,8 +19,8 @@ from transformers import set_seed
 
 from ..data import FeatureCollator
 from ..embedding.features import embed_features
-from ..models.audio_mae.feature_extraction_audio_mae import AudioMAEFeatureExtractor
 from ..models.audio_mae.modeling_audio_mae import AudioMAEForAudioClassification, AudioMAEModel
+from ..models.front_ends import FrontEnd
 from ..training.arguments import LayerwiseArguments
 from ..training.augmentations import ViewSettings, resolve_token_drop, two_views
 from ..training.trainer import LengthBucketTrainer
@@ -89,7 +89,7 @@ class PseudoLabelTrainer(LengthBucketTrainer):
         model: AudioMAEForAudioClassification,
         args: LayerwiseArguments,
         train_dataset: Dataset,
-        feature_extractor: AudioMAEFeatureExtractor,
+        feature_extractor: FrontEnd,
         config: ViewSettings,
         frozen: list[nn.Module],
     ):
@@ -130,7 +130,7 @@ class PseudoLabelTrainer(LengthBucketTrainer):
 
 def tune_on_pseudo_labels(
     encoder: AudioMAEModel,
-    feature_extractor: AudioMAEFeatureExtractor,
+    feature_extractor: FrontEnd,
     dataset: Dataset,
     config: ViewSettings,
     args: LayerwiseArguments,

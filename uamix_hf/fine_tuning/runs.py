@@ -12,8 +12,8 @@ from transformers import PrinterCallback, TrainerCallback, set_seed
 from transformers.trainer_utils import PredictionOutput
 
 from ..hub.cards import fine_tuned_card
-from ..models.audio_mae.feature_extraction_audio_mae import AudioMAEFeatureExtractor
 from ..models.audio_mae.modeling_audio_mae import AudioMAEForAudioClassification, AudioMAEModel
+from ..models.front_ends import FrontEnd
 from ..version import package_versions
 from .arguments import FineTuningArguments
 from .data import FineTuningData
@@ -32,7 +32,7 @@ def fine_tuning_trainer(
     model: AudioMAEForAudioClassification,
     args: FineTuningArguments,
     data: FineTuningData,
-    feature_extractor: AudioMAEFeatureExtractor,
+    feature_extractor: FrontEnd,
     callbacks: Sequence[TrainerCallback] = (),
 ) -> FineTuningTrainer:
     """Trainer for a run's data: a [`FixMatchTrainer`] where they have unlabelled clips, else a [`FineTuningTrainer`].
@@ -126,7 +126,7 @@ def result_tree(
 
 def fine_tune(
     encoder: AudioMAEModel,
-    feature_extractor: AudioMAEFeatureExtractor,
+    feature_extractor: FrontEnd,
     dataset: Dataset,
     rows: np.ndarray,
     labels: np.ndarray,

@@ -15,8 +15,8 @@ from transformers.trainer_utils import EvalLoopOutput
 
 from ..data import LengthBucketSampler
 from ..hub.push import push_folder
-from ..models.audio_mae.feature_extraction_audio_mae import AudioMAEFeatureExtractor
 from ..models.audio_mae.modeling_audio_mae import AudioMAEForAudioClassification
+from ..models.front_ends import FrontEnd
 from ..training.encoders import EncoderAdapter
 from ..training.parameter_groups import layer_rates, parameter_groups
 from ..training.trainer import LengthBucketTrainer
@@ -67,7 +67,7 @@ class FineTuningTrainer(LengthBucketTrainer):
         model: AudioMAEForAudioClassification,
         args: FineTuningArguments,
         train_dataset: Dataset,
-        feature_extractor: AudioMAEFeatureExtractor,
+        feature_extractor: FrontEnd,
         eval_dataset: Dataset | None = None,
         callbacks: Sequence[TrainerCallback] = (),
     ):
@@ -270,7 +270,7 @@ class FineTuningTrainer(LengthBucketTrainer):
         return EvalLoopOutput(predictions=unit, label_ids=labels, metrics=metrics, num_samples=len(dataset))
 
 
-def with_truncation(feature_extractor: AudioMAEFeatureExtractor) -> AudioMAEFeatureExtractor:
+def with_truncation(feature_extractor: Any) -> Any:
     """Copy that cuts long recordings, as those of transformers' own classifiers do, for pipelines."""
     copied = copy.copy(feature_extractor)
     copied.truncation = True

@@ -5,6 +5,12 @@ from typing import Any
 
 from .audio_mae.feature_extraction_audio_mae import AudioMAEFeatureExtractor, FrontEndError
 from .audio_mae.filter_banks_audio_mae import FLOAT32_EPS
+from .waveform_frames import WaveformFrames
+
+# What makes an encoder's raw and normalised features, to be cached and augmented. Both kinds have `domain`,
+# `feature_size`, `sampling_rate`, `frame_shift`, `max_length`, `patch_size`, `time_stride`, `padding_value`,
+# `raw_features`, `normalize`, `samples` and `whole_patches`.
+FrontEnd = AudioMAEFeatureExtractor | WaveformFrames
 
 AT_32_KHZ: dict[str, Any] = {"sampling_rate": 32_000, "frame_length": 800, "frame_shift": 320}
 BEATS: dict[str, Any] = {
@@ -87,4 +93,4 @@ def front_end(system: str, **overrides: Any) -> AudioMAEFeatureExtractor:
     return AudioMAEFeatureExtractor(**FRONT_ENDS[system] | overrides)
 
 
-__all__ = ["FRONT_ENDS", "front_end"]
+__all__ = ["FRONT_ENDS", "FrontEnd", "front_end"]

@@ -11,8 +11,8 @@ from matplotlib.image import imread
 from transformers import TrainerCallback
 from transformers.integrations import TensorBoardCallback, WandbCallback
 
-from ..models.audio_mae.feature_extraction_audio_mae import AudioMAEFeatureExtractor
 from ..models.audio_mae.modeling_audio_mae import AudioMAEForPreTraining
+from ..models.front_ends import FrontEnd
 from .trainer import PretrainingTrainer
 
 # Width and height of a row of three spectrograms in inches, dots per inch, and the colour of masked patches.
@@ -52,7 +52,7 @@ def reconstruct(model: AudioMAEForPreTraining, batch: Mapping[str, Any]) -> tupl
 
 
 def plot_reconstructions(
-    feature_extractor: AudioMAEFeatureExtractor,
+    feature_extractor: FrontEnd,
     batch: Mapping[str, Any],
     reconstructed: torch.Tensor,
     masked: torch.Tensor,

@@ -11,7 +11,7 @@ import torch
 from datasets import Dataset
 from torch.nn import functional as F
 
-from ..models.audio_mae.feature_extraction_audio_mae import AudioMAEFeatureExtractor
+from ..models.front_ends import FrontEnd
 from .distributed import broadcast_from_first
 
 # Corners of a random spectrum: enough to colour it, few enough to preserve the spectral shape of a clip.
@@ -35,7 +35,7 @@ class ViewSettings(Protocol):
     token_drop: float | None
 
 
-def resolve_token_drop(config: ViewSettings, dataset: Dataset, feature_extractor: AudioMAEFeatureExtractor) -> float:
+def resolve_token_drop(config: ViewSettings, dataset: Dataset, feature_extractor: FrontEnd) -> float:
     """Returns `config.token_drop`, or if that is None a value for the amount of audio.
 
     Args:

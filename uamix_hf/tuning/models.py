@@ -2,16 +2,14 @@
 
 from typing import Any
 
-from ..models.audio_mae.feature_extraction_audio_mae import AudioMAEFeatureExtractor
+from ..models.front_ends import FrontEnd
 from .arguments import UaMixTrainingArguments
 from .modeling_uamix import UaMixForContrastiveTuning
 
 STATISTICS = {"input_mean": "mean", "input_std": "std", "input_std_factor": "std_factor"}
 
 
-def make_model(
-    model: Any, args: UaMixTrainingArguments, feature_extractor: AudioMAEFeatureExtractor
-) -> UaMixForContrastiveTuning:
+def make_model(model: Any, args: UaMixTrainingArguments, feature_extractor: FrontEnd) -> UaMixForContrastiveTuning:
     """The model to tune: the given one, or one made from an encoder with the method's fields of the arguments.
 
     Heads are initialised from torch's global random state.

@@ -12,7 +12,7 @@ from torch.utils.data import Dataset
 from transformers import TrainerCallback
 
 from ..data import FeatureCollator, LengthBucketSampler
-from ..models.audio_mae.feature_extraction_audio_mae import AudioMAEFeatureExtractor
+from ..models.front_ends import FrontEnd
 from ..training.augmentations import resolve_token_drop
 from ..training.checkpoints import checkpoint_to_resume, last_complete_checkpoint, prepare_output_dir
 from ..training.interruption import RunStoppedError
@@ -56,7 +56,7 @@ class StageTrainer(LengthBucketTrainer):
         model: UaMixForContrastiveTuning,
         args: UaMixTrainingArguments,
         train_dataset: Dataset,
-        feature_extractor: AudioMAEFeatureExtractor,
+        feature_extractor: FrontEnd,
         stage: Stage = "tune",
         callbacks: Sequence[TrainerCallback] = (),
     ):
@@ -167,7 +167,7 @@ def train_stages(
     model: UaMixForContrastiveTuning,
     args: UaMixTrainingArguments,
     train_dataset: Dataset,
-    feature_extractor: AudioMAEFeatureExtractor,
+    feature_extractor: FrontEnd,
     callbacks: Sequence[TrainerCallback] = (),
 ) -> StageTrainer:
     """Runs both stages of tuning, one after the other; `model` holds the result.

@@ -9,9 +9,9 @@ from datasets import Dataset
 
 from ..embedding.features import embed_features
 from ..embedding.kinds import adapter_class, make_adapter, settings_of
-from ..models.audio_mae.feature_extraction_audio_mae import AudioMAEFeatureExtractor
 from ..models.audio_mae.modeling_audio_mae import AudioMAEModel
 from ..models.audio_mae.pooling_audio_mae import AudioMAEWhitening
+from ..models.front_ends import FrontEnd
 
 # Both chosen in docs/experiments.md. Dimensions that are kept:
 SIZE = 128
@@ -62,7 +62,7 @@ def check_whitening(encoder: Any) -> None:
 
 def fit_whitening(
     encoder: Any,
-    feature_extractor: AudioMAEFeatureExtractor,
+    feature_extractor: FrontEnd,
     dataset: Dataset,
     size: int | None = None,
     batch_size: int = 32,
@@ -108,7 +108,7 @@ def fit_whitening(
 
 
 def add_whitening(
-    encoder: Any, feature_extractor: AudioMAEFeatureExtractor, dataset: Dataset, size: int | None, batch_size: int
+    encoder: Any, feature_extractor: FrontEnd, dataset: Dataset, size: int | None, batch_size: int
 ) -> None:
     """As [`fit_whitening`], for an encoder with `embedding_settings`."""
     before, training = settings_of(encoder), encoder.training
