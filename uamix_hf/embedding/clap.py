@@ -172,10 +172,10 @@ class ClapAdapter(EncoderAdapter):
             output.last_hidden_state = output.last_hidden_state.flatten(2).mT
         return output, None
 
-    def pool(self, output: Any, lengths: torch.Tensor) -> torch.Tensor:
+    def pool(self, output: Any, lengths: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
         if self.settings.pooling == "projection":
             return output.audio_embeds.float()
-        return self.mean_over_tokens(output.last_hidden_state.float(), lengths)
+        return output.last_hidden_state.float().mean(dim=1)  # of copies of the clip, and hardly any silence
 
 
 __all__ = ["ClapAdapter"]

@@ -86,9 +86,5 @@ class Wav2Vec2BertAdapter(EncoderAdapter):
             output = self.layer_output(input_features=features, attention_mask=visible.long())
         return output, visible[..., None].float()
 
-    def mean_over_tokens(self, hidden: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
-        valid = self.visible(hidden.shape[1], lengths)
-        return (hidden * valid[..., None]).sum(dim=1) / valid.sum(dim=1, keepdim=True)
-
 
 __all__ = ["Wav2Vec2BertAdapter"]
