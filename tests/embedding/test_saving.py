@@ -9,11 +9,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from toy_encoders import small_clap, small_wav2vec2_bert
 from transformers import (
     ASTFeatureExtractor,
     ASTModel,
     AutoFeatureExtractor,
     AutoModel,
+    ClapAudioModel,
+    ClapFeatureExtractor,
+    SeamlessM4TFeatureExtractor,
     WhisperConfig,
     WhisperFeatureExtractor,
 )
@@ -107,6 +111,34 @@ def test_whispers_own_feature_extractor_is_saved_and_makes_the_same_front_end(tm
     assert type(saved) is WhisperFeatureExtractor and saved.to_dict() == own.to_dict()
     assert load_feature_extractor(tmp_path).to_dict() == made.to_dict()
     assert settings_of(AudioEmbedder.from_pretrained(str(tmp_path), device="cpu").model).max_length is None
+
+
+@pytest.mark.parametrize("truncation", ["rand_trunc", "fusion"])
+def test_claps_own_feature_extractor_is_saved_and_makes_the_same_front_end(tmp_path: Path, truncation: str) -> None:
+    own, encoder = ClapFeatureExtractor(truncation=truncation), small_clap().audio_model
+    made = make_front_end(encoder.config, own)
+    save_encoder(encoder, tmp_path, made)
+    saved, model = ClapFeatureExtractor.from_pretrained(tmp_path), ClapAudioModel.from_pretrained(tmp_path).eval()
+    assert saved.to_dict() == own.to_dict() and load_feature_extractor(tmp_path).to_dict() == made.to_dict()
+    wave = noise(480_000)
+    features = torch.from_numpy(saved(wave, sampling_rate=48_000)["input_features"][0][:1])[None].float()
+    with torch.inference_mode():
+        expected = model(features).pooler_output[0]
+    found = AudioEmbedder.from_pretrained(str(tmp_path), device="cpu").encode(wave, progress_bar=False)
+    np.testing.assert_allclose(found, expected, atol=1e-4)
+
+
+def test_wav2vec2_berts_own_feature_extractor_is_saved_and_makes_the_same_front_end(tmp_path: Path) -> None:
+    own, encoder = SeamlessM4TFeatureExtractor(), small_wav2vec2_bert()
+    made = make_front_end(encoder.config, own)
+    save_encoder(encoder, tmp_path, made)
+    saved, model = AutoFeatureExtractor.from_pretrained(tmp_path), AutoModel.from_pretrained(tmp_path).eval()
+    assert type(saved) is SeamlessM4TFeatureExtractor and load_feature_extractor(tmp_path).to_dict() == made.to_dict()
+    wave = noise(16_080)  # 99 frames
+    with torch.inference_mode():
+        expected = model(**saved(wave, sampling_rate=16_000, return_tensors="pt")).last_hidden_state[0, :49].mean(0)
+    found = AudioEmbedder.from_pretrained(str(tmp_path), device="cpu").encode(wave, progress_bar=False)
+    np.testing.assert_allclose(found, expected, atol=1e-4)
 
 
 @pytest.mark.parametrize("normalized", [True, False])

@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import PreTrainedConfig, PreTrainedModel
+from transformers import ClapFeatureExtractor, PreTrainedConfig, PreTrainedModel
 
 from ..models.audio_mae.feature_extraction_audio_mae import AudioMAEFeatureExtractor
 from ..models.front_ends import front_end
@@ -130,6 +130,16 @@ class ClapAdapter(EncoderAdapter):
             "clap", sampling_rate=made.sampling_rate, num_mel_bins=made.feature_size, n_fft=made.fft_window_size,
             frame_length=made.fft_window_size, frame_shift=made.hop_length, low_frequency=float(made.frequency_min),
             high_frequency=float(made.frequency_max), **scale,
+        )  # fmt: skip
+
+    @classmethod
+    def own_extractor(cls, config: Any, front_end: Any) -> ClapFeatureExtractor:
+        made = front_end
+        return ClapFeatureExtractor(
+            feature_size=made.num_mel_bins, sampling_rate=made.sampling_rate, hop_length=made.frame_shift,
+            max_length_s=(FRAMES - 1) * made.frame_shift // made.sampling_rate, fft_window_size=made.n_fft,
+            frequency_min=made.low_frequency, frequency_max=made.high_frequency,
+            truncation="fusion" if made.mel_scale == "htk" else "rand_trunc",
         )  # fmt: skip
 
     def check_fit(self, extractor: Any) -> None:

@@ -13,16 +13,23 @@ from .encoders import EncoderAdapter, base_of
 from .settings import LOCATION, EmbeddingConfigError, EmbeddingSettings
 from .spectrogram_transformer import ASTAdapter
 from .wav2vec2_bert import Wav2Vec2BertAdapter
-from .whisper import WhisperAdapter
+from .whisper import AudioTowerAdapter, AveragingAudioTowerAdapter, WhisperAdapter
 
 ADAPTERS: dict[str, type[EncoderAdapter]] = {
     "audio_mae": AudioMAEAdapter,
+    "audioflamingo3": AveragingAudioTowerAdapter,
+    "audioflamingo3_encoder": AveragingAudioTowerAdapter,
     "audio-spectrogram-transformer": ASTAdapter,
     "beats": BeatsAdapter,
     "clap": ClapAdapter,
     "clap_audio_model": ClapAdapter,
     "mae_ast": SiblingAdapter,
+    "musicflamingo": AveragingAudioTowerAdapter,
+    "qwen2_audio": AveragingAudioTowerAdapter,
+    "qwen2_audio_encoder": AveragingAudioTowerAdapter,
     "ssamba": SiblingAdapter,
+    "voxtral": AudioTowerAdapter,
+    "voxtral_encoder": AudioTowerAdapter,
     "wav2vec2-bert": Wav2Vec2BertAdapter,
     "whisper": WhisperAdapter,
 }

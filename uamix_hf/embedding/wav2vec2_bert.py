@@ -4,6 +4,7 @@ from typing import Any
 
 import torch
 from torch.nn import functional as F
+from transformers import SeamlessM4TFeatureExtractor
 
 from ..models.audio_mae.feature_extraction_audio_mae import AudioMAEFeatureExtractor
 from ..models.front_ends import front_end
@@ -49,6 +50,13 @@ class Wav2Vec2BertAdapter(EncoderAdapter):
         if made.stride != STACKED:
             raise ValueError(f"stride={made.stride}: a token of Wav2Vec2-BERT has {STACKED} frames.")
         return front_end("wav2vec2_bert", sampling_rate=made.sampling_rate, num_mel_bins=made.num_mel_bins)
+
+    @classmethod
+    def own_extractor(cls, config: Any, front_end: Any) -> SeamlessM4TFeatureExtractor:
+        bins = front_end.num_mel_bins
+        return SeamlessM4TFeatureExtractor(
+            feature_size=bins, num_mel_bins=bins, sampling_rate=front_end.sampling_rate, stride=STACKED
+        )
 
     def check_fit(self, extractor: Any) -> None:
         check_statistics(extractor, "wav2vec2_bert", num_mel_bins=self.patch_shape[1])

@@ -1,10 +1,10 @@
-"""Adapter of Whisper's encoder."""
+"""Adapters of Whisper's encoder and of those with its architecture."""
 
 from typing import Any
 
 import torch
 from torch.nn import functional as F
-from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel, WhisperFeatureExtractor
+from transformers import MODEL_MAPPING, PreTrainedConfig, PreTrainedModel, WhisperFeatureExtractor
 from transformers.masking_utils import create_bidirectional_mask
 from transformers.modeling_outputs import BaseModelOutput
 
@@ -12,10 +12,13 @@ from ..models.audio_mae.feature_extraction_audio_mae import AudioMAEFeatureExtra
 from ..models.front_ends import front_end
 from .checks import check_length, check_statistics
 from .encoders import EncoderAdapter, EncoderError
+from .loading import load_config, load_part
 
 # After normalisation, which divides log10 of the power by 4: silence, and the range of 80 dB below a clip's maximum.
 SILENCE = -1.5
 RANGE = 2.0
+# What the encoder's weights have before their names in a whole model.
+WHOLE = r"^(model\.)?(encoder|audio_tower)\."
 
 
 class WhisperAdapter(EncoderAdapter):
@@ -45,29 +48,34 @@ class WhisperAdapter(EncoderAdapter):
         self.patch_shape = self.strides = (2, config.num_mel_bins)
 
     @classmethod
+    def encoder_class(cls, config: PreTrainedConfig) -> type[PreTrainedModel]:
+        """Class of the encoder of a configuration."""
+        from transformers.models.whisper.modeling_whisper import WhisperEncoder
+
+        return WhisperEncoder
+
+    @classmethod
     def load(cls, name_or_path: str, **kwargs: Any) -> PreTrainedModel:
         """Loads the encoder of a folder that holds it alone or in a whole model, as float32 unless `dtype` is given.
 
         Args:
             name_or_path: Folder or Hub repository.
             **kwargs: Keywords of `from_pretrained`.
-        """
-        from transformers.models.whisper.modeling_whisper import WhisperEncoder, WhisperModel
 
+        Raises:
+            EncoderError: The folder lacks weights of the encoder.
+        """
         kwargs = {"dtype": torch.float32, **kwargs}
-        names = ("revision", "subfolder", "token", "cache_dir", "force_download", "local_files_only", "proxies")
-        config = AutoConfig.from_pretrained(name_or_path, **{key: kwargs[key] for key in names if key in kwargs})
-        if config.architectures == ["WhisperEncoder"]:
-            return WhisperEncoder.from_pretrained(name_or_path, **kwargs)
-        encoder = WhisperModel.from_pretrained(name_or_path, **kwargs).get_encoder()
-        encoder.name_or_path = encoder.config.name_or_path = str(name_or_path)
-        return encoder
+        config = load_config(name_or_path, **kwargs)
+        part = getattr(config, "audio_config", config)
+        kind = cls.encoder_class(part)
+        if config.architectures == [kind.__name__]:
+            return kind.from_pretrained(name_or_path, **kwargs)
+        return load_part(kind, name_or_path, part, WHOLE, **kwargs)
 
     @classmethod
     def from_config(cls, config: PreTrainedConfig) -> PreTrainedModel:
-        from transformers.models.whisper.modeling_whisper import WhisperEncoder
-
-        return WhisperEncoder._from_config(config)
+        return cls.encoder_class(config)._from_config(config)
 
     @classmethod
     def make_front_end(cls, config: Any, feature_extractor: Any) -> AudioMAEFeatureExtractor:
@@ -119,16 +127,57 @@ class WhisperAdapter(EncoderAdapter):
         hidden = F.dropout(hidden, p=base.dropout, training=base.training)
         visible = self.visible(tokens, lengths)
         mask = create_bidirectional_mask(base.config, hidden, visible.long())
-        for layer in self.layers:
-            if not (base.training and base.layerdrop > 0 and torch.rand([]) < base.layerdrop):
-                hidden = layer(hidden, mask)
+        for layer in self.layers:  # all of them: layerdrop is off while tuning
+            hidden = layer(hidden, mask)
         if self.settings.layer is None:
-            hidden = base.layer_norm(hidden)
+            hidden = self.finished(hidden, visible)
         return BaseModelOutput(last_hidden_state=hidden), visible[..., None].float()
+
+    def finished(self, hidden: torch.Tensor, visible: torch.Tensor) -> torch.Tensor:
+        """The encoder's output, from that of its last layer (batch, tokens, hidden).
+
+        Args:
+            hidden: Output of the last layer.
+            visible: Whether each token has a frame of audio (batch, tokens).
+        """
+        return self.base.get_submodule("layer_norm")(hidden)
 
     def visible(self, tokens: int, lengths: torch.Tensor) -> torch.Tensor:
         """Whether each token has a frame of audio (batch, tokens)."""
         return 2 * torch.arange(tokens, device=lengths.device) < lengths[:, None]
 
 
-__all__ = ["WhisperAdapter"]
+class AudioTowerAdapter(WhisperAdapter):
+    """Adapter of encoders with Whisper's architecture in models of audio and language: Voxtral.
+
+    Args:
+        encoder: The encoder.
+        layers_path: As in [`EncoderAdapter`].
+    """
+
+    @classmethod
+    def encoder_class(cls, config: PreTrainedConfig) -> type[PreTrainedModel]:
+        return MODEL_MAPPING[type(config)]
+
+
+class AveragingAudioTowerAdapter(AudioTowerAdapter):
+    """Adapter of encoders that average pairs of tokens after the last layer: Qwen2-Audio, Audio Flamingo 3.
+
+    Of the last pair of a clip, only tokens with audio count. A lower layer has the tokens before averaging.
+
+    Args:
+        encoder: The encoder.
+        layers_path: As in [`EncoderAdapter`].
+    """
+
+    def finished(self, hidden: torch.Tensor, visible: torch.Tensor) -> torch.Tensor:
+        odd = hidden.shape[1] % 2
+        pairs, counted = (F.pad(hidden, (0, 0, 0, odd)), F.pad(visible, (0, odd)).to(hidden.dtype))
+        pairs, counted = pairs.unflatten(1, (-1, 2)), counted.unflatten(1, (-1, 2))[..., None]
+        return super().finished((pairs * counted).sum(dim=2) / counted.sum(dim=2).clamp_min(1), visible)
+
+    def mean_over_tokens(self, hidden: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+        return super().mean_over_tokens(hidden, lengths if self.cut else (lengths + 1) // 2)
+
+
+__all__ = ["AudioTowerAdapter", "AveragingAudioTowerAdapter", "WhisperAdapter"]
