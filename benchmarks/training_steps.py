@@ -63,7 +63,7 @@ def given_views(model: UaMixForContrastiveTuning, clips: int, seconds: int) -> d
     """What the plain step takes: two views of our making, padded to the encoder's full length, and a cut of each."""
     batch, full = make_clips(clips, seconds), model.adapter.max_frames
     lengths = batch["attention_mask"].sum(dim=1)
-    view_a, view_b, _ = two_views(batch["input_values"], lengths, model.config, model.adapter.patch, full)
+    view_a, view_b, _ = two_views(batch["input_values"], lengths, model.config, model.adapter.patch, full, "log-mel")
     partner = mixing.draw_partners(clips, model.config.pairing)
     mix_mask = mixing.draw_mix_mask(model.config, torch.full((clips,), full), partner, full, MEL)
     padded = [model.normalize(F.pad(view, (0, 0, 0, full - view.shape[1]))) for view in (view_a, view_b)]

@@ -1,4 +1,4 @@
-"""An encoder that is built unlike those that the package knows, and small ones of transformers."""
+"""Encoders that are built unlike those that the package knows, and small ones of transformers."""
 
 from typing import Any
 
@@ -14,6 +14,8 @@ from transformers import (
     Wav2Vec2BertModel,
 )
 from transformers.modeling_outputs import BaseModelOutput
+
+from uamix_hf.embedding import EncoderAdapter, register_encoder
 
 
 @strict
@@ -75,3 +77,50 @@ def small_wav2vec2_bert(**config: Any) -> Wav2Vec2BertModel:
     sizes = {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 48}
     acting = {"layerdrop": 0.5, "mask_time_prob": 0.5, "mask_time_length": 2}
     return Wav2Vec2BertModel(Wav2Vec2BertConfig(**sizes | acting | config)).eval()
+
+
+class WaveConfig(PreTrainedConfig):
+    model_type = "toy_wave"
+
+
+class WaveModel(PreTrainedModel):
+    """Frames of a waveform (batch, frames, 160), two of which make a token."""
+
+    config_class = WaveConfig
+
+    def __init__(self, config):
+        super().__init__(config)
+        self.layers = nn.ModuleList([nn.Linear(320, 8), nn.Linear(8, 8)])
+        self.post_init()
+
+    def forward(self, frames):
+        hidden = frames.unflatten(1, (-1, 2)).flatten(2)
+        for layer in self.layers:
+            hidden = layer(hidden).tanh()
+        return BaseModelOutput(last_hidden_state=hidden)
+
+
+class ToyWaveAdapter(EncoderAdapter):
+    """Leaves padding out of the mean."""
+
+    domain = "waveform"
+    input_name = "frames"
+    poolings = ("mean",)
+
+    def read_sizes(self, config):
+        self.variable_length, self.max_frames, self.pooled_size = True, 400, 8
+        self.patch, self.patch_shape, self.strides = 2, (2, 160), (2, 160)
+
+    def check_fit(self, extractor):
+        assert extractor.domain == self.domain
+
+    def run(self, input_values, lengths, token_drop, padding_value):
+        valid = torch.arange(0, input_values.shape[1], 2, device=lengths.device) < lengths[:, None]
+        return self.layer_output(frames=input_values), valid[..., None].float()
+
+    def mean_over_tokens(self, hidden, lengths):
+        valid = (torch.arange(0, 2 * hidden.shape[1], 2) < lengths[:, None])[..., None]
+        return (hidden * valid).sum(1) / valid.sum(1)
+
+
+register_encoder("toy_wave", ToyWaveAdapter)

@@ -52,7 +52,7 @@ def draw_batch() -> dict[str, torch.Tensor]:
     clips = torch.stack([log_mel[:FRAMES] for log_mel in AudioMAEFeatureExtractor().log_mels(waves)])
     torch.manual_seed(SEED)
     config = UaMixConfig(min_crop=1.0, mix_alpha=2.0)
-    view_a, view_b, lengths = two_views(clips, torch.full((len(clips),), FRAMES), config, 16, 1024)
+    view_a, view_b, lengths = two_views(clips, torch.full((len(clips),), FRAMES), config, 16, 1024, "log-mel")
     partners = torch.tensor(PARTNERS)
     mix_mask = mixing.draw_mix_mask(config, lengths, partners, FRAMES, clips.shape[2])
     mixtures = mixing.mix(view_a, partners, mix_mask)

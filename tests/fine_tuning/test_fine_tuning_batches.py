@@ -8,7 +8,7 @@ from toy_sounds import EXTRACTOR
 from uamix_hf import AudioMAEFeatureExtractor
 from uamix_hf.fine_tuning import FineTuningArguments
 from uamix_hf.fine_tuning.batches import ClassBalancedSampler, FineTuningCollator, class_weights
-from uamix_hf.training.augmentations import mask_log_mel, mix_log_mels
+from uamix_hf.training.log_mel_augmentations import mask_clip, mix_clips
 
 WIDE = AudioMAEFeatureExtractor()
 
@@ -48,7 +48,7 @@ def test_masks_are_one_stretch_and_one_band_within_their_shares(frames):
     rng = np.random.default_rng(0)
     widths = []
     for _ in range(300):
-        masked = mask_log_mel(torch.full((frames, 128), -5.0), 0.1875, 0.375, rng) == 0
+        masked = mask_clip(torch.full((frames, 128), -5.0), 0.1875, 0.375, rng) == 0
         times, bins = masked.all(dim=1), masked.all(dim=0)
         assert torch.equal(masked, times[:, None] | bins)
         for axis in (times, bins):
@@ -63,7 +63,7 @@ def test_masks_are_one_stretch_and_one_band_within_their_shares(frames):
 
 def test_masks_and_their_places_are_drawn_evenly():
     rng = np.random.default_rng(0)
-    counts = sum((mask_log_mel(torch.full((40, 128), -5.0), 0.5, 0, rng) == 0).all(dim=1).int() for _ in range(4000))
+    counts = sum((mask_clip(torch.full((40, 128), -5.0), 0.5, 0, rng) == 0).all(dim=1).int() for _ in range(4000))
     assert counts[0] < counts[10:30].min() and counts[-1] < counts[10:30].min()  # fewer windows reach the ends
     assert np.ptp(counts[12:28].numpy()) < 0.2 * counts.max()
     assert counts.sum() / 4000 == pytest.approx(10, abs=0.4)  # uniform from 0 to 20
@@ -92,7 +92,7 @@ def test_mixed_log_mels_are_those_of_mixed_waveforms_but_for_the_product(share):
     for _ in range(5):
         one, other = (rng.normal(0, 0.1, 16_000).astype(np.float32) for _ in range(2))
         mels = WIDE.log_mels([one, other, (share * one + (1 - share) * other).astype(np.float32)])
-        differences.append(mix_log_mels(mels[0], mels[1], share) - mels[2])
+        differences.append(mix_clips(mels[0], mels[1], share) - mels[2])
     difference = torch.stack(differences)
     assert 0 < difference.mean() < 0.2  # the logarithm is concave, so the product lowers its mean
     assert difference[..., :20].mean() < 0.307
@@ -103,7 +103,7 @@ def test_tones_apart_mix_exactly():
     time = np.arange(16_000) / 16_000
     low, high = (0.1 * np.sin(2 * np.pi * pitch * time) for pitch in (500, 3000))
     mels = WIDE.log_mels([wave.astype(np.float32) for wave in (low, high, 0.3 * low + 0.7 * high)])
-    mixed = mix_log_mels(mels[0], mels[1], 0.3)
+    mixed = mix_clips(mels[0], mels[1], 0.3)
     loud = mels[2] > mels[2].max() - 8
     assert loud.float().mean() > 0.03
     torch.testing.assert_close(mixed[loud], mels[2][loud], atol=2e-3, rtol=0)
@@ -114,7 +114,7 @@ def test_the_shorter_sound_is_silent_after_its_end():
     one, other = (rng.normal(0, 0.1, size).astype(np.float32) for size in (16_000, 4000))
     mels = WIDE.log_mels([one, other])
     for first, second, share in ((mels[0], mels[1], 0.6), (mels[1], mels[0], 0.4)):
-        mixed = mix_log_mels(first, second, share)
+        mixed = mix_clips(first, second, share)
         assert len(mixed) == len(mels[0]) and mixed.isfinite().all()
         torch.testing.assert_close(mixed[len(mels[1]) :], mels[0][len(mels[1]) :] + 2 * np.log(0.6))
 

@@ -66,7 +66,7 @@ def test_a_resumed_run_of_ast_finds_all_its_weights(make_ast, make_model, make_d
 
 
 def test_lambda_is_counted_in_frames_where_tokens_cannot_be_dropped(make_ast, make_model):
-    model = make_model(encoder=make_ast(), token_drop=0.5).train()
+    model = make_model(encoder=make_ast()).train()
     views = torch.randn(2, 4, 128, 128)
     mix_mask = torch.ones(4, 128, 1)
     mix_mask[0, 16:64], mix_mask[1, :32], mix_mask[2, 96:112] = 0, 0, 0

@@ -11,6 +11,7 @@ from torch.utils.data import Dataset, Sampler
 
 from ..models.front_ends import FrontEnd
 from .checks import checked_batch_size
+from .domains import amplify
 
 # Number of batches that are sorted by length together: enough for little padding, few enough to stay shuffled.
 BATCHES_SORTED_TOGETHER = 50
@@ -128,7 +129,7 @@ class FeatureCollator:
         max_frames: Longer recordings are cropped to a random window of this many frames.
         normalize: Whether to normalise. Views are made from raw log-mels, which are padded with 0.
         roll: Whether to shift each clip circularly by a random number of frames (docs/concepts/method.md#front-end).
-        gain_alpha: Clips get a gain g ~ Beta(gain_alpha, gain_alpha) + 0.5, which adds 2 ln g; 0 for none.
+        gain_alpha: Clips get a gain g ~ Beta(gain_alpha, gain_alpha) + 0.5, see [`amplify`]; 0 for none.
         seed: Seed of the random draws.
     """
 
@@ -189,7 +190,8 @@ class FeatureCollator:
         if self.roll:
             mel = mel.roll(int(rng.integers(len(mel))), dims=0)
         if self.gain_alpha > 0:
-            mel = mel + 2 * np.log(rng.beta(self.gain_alpha, self.gain_alpha) + 0.5)
+            gain = torch.tensor(rng.beta(self.gain_alpha, self.gain_alpha) + 0.5)
+            mel = amplify(mel, gain, self.feature_extractor.domain)
         return mel
 
 

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from ..data import FeatureCollator, LengthBucketSampler
 from ..models.front_ends import FrontEnd
-from ..training.augmentations import mask_log_mel, mix_log_mels
+from ..training.augmentations import augmentations_of
 from .arguments import FineTuningArguments
 
 
@@ -85,6 +85,7 @@ class FineTuningCollator(FeatureCollator):
         )
         self.args = args
         self.num_classes = num_classes
+        self.augmentations = augmentations_of(feature_extractor.domain)
 
     def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
         generators = [self.generator(row) for row in rows]
@@ -93,7 +94,7 @@ class FineTuningCollator(FeatureCollator):
         if self.args.mixup_probability > 0:
             mels, labels = self.mix(mels, labels, self.generator(*rows))
         mels = [
-            mask_log_mel(mel, self.args.time_mask_fraction, self.args.mel_mask_fraction, rng)
+            self.augmentations.mask_clip(mel, self.args.time_mask_fraction, self.args.mel_mask_fraction, rng)
             for mel, rng in zip(mels, generators, strict=True)
         ]
         return self.pad(mels, [int(row["sample_id"]) for row in rows]) | {"labels": labels}
@@ -107,7 +108,7 @@ class FineTuningCollator(FeatureCollator):
         weights = np.clip(rng.beta(self.args.mixup_alpha, self.args.mixup_alpha, len(mels)), 1e-6, 1 - 1e-6)
         weights[rng.random(len(mels)) >= self.args.mixup_probability] = 1.0
         mixed = [
-            mel if weight == 1 or partner == place else mix_log_mels(mel, mels[partner], weight)
+            mel if weight == 1 or partner == place else self.augmentations.mix_clips(mel, mels[partner], weight)
             for place, (mel, partner, weight) in enumerate(zip(mels, partners, weights, strict=True))
         ]
         of_label = torch.from_numpy(weights).float().view(-1, *[1] * (labels.ndim - 1))

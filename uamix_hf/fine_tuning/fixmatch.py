@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from ..data import DataError
 from ..models.audio_mae.modeling_audio_mae import AudioMAEForAudioClassification
 from ..models.front_ends import FrontEnd
-from ..training.augmentations import mask_log_mel, random_equalizer, random_resized_crop
+from ..training.augmentations import resolve_resize_mel
 from ..training.run_identity import data_identity
 from .arguments import FineTuningArguments
 from .batches import FineTuningCollator
@@ -33,7 +33,7 @@ class FixMatchArguments:
         unlabelled_weight: Weight of the loss on unlabelled clips.
         confidence_threshold: Least probability of the predicted class with which a clip counts.
         strong_resize_time: Strong augmentation: largest factor by which a clip is slower or faster.
-        strong_resize_mel: Strong augmentation: largest zoom of the mel axis.
+        strong_resize_mel: Strong augmentation: largest zoom of the mel axis; None: 1.15, or 1 for waveforms.
         strong_equalizer_db: Strong augmentation: largest gain of the random equaliser, +-dB.
 
     Raises:
@@ -55,8 +55,9 @@ class FixMatchArguments:
     strong_resize_time: float = field(
         default=1.25, metadata={"help": "Strong augmentation: up to this many times faster or slower."}
     )
-    strong_resize_mel: float = field(
-        default=1.15, metadata={"help": "Strong augmentation: mel axis zoomed by up to this."}
+    strong_resize_mel: float | None = field(
+        default=None,
+        metadata={"help": "Strong augmentation: mel axis zoomed by up to this; None: 1.15, or 1 for waveforms."},
     )
     strong_equalizer_db: float = field(
         default=6.0, metadata={"help": "Strong augmentation: random equaliser within +-dB."}
@@ -69,7 +70,8 @@ class FixMatchArguments:
             raise ValueError(f"confidence_threshold={self.confidence_threshold} is outside (0, 1).")
         if self.unlabelled_weight < 0:
             raise ValueError(f"unlabelled_weight={self.unlabelled_weight} is negative.")
-        if self.strong_resize_time < 1 or self.strong_resize_mel < 1 or self.strong_equalizer_db < 0:
+        resize_mel = 1.0 if self.strong_resize_mel is None else self.strong_resize_mel
+        if self.strong_resize_time < 1 or resize_mel < 1 or self.strong_equalizer_db < 0:
             raise ValueError("strong_resize_time and strong_resize_mel are at least 1, strong_equalizer_db at least 0.")
 
 
@@ -86,6 +88,9 @@ class FixMatchCollator(FineTuningCollator):
         num_classes: Number of classes.
         fixmatch: Settings of FixMatch.
         unlabelled: Log-mels with `sample_id`; `labels` are not read.
+
+    Raises:
+        ValueError: A `strong_resize_mel` for waveforms.
     """
 
     def __init__(
@@ -99,6 +104,9 @@ class FixMatchCollator(FineTuningCollator):
     ):
         super().__init__(feature_extractor, max_frames, args, num_classes)
         self.fixmatch = fixmatch
+        self.strong_resize_mel = resolve_resize_mel(
+            fixmatch.strong_resize_mel, feature_extractor.domain, "strong_resize_mel"
+        )
         self.unlabelled = unlabelled.select_columns(["features", "sample_id"])
 
     def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -117,12 +125,12 @@ class FixMatchCollator(FineTuningCollator):
             torch.manual_seed(int(rng.integers(2**62)))
             lengths = torch.tensor([len(mel) for mel in mels])
             padded = torch.nn.utils.rnn.pad_sequence(mels, batch_first=True)
-            views = random_resized_crop(
-                padded, lengths, lengths, settings.strong_resize_time, settings.strong_resize_mel
+            views = self.augmentations.random_resized_crop(
+                padded, lengths, lengths, settings.strong_resize_time, self.strong_resize_mel
             )
-            views = random_equalizer(views, settings.strong_equalizer_db)
+            views = self.augmentations.random_equalizer(views, lengths, settings.strong_equalizer_db)
         return [
-            mask_log_mel(view[:length], self.args.time_mask_fraction, self.args.mel_mask_fraction, rng)
+            self.augmentations.mask_clip(view[:length], self.args.time_mask_fraction, self.args.mel_mask_fraction, rng)
             for view, length in zip(views, lengths.tolist(), strict=True)
         ]
 
@@ -169,12 +177,13 @@ class FixMatchTrainer(FineTuningTrainer):
             raise DataError("fixmatch: there is no unlabelled clip.")
         super().__init__(model, args, train_dataset, feature_extractor, eval_dataset, **kwargs)
         self.fixmatch, self.unlabelled = fixmatch, unlabelled
-        self.data_collator = FixMatchCollator(
+        self.data_collator = self.fixmatch_collator = FixMatchCollator(
             feature_extractor, config.max_length, args, config.num_labels, fixmatch, unlabelled
         )
 
     def identity(self) -> dict[str, Any]:
         settings = {name: value for name, value in asdict(self.fixmatch).items() if name != "unlabelled_dir"}
+        settings["strong_resize_mel"] = self.fixmatch_collator.strong_resize_mel
         return super().identity() | {"fixmatch": settings, "unlabelled_data": data_identity(self.unlabelled)}
 
     def compute_loss(

@@ -22,7 +22,7 @@ from ..embedding.features import embed_features
 from ..models.audio_mae.modeling_audio_mae import AudioMAEForAudioClassification, AudioMAEModel
 from ..models.front_ends import FrontEnd
 from ..training.arguments import LayerwiseArguments
-from ..training.augmentations import ViewSettings, resolve_token_drop, two_views
+from ..training.augmentations import ViewSettings, resolve_resize_mel, resolve_token_drop, two_views
 from ..training.trainer import LengthBucketTrainer
 from .labels import labelled_rows
 from .models import freeze, make_classifier
@@ -110,8 +110,9 @@ class PseudoLabelTrainer(LengthBucketTrainer):
         """Views of raw log-mels (batch, frames, mel bins), as model inputs (2 * batch, view frames, mel bins)."""
         extractor = self.feature_extractor
         view_a, view_b, lengths = two_views(
-            batch["input_values"], batch["attention_mask"].sum(1), self.views, extractor.patch_size, self.max_frames
-        )
+            batch["input_values"], batch["attention_mask"].sum(1), self.views, extractor.patch_size, self.max_frames,
+            extractor.domain,
+        )  # fmt: skip
         frames = extractor.whole_patches(view_a.shape[1], up=False)
         views = extractor.normalize(torch.cat([view_a, view_b])[:, :frames])
         valid = torch.arange(views.shape[1], device=views.device) < lengths.repeat(2)[:, None]
@@ -168,6 +169,7 @@ def tune_on_pseudo_labels(
     args = dataclasses.replace(args, save_strategy="no", dataloader_drop_last=False)
     config = copy.deepcopy(config)
     config.token_drop = resolve_token_drop(config, dataset, feature_extractor)
+    config.resize_mel = resolve_resize_mel(config.resize_mel, feature_extractor.domain)
     trained = encoder if student is None else student
     for _ in range(rounds):
         set_seed(args.seed)

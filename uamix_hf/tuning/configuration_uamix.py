@@ -25,13 +25,16 @@ class UaMixConfig(PreTrainedConfig):
         layers_path: Where the encoder keeps its list of layers, such as `"encoder.layers"`; found by name if None.
         embedding_layer: Layer of the encoder whose pooled output is tuned, from 1 on; None for its last output.
         embedding_pooling: How the encoder's tokens are pooled; None for the encoder's own way.
-        input_mean: Mean of the raw log-mels; views are cut from raw log-mels and normalised afterwards.
-        input_std: Standard deviation of the raw log-mels.
-        input_std_factor: Log-mels are divided by this many standard deviations.
+        input_mean: Mean of the raw log-mels; views are cut from raw log-mels and normalised afterwards. None:
+            AudioSet's, or 0 for waveforms, which are not normalised here.
+        input_std: Standard deviation of the raw log-mels. None: AudioSet's, or 1 for waveforms.
+        input_std_factor: Log-mels are divided by this many standard deviations. None: 2, or 1 for waveforms.
         min_crop: Smallest fraction of a clip that the random crop in time keeps; 1 turns cropping off.
         min_view_frames: Crops are not shorter than this many frames (10 ms); clips that are shorter are not cropped.
-        resize_time: Largest factor by which a view is stretched or squeezed in time; 1 turns it off.
-        resize_mel: Largest factor by which a view is stretched or squeezed in frequency; 1 turns it off.
+        resize_time: Largest factor by which a view is stretched or squeezed in time; 1 turns it off. Waveforms are
+            resampled, which changes their pitch as well.
+        resize_mel: Largest factor by which a view is stretched or squeezed in frequency; 1 turns it off. None: 1.15, or
+            1 for waveforms, which take no other value.
         background: Largest fraction of a view's power that comes from another clip of the batch, mixed in as
             background; 0 turns it off.
         gain_alpha: A view's gain is drawn from Beta(gain_alpha, gain_alpha) + 0.5; 0 turns it off.
@@ -40,15 +43,17 @@ class UaMixConfig(PreTrainedConfig):
             view; the highest is 30 dB above it. None adds no noise.
         token_drop: Fraction of the tokens of a view that are dropped, where the encoder can drop tokens. None lets
             training choose: 0 for less than an hour of audio (docs/experiments.md), 0.5 for more, which halves the
-            time.
+            time; and 0 where the encoder cannot drop tokens, which takes no other value.
         mix: `"t-cutmix"` pastes a segment of another clip over all frequencies, `"cutmix"` a box in time and
-            frequency, `"mixup"` interpolates the log-mels, `"none"` trains without mixtures.
+            frequency (of log-mels only), `"mixup"` interpolates the log-mels or waveforms, `"none"` trains without
+            mixtures.
         mix_alpha: The fraction lambda of a mixture that is the clip itself is drawn from Beta(mix_alpha, mix_alpha).
         mix_probability: Probability that a clip is mixed.
         mix_per_sample: Whether each clip draws its own lambda, instead of one for the batch.
         mix_dominant: Whether lambda is mirrored to at least 0.5, so that the clip itself dominates its mixture.
-        mix_align: Cuts fall on multiples of this many frames and frequency bins; at the patch size, each token is of
-            one clip alone.
+        mix_align: Cuts fall on multiples of this many frames (10 ms) and, with `"cutmix"`, frequency bins. At a
+            multiple of the patch size each token is of one clip alone: 16 is one token of Audio-MAE, 8 of Whisper and
+            wav2vec 2.0.
         mix_position: Where the pasted segment lies: `"segment"`, anywhere with equal probability; `"prefix"`, at the
             end, behind the clip's own start; `"center_clip"`, around a random centre and clipped at the edges, as in
             CutMix, which favours large lambdas.
@@ -72,13 +77,13 @@ class UaMixConfig(PreTrainedConfig):
     layers_path: str | None = None
     embedding_layer: int | None = None
     embedding_pooling: str | None = None
-    input_mean: float | int = -4.2677393
-    input_std: float | int = 4.5689974
-    input_std_factor: float | int = 2.0
+    input_mean: float | int | None = None
+    input_std: float | int | None = None
+    input_std_factor: float | int | None = None
     min_crop: float | int = 0.3
     min_view_frames: int = 96
     resize_time: float | int = 1.25
-    resize_mel: float | int = 1.15
+    resize_mel: float | int | None = None
     background: float | int = 0.0
     gain_alpha: float | int = 10.0
     equalizer_db: float | int = 6.0

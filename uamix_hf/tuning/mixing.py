@@ -1,7 +1,8 @@
 """Mixtures of clips: T-CutMix, CutMix and mixup (docs/concepts/method.md, Unsupervised mixtures).
 
 A mixture is described by `mix_mask` (batch, frames, mel bins or 1), the weight of the clip itself in each value: 0 or 1
-for CutMix, in between for mixup. `mixture = mix_mask * clip + (1 - mix_mask) * partner`.
+for CutMix, in between for mixup. `mixture = mix_mask * clip + (1 - mix_mask) * partner`, of normalised log-mels or of
+waveforms (batch, frames, samples of a frame).
 """
 
 import torch
@@ -104,7 +105,7 @@ def draw_mix_mask(
 
 
 def mix(clips: torch.Tensor, partner: torch.Tensor, mix_mask: torch.Tensor) -> torch.Tensor:
-    """Mixtures (batch, frames, mel bins) of clips with their partners; exact copies where `mix_mask` is 0 or 1."""
+    """Mixtures (batch, frames, values) of clips with their partners; exact copies where `mix_mask` is 0 or 1."""
     mix_mask = mix_mask.to(clips.dtype)
     return mix_mask * clips + (1 - mix_mask) * clips[partner]
 

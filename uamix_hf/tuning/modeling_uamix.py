@@ -26,6 +26,7 @@ from ..training.distributed import gather, world
 from ..training.encoders import EncoderError
 from . import mixing
 from .configuration_uamix import MIXING_FIELDS, UaMixConfig
+from .defaults import resolve_for_encoder
 from .heads import ContrastiveHeads
 from .losses import virtual_label_loss
 from .neighbour_queue import NeighbourQueue
@@ -74,6 +75,7 @@ class UaMixForContrastiveTuning(PreTrainedModel):
 
     Raises:
         EncoderError: an encoder that does not meet the contract of [`EncoderAdapter`].
+        ValueError: a setting that has no meaning for the encoder.
     """
 
     config: UaMixConfig
@@ -94,6 +96,7 @@ class UaMixForContrastiveTuning(PreTrainedModel):
         if settings_of(self.encoder) != settings:  # a whitening of the encoder before tuning ends here
             base_of(self.encoder).embedding_settings = settings  # type: ignore[assignment]
         self.adapter = make_adapter(self.encoder, config.layers_path)
+        resolve_for_encoder(config, self.adapter)
         self.heads = ContrastiveHeads(self.adapter.embedding_size, config)
         self.neighbour_queue = NeighbourQueue(config.queue_size, config.projection_size)
         self._trainable = self.adapter.trainable_names()
@@ -115,7 +118,7 @@ class UaMixForContrastiveTuning(PreTrainedModel):
         Raises:
             EncoderError: the encoder does not meet the contract.
             TypeError: a keyword that is not a field.
-            ValueError: a setting of mixtures with `mix="none"`.
+            ValueError: a setting of mixtures with `mix="none"`, or one that has no meaning for the encoder.
         """
         unknown = set(config) - set(UaMixConfig.__annotations__)
         if unknown:  # transformers' configurations would keep a misspelt name and leave the field at its default
@@ -209,9 +212,10 @@ class UaMixForContrastiveTuning(PreTrainedModel):
         """Updates the target projector; to be called after each optimiser step."""
         self.heads.update_target(self.config.ema_momentum if self.stage == "tune" else 0.0)
 
-    def normalize(self, log_mels: torch.Tensor) -> torch.Tensor:
-        """Normalised log-mels, as the encoder takes them."""
-        return (log_mels - self.config.input_mean) / (self.config.input_std_factor * self.config.input_std)
+    def normalize(self, features: torch.Tensor) -> torch.Tensor:
+        """Normalised log-mels, as the adapter takes them; waveforms as they are."""
+        config: Any = self.config  # whose statistics are resolved
+        return (features - config.input_mean) / (config.input_std_factor * config.input_std)
 
     def forward(
         self,
@@ -225,7 +229,8 @@ class UaMixForContrastiveTuning(PreTrainedModel):
         In training mode, the neighbour queue takes in the keys of view a, once per call.
 
         Args:
-            input_values: Raw log-mels, not normalised (batch, frames, mel bins) float.
+            input_values: Raw log-mels, not normalised (batch, frames, mel bins) float, or waveforms (batch, frames,
+                samples of a frame), of [`cached_features`].
             attention_mask: 1 for frames of the clip, 0 for padding (batch, frames).
             sample_id: Number of each clip (batch,) int64, >= 0, the same whenever the clip comes again.
             labels: Class numbers (batch,), used for `neighbour_purity` only.
@@ -245,10 +250,11 @@ class UaMixForContrastiveTuning(PreTrainedModel):
             config,
             self.adapter.patch,
             self.adapter.max_frames,
+            self.adapter.domain,
         )
         partner = mixing.draw_partners(len(view_a), config.pairing, view_a.device)
-        frames, mel_bins = view_a.shape[1:]
-        mix_masks = [mixing.draw_mix_mask(config, lengths, partner, frames, mel_bins) for _ in range(self.mixed_views)]
+        frames, bins = view_a.shape[1:]
+        mix_masks = [mixing.draw_mix_mask(config, lengths, partner, frames, bins) for _ in range(self.mixed_views)]
         return self.contrast(
             self.normalize(view_a), self.normalize(view_b), lengths, sample_id, partner, mix_masks, labels
         )
@@ -266,7 +272,7 @@ class UaMixForContrastiveTuning(PreTrainedModel):
         """Embeds several views of a batch, in one pass of the encoder or in as many as `encoder_batch_size` takes.
 
         Args:
-            views: Normalised views (batch, frames, mel bins) each.
+            views: Normalised views (batch, frames, values) each.
             lengths: Frames of each clip without padding (batch,).
 
         Returns:
@@ -298,7 +304,7 @@ class UaMixForContrastiveTuning(PreTrainedModel):
         """Computes the loss of given views and mixtures; only the choice of neighbours is random.
 
         Args:
-            view_a: First normalised view (batch, frames, mel bins).
+            view_a: First normalised view (batch, frames, values).
             view_b: Second normalised view, of the same shape.
             lengths: Frames of each clip without padding (batch,).
             sample_id: Number of each clip (batch,) int64.
