@@ -185,7 +185,7 @@ class ClapAdapter(EncoderAdapter):
     def pool(self, output: Any, lengths: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
         if self.settings.pooling == "projection":
             return output.audio_embeds.float()
-        return output.last_hidden_state.float().mean(dim=1)  # of copies of the clip, and hardly any silence
+        return output.last_hidden_state.float().mean(dim=1)  # also over silence, as its own pooled output
 
 
 __all__ = ["ClapAdapter"]

@@ -157,7 +157,7 @@ class AudioTowerAdapter(WhisperAdapter):
 
     @classmethod
     def encoder_class(cls, config: PreTrainedConfig) -> type[PreTrainedModel]:
-        return MODEL_MAPPING[type(config)]
+        return MODEL_MAPPING[type(config)]  # type: ignore[return-value]  # one class for each of these
 
 
 class AveragingAudioTowerAdapter(AudioTowerAdapter):
@@ -171,13 +171,17 @@ class AveragingAudioTowerAdapter(AudioTowerAdapter):
     """
 
     def finished(self, hidden: torch.Tensor, visible: torch.Tensor) -> torch.Tensor:
-        odd = hidden.shape[1] % 2
-        pairs, counted = (F.pad(hidden, (0, 0, 0, odd)), F.pad(visible, (0, odd)).to(hidden.dtype))
-        pairs, counted = pairs.unflatten(1, (-1, 2)), counted.unflatten(1, (-1, 2))[..., None]
-        return super().finished((pairs * counted).sum(dim=2) / counted.sum(dim=2).clamp_min(1), visible)
+        weights = in_pairs(visible[..., None].to(hidden.dtype))
+        averaged = (in_pairs(hidden) * weights).sum(dim=2) / weights.sum(dim=2).clamp_min(1)
+        return super().finished(averaged, visible)
 
-    def mean_over_tokens(self, hidden: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
-        return super().mean_over_tokens(hidden, lengths if self.cut else (lengths + 1) // 2)
+    def mean_over_tokens(self, hidden: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
+        return super().mean_over_tokens(hidden, valid if self.cut else in_pairs(valid).amax(dim=2))
+
+
+def in_pairs(tokens: torch.Tensor) -> torch.Tensor:
+    """Tokens (batch, tokens, size) as pairs (batch, pairs, 2, size); an odd last one with 0."""
+    return F.pad(tokens, (0, 0, 0, tokens.shape[1] % 2)).unflatten(1, (-1, 2))
 
 
 __all__ = ["AudioTowerAdapter", "AveragingAudioTowerAdapter", "WhisperAdapter"]
