@@ -9,10 +9,12 @@ from transformers import AutoConfig, AutoFeatureExtractor, PreTrainedConfig, Pre
 from ..models.front_ends import FrontEnd
 from .audio_mae import AudioMAEAdapter, BeatsAdapter, SiblingAdapter
 from .clap import ClapAdapter
+from .convolutions import takes_waveforms
 from .encoders import EncoderAdapter, base_of
 from .settings import LOCATION, EmbeddingConfigError, EmbeddingSettings
 from .spectrogram_transformer import ASTAdapter
 from .wav2vec2_bert import Wav2Vec2BertAdapter
+from .waveform import WaveformAdapter
 from .whisper import AudioTowerAdapter, AveragingAudioTowerAdapter, WhisperAdapter
 
 ADAPTERS: dict[str, type[EncoderAdapter]] = {
@@ -55,8 +57,13 @@ def register_encoder(model_type: str, adapter: type[EncoderAdapter]) -> None:
 
 
 def adapter_class(config: Any) -> type[EncoderAdapter]:
-    """The adapter's class for encoders of a configuration; [`EncoderAdapter`] where none is registered."""
-    return ADAPTERS.get(getattr(config, "model_type", ""), EncoderAdapter)
+    """The adapter's class for encoders of a configuration.
+
+    Where none is registered, it is [`WaveformAdapter`] for configurations with convolutions of a waveform, and
+    [`EncoderAdapter`] for others.
+    """
+    other = WaveformAdapter if takes_waveforms(config) else EncoderAdapter
+    return ADAPTERS.get(getattr(config, "model_type", ""), other)
 
 
 def make_adapter(encoder: Any, layers_path: str | None = None) -> EncoderAdapter:

@@ -9,7 +9,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 # Paths of the list of layers in transformers' and similar models.
-LAYER_PATHS = ("layers", "encoder.layers", "encoder.layer", "blocks", "encoder.blocks")
+LAYER_PATHS = ("layers", "encoder.layers", "encoder.layer", "blocks", "encoder.blocks", "encoder.encoder.layer")
 
 
 class EncoderError(TypeError):
