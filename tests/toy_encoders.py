@@ -101,7 +101,7 @@ class WaveModel(PreTrainedModel):
 
 
 class ToyWaveAdapter(EncoderAdapter):
-    """Leaves padding out of the mean."""
+    """Tokens of two frames; padding is left out of the mean."""
 
     domain = "waveform"
     input_name = "frames"
@@ -117,10 +117,6 @@ class ToyWaveAdapter(EncoderAdapter):
     def run(self, input_values, lengths, token_drop, padding_value):
         valid = torch.arange(0, input_values.shape[1], 2, device=lengths.device) < lengths[:, None]
         return self.layer_output(frames=input_values), valid[..., None].float()
-
-    def mean_over_tokens(self, hidden, lengths):
-        valid = (torch.arange(0, 2 * hidden.shape[1], 2) < lengths[:, None])[..., None]
-        return (hidden * valid).sum(1) / valid.sum(1)
 
 
 register_encoder("toy_wave", ToyWaveAdapter)
