@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from toy_encoders import small_clap
-from transformers import ClapAudioModel, ClapAudioModelWithProjection, ClapFeatureExtractor
+from transformers import ClapAudioModel, ClapAudioModelWithProjection, ClapFeatureExtractor, WhisperFeatureExtractor
 
 from uamix_hf import AudioEmbedder, AudioMAEFeatureExtractor, load_audio
 from uamix_hf.embedding import EmbeddingConfigError, EmbeddingSettings, EncoderError, load_encoder, save_encoder
@@ -189,6 +189,8 @@ def test_what_does_not_fit_is_refused_by_name(whole) -> None:
         make_front_end(encoder.config, ClapFeatureExtractor(padding="pad"))
     with pytest.raises(ValueError, match="makes 501 frames"):
         make_front_end(encoder.config, ClapFeatureExtractor(max_length_s=5))
+    with pytest.raises(ValueError, match="WhisperFeatureExtractor is not .* 'clap_audio_model': give a ClapFeature"):
+        make_front_end(encoder.config, WhisperFeatureExtractor())
     with pytest.raises(EncoderError, match="takes 256 frames"):
         make_adapter(small_clap(spec_size=64, num_mel_bins=16).audio_model)
     for settings, message in (

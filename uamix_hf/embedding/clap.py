@@ -38,15 +38,8 @@ class ClapAdapter(EncoderAdapter):
     """
 
     input_name = "input_features"
+    extractor_class = "ClapFeatureExtractor"
     poolings = ("mean", "projection")
-
-    def __init__(self, encoder: PreTrainedModel, layers_path: str | None = None):
-        super().__init__(encoder, layers_path)
-        config: Any = self.base.config
-        merged = len(config.depths) - 1 if self.settings.layer is None else self.settings.layer
-        self.pooled_size = config.patch_embeds_hidden_size * 2 ** min(merged, len(config.depths) - 1)
-        if self.settings.pooling == "projection":
-            self.pooled_size = config.projection_dim
 
     @property
     def swin(self) -> Any:
@@ -68,6 +61,11 @@ class ClapAdapter(EncoderAdapter):
             )
         self.variable_length = False
         self.max_frames = FRAMES
+        stages = len(config.depths)
+        merged = min(self.settings.layer or stages, stages - 1)  # times that patches were merged
+        self.pooled_size = config.patch_embeds_hidden_size * 2**merged
+        if self.settings.pooling == "projection":
+            self.pooled_size = config.projection_dim
         self.patch = 1  # frames are interpolated to whole patches
         self.patch_shape = self.strides = (1, config.num_mel_bins)
 
@@ -91,6 +89,8 @@ class ClapAdapter(EncoderAdapter):
     def load(cls, name_or_path: str, projection: bool = False, **kwargs: Any) -> PreTrainedModel:
         """Loads the audio model of a folder that holds it alone, with its projection, or in a whole model.
 
+        Its weights are float32 unless `dtype` is given.
+
         Args:
             name_or_path: Folder or Hub repository.
             projection: Whether to load the projection of a whole model as well.
@@ -101,6 +101,7 @@ class ClapAdapter(EncoderAdapter):
         """
         from transformers import ClapAudioModel, ClapAudioModelWithProjection
 
+        kwargs = {"dtype": torch.float32, **kwargs}
         config = load_config(name_or_path, **kwargs)
         if projection or config.architectures == ["ClapAudioModelWithProjection"]:
             kind: type[PreTrainedModel] = ClapAudioModelWithProjection

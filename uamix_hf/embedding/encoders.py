@@ -44,6 +44,8 @@ class EncoderAdapter(EncoderLayers, TokenPooling):
     input_name: ClassVar[str] = "input_values"
     # What the features are, "log-mel" or "waveform": gain and other augmentations act on them accordingly.
     domain: ClassVar[str] = "log-mel"
+    # Name of the class of the encoder's own feature extractor, where [`make_front_end`] takes no other.
+    extractor_class: ClassVar[str | None] = None
     # Whether the encoder's own configuration chooses layer and pooling, and whether it has a whitening of its own.
     own_fields: ClassVar[bool] = False
     own_whitening: ClassVar[bool] = False

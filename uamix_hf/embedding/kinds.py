@@ -148,6 +148,12 @@ def make_front_end(config: Any, feature_extractor: Any) -> FrontEnd:
     kind = adapter_class(config)
     made = feature_extractor
     if not isinstance(made, FrontEnd):
+        wanted = kind.extractor_class
+        if wanted is not None and wanted not in [one.__name__ for one in type(made).__mro__]:
+            raise ValueError(
+                f"{type(made).__name__} is not the feature extractor of encoders of model_type {config.model_type!r}: "
+                f"give a {wanted}."
+            )
         made = kind.make_front_end(config, feature_extractor)
     if getattr(made, "domain", kind.domain) != kind.domain:
         raise ValueError(

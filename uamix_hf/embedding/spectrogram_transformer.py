@@ -19,6 +19,7 @@ class ASTAdapter(EncoderAdapter):
     """
 
     time_first = False
+    extractor_class = "ASTFeatureExtractor"
 
     def read_sizes(self, config: Any) -> None:
         super().read_sizes(config)

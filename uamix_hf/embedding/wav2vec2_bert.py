@@ -4,7 +4,7 @@ from typing import Any
 
 import torch
 from torch.nn import functional as F
-from transformers import SeamlessM4TFeatureExtractor
+from transformers import PreTrainedModel, SeamlessM4TFeatureExtractor
 
 from ..models.audio_mae.feature_extraction_audio_mae import AudioMAEFeatureExtractor
 from ..models.front_ends import front_end
@@ -30,6 +30,7 @@ class Wav2Vec2BertAdapter(EncoderAdapter):
     """
 
     input_name = "input_features"
+    extractor_class = "SeamlessM4TFeatureExtractor"
     poolings = ("mean",)
 
     def read_sizes(self, config: Any) -> None:
@@ -43,6 +44,16 @@ class Wav2Vec2BertAdapter(EncoderAdapter):
         self.pooled_size = config.hidden_size
         self.patch = STACKED
         self.patch_shape = self.strides = (STACKED, config.feature_projection_input_dim // STACKED)
+
+    @classmethod
+    def load(cls, name_or_path: str, **kwargs: Any) -> PreTrainedModel:
+        """Loads the encoder of a folder, also of one with a head, as float32 unless `dtype` is given.
+
+        Args:
+            name_or_path: Folder or Hub repository.
+            **kwargs: Keywords of `from_pretrained`.
+        """
+        return super().load(name_or_path, **{"dtype": torch.float32, **kwargs})
 
     @classmethod
     def make_front_end(cls, config: Any, feature_extractor: Any) -> AudioMAEFeatureExtractor:

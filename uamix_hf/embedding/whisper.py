@@ -35,6 +35,7 @@ class WhisperAdapter(EncoderAdapter):
     """
 
     input_name = "input_features"
+    extractor_class = "WhisperFeatureExtractor"
     poolings = ("mean",)
 
     def read_sizes(self, config: Any) -> None:
