@@ -37,7 +37,7 @@ def build_parser() -> argparse.ArgumentParser:
     for name, (kind, text) in CONVERSION_OPTIONS.items():
         converter.add_argument(f"--{name}", type=kind, help=text)
     exporter = commands.add_parser("export", help="write an encoder alone, in half precision, to publish it")
-    exporter.add_argument("source", help="folder or repository of a pretrained or tuned Audio-MAE")
+    exporter.add_argument("source", help="folder or repository of a pretrained or tuned encoder")
     exporter.add_argument("target", help="folder to write, for from_pretrained")
     commands.add_parser("env", help="print versions, for bug reports")
     return parser

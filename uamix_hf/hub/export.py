@@ -2,43 +2,48 @@
 
 import copy
 import json
+import shutil
 from pathlib import Path
 
 import torch
-from transformers import AutoFeatureExtractor, AutoModel
+from transformers import AutoFeatureExtractor
 
-from ..models.audio_mae.modeling_audio_mae import AudioMAEModel
+from ..embedding.kinds import adapter_class, load_encoder, make_adapter, save_encoder
+from ..embedding.settings import find_file
 
 
 def export_encoder(source: str | Path, target: str | Path) -> None:
-    """Writes encoder, configuration and preprocessor of `source` to `target`; a decoder or classifier is left out.
+    """Writes the encoder of `source`, its configuration, preprocessor and card to `target`, without decoder or head.
 
     Weights are stored as float16, a whitening as float32, since it would lose precision where directions are scaled up.
     The configuration's `dtype` is float32, so that `from_pretrained` loads them as float32.
 
     Args:
-        source: Folder or Hub repository of an Audio-MAE.
+        source: Folder or Hub repository of an encoder of any kind, or of a model that holds one.
         target: Folder, created if it does not exist.
 
     Raises:
-        OSError: no such source.
-        TypeError: another kind of encoder.
+        OSError: no such source, or no feature extractor in it.
+        EncoderError: a model that is not an encoder.
         ValueError: weights that float16 cannot hold.
     """
-    model = AutoModel.from_pretrained(source, dtype=torch.float32)
-    if not isinstance(model, AudioMAEModel):
-        raise TypeError(f"{source} holds a {type(model).__name__}; only Audio-MAE encoders are exported.")
-    whitening = copy.deepcopy(model.whitening)
-    model.half()
-    model.whitening = whitening
-    for name, parameter in model.named_parameters():
+    encoder = load_encoder(source, dtype=torch.float32)
+    make_adapter(encoder)  # which checks that it is one
+    extractor = AutoFeatureExtractor.from_pretrained(source)
+    precise = copy.deepcopy(encoder.whitening) if adapter_class(encoder.config).own_whitening else None
+    encoder.half()
+    if precise is not None:
+        encoder.whitening = precise
+    for name, parameter in encoder.named_parameters():
         if not parameter.isfinite().all():
             raise ValueError(f"{name} of {source} has values that float16 cannot hold.")
-    model.save_pretrained(target)
-    AutoFeatureExtractor.from_pretrained(source).save_pretrained(target)
+    save_encoder(encoder, target)
+    extractor.save_pretrained(target)
     path = Path(target) / "config.json"
     config = json.loads(path.read_text(encoding="utf-8"))
     path.write_text(json.dumps(config | {"dtype": "float32"}, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    if card := find_file(source, "README.md", {}):  # which states the licence
+        shutil.copyfile(card, Path(target) / "README.md")
 
 
 __all__ = ["export_encoder"]
