@@ -8,7 +8,8 @@ from pathlib import Path
 import torch
 from transformers import AutoFeatureExtractor
 
-from ..embedding.kinds import adapter_class, load_encoder, make_adapter, save_encoder
+from ..embedding.kinds import adapter_class, load_encoder, make_adapter
+from ..embedding.saving import save_encoder
 from ..embedding.settings import find_file
 
 
