@@ -18,7 +18,7 @@ class EncoderArguments:
         model_name_or_path: Folder or Hub repository of an encoder, a pretrained model or a classifier.
         model_revision: Branch, tag or commit of that repository.
         trust_remote_code: Whether to run code that comes with the model.
-        attn_implementation: `"sdpa"` or `"eager"` attention.
+        attn_implementation: `"sdpa"` or `"eager"` attention; if None, SDPA where the encoder has it.
         random_weights: Whether to start from random weights in an encoder of the same configuration instead.
         embedding_layer: Layer whose output is the embedding, from 1 on; the recorded one, or else the last, if None.
         pooling: How its tokens are pooled, such as `"mean"`; the recorded way, or else the encoder's own, if None.
@@ -27,7 +27,9 @@ class EncoderArguments:
     model_name_or_path: str = field(metadata={"help": "Encoder to start from: folder or Hub repository."})
     model_revision: str = field(default="main", metadata={"help": "Branch, tag or commit of that repository."})
     trust_remote_code: bool = field(default=False, metadata={"help": "Whether to run code that comes with the model."})
-    attn_implementation: str = field(default="sdpa", metadata={"help": "sdpa or eager attention."})
+    attn_implementation: str | None = field(
+        default=None, metadata={"help": "sdpa or eager attention; if unset, sdpa where the encoder has it."}
+    )
     random_weights: bool = field(
         default=False, metadata={"help": "Whether to start from random weights in an encoder of that configuration."}
     )
