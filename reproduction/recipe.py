@@ -3,8 +3,8 @@
 python reproduction/recipe.py --model_name_or_path model_cards/audio-mae-tiny --data ../shared/data --rows validation \
     --output_dir recipe --variants t-cutmix no-mixing --seeds 0 1 2
 
-Variants are lists of flags for examples/tune.py, or for a baseline's script, in recipe.json beside this file. A run
-that is already in the output folder is not repeated.
+Variants are lists of flags for examples/tune.py, or for a baseline's script, in recipe.json or another file of
+--settings. A run that is already in the output folder is not repeated.
 """
 
 import json
@@ -19,15 +19,16 @@ from typing import Any
 import numpy as np
 from datasets import Dataset
 from speakers import speakers
-from transformers import AutoFeatureExtractor, AutoModel, HfArgumentParser, set_seed
+from transformers import HfArgumentParser, set_seed
 
-from uamix_hf import AudioMAEFeatureExtractor, fit_whitening
+from uamix_hf import fit_whitening
 from uamix_hf.data import DataArguments, cached_features, column_as_text, load_recordings, prepare, read_groups
+from uamix_hf.embedding import load_encoder, load_feature_extractor, save_encoder
 from uamix_hf.evaluation import Scores, cached_embeddings, few_shot_accuracy, knn_probe, linear_probe, make_splits
+from uamix_hf.training.models import with_random_weights
 from uamix_hf.tuning.whitening import whitening_of
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
-VARIANTS = Path(__file__).with_suffix(".json")
 TRAINING_ROWS = ("esc10:fold=1,2,3", "fsdd:speaker=george,jackson", "speech_commands_sub:split=train")
 GROUPS = {"esc10": "src_file", "fsdd": None, "speech_commands_sub": "speaker", "urbansound8k_sub": "fs_id"}
 SHOTS = (1, 5)
@@ -39,10 +40,17 @@ class RecipeArguments:
     model_name_or_path: str = field(metadata={"help": "Encoder to tune."})
     output_dir: str = field(metadata={"help": "Where the tuned encoders and their scores go."})
     data: str = field(default="../shared/data", metadata={"help": "Folder that holds the four sets."})
+    settings: str = field(
+        default=str(Path(__file__).with_suffix(".json")), metadata={"help": "JSON file of the variants."}
+    )
     variants: list[str] = field(default_factory=list, metadata={"help": "Which ones; all if unset."})
     seeds: list[int] = field(default_factory=lambda: [0], metadata={"help": "Of the training."})
     rows: str = field(default="validation", metadata={"help": "Rows to measure on: validation or test."})
     episodes: int = field(default=600, metadata={"help": "Few-shot episodes for each set and number of shots."})
+
+    def read_settings(self) -> dict[str, Any]:
+        """The flags that all variants share, and the variants."""
+        return json.loads(Path(self.settings).read_text(encoding="utf-8"))
 
 
 def measured_rows(data: Path, rows: str) -> dict[str, list[str]]:
@@ -58,41 +66,41 @@ def measured_rows(data: Path, rows: str) -> dict[str, list[str]]:
 
 def command(args: RecipeArguments, entry: dict[str, Any], seed: int, folder: Path) -> list[str]:
     """Command line of examples/tune.py, or of a baseline's script."""
-    settings, script = json.loads(VARIANTS.read_text()), entry.get("script", "tune.py")
+    settings, script = args.read_settings(), entry.get("script", "tune.py")
     words = [sys.executable, "-m", "accelerate.commands.launch", "--num_processes", "1", "--num_machines", "1"]
     words += ["--mixed_precision", "no", "--dynamo_backend", "no", str(EXAMPLES / script)]
     words += ["--model_name_or_path", args.model_name_or_path, "--output_dir", str(folder), "--seed", str(seed)]
     words += ["--train_dir", *(str(Path(args.data) / condition.partition(":")[0]) for condition in TRAINING_ROWS)]
     words += ["--where", *TRAINING_ROWS, "--save_strategy", "no", "--report_to", "none", "--disable_tqdm", "true"]
     words += settings["common"].split()
+    if "layer" in entry:
+        words += ["--embedding_layer", str(entry["layer"])]
     if script == "tune.py":
         words += settings["uamix"].split()
     return words + entry["flags"].split()
 
 
-def training_clips(args: RecipeArguments, extractor: AudioMAEFeatureExtractor) -> Dataset:
-    """Log-mels of the training rows."""
+def training_clips(args: RecipeArguments, extractor: Any) -> Dataset:
+    """Features of the training rows."""
     folders = [str(Path(args.data) / condition.partition(":")[0]) for condition in TRAINING_ROWS]
     return prepare(DataArguments(folders, where=list(TRAINING_ROWS)), extractor).dataset
 
 
 def make(args: RecipeArguments, variant: str, seed: int, folder: Path) -> None:
     """The encoder of a variant, in `folder`."""
-    entry = json.loads(VARIANTS.read_text())["variants"][variant]
+    entry = args.read_settings()["variants"][variant]
     folder.mkdir(parents=True, exist_ok=True)
     if entry.get("untuned") or "of" in entry:
         source = args.model_name_or_path if entry.get("untuned") else folder.with_name(f"{entry['of']}-{seed}")
-        extractor = AutoFeatureExtractor.from_pretrained(source)
-        if entry.get("untuned"):
-            encoder = AutoModel.from_pretrained(source)
-            if entry.get("random"):
-                set_seed(seed)
-                encoder = type(encoder)(encoder.config)
+        extractor = load_feature_extractor(source)
+        # With a pooling that is named, a tuned encoder comes without its whitening.
+        encoder = load_encoder(source, layer=entry.get("layer"), pooling=entry.get("pooling"))
+        if entry.get("random"):
+            set_seed(seed)
+            encoder = with_random_weights(encoder)
+        if entry.get("untuned") and entry.get("whiten", True):
             fit_whitening(encoder, extractor, training_clips(args, extractor))
-        else:
-            encoder = AutoModel.from_pretrained(source, whitening_size=0)
-        encoder.save_pretrained(folder)
-        extractor.save_pretrained(folder)
+        save_encoder(encoder, folder, extractor)
         return
     with open(folder / "log.txt", "w", encoding="utf-8") as log:
         subprocess.run(command(args, entry, seed, folder), check=True, stdout=log, stderr=subprocess.STDOUT)
@@ -108,7 +116,7 @@ def embedding(args: RecipeArguments, variant: str, model: str) -> Callable[[Data
     if variant != "log-mel":
         cache = Path(args.output_dir) / "embeddings"
         return lambda recordings: cached_embeddings(model, recordings, cache, progress_bar=False)
-    extractor = AutoFeatureExtractor.from_pretrained(args.model_name_or_path)
+    extractor = load_feature_extractor(args.model_name_or_path)
     clips = log_mel_means(training_clips(args, extractor))
     mean, matrix = whitening_of(clips, clips.shape[1])
     return lambda recordings: (log_mel_means(cached_features(recordings, extractor).dataset) - mean) @ matrix
@@ -158,7 +166,7 @@ def main() -> None:
         scores = measure(args, embedding(args, "untuned", args.model_name_or_path))
         save(untuned, scores, model=args.model_name_or_path)
     for seed in args.seeds:
-        for variant in args.variants or json.loads(VARIANTS.read_text())["variants"]:
+        for variant in args.variants or args.read_settings()["variants"]:
             model, results = folder / f"{variant}-{seed}", folder / args.rows / f"{variant}-{seed}.npz"
             if results.exists():
                 continue

@@ -7,19 +7,22 @@ import json
 from collections import defaultdict
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from transformers import HfArgumentParser
 
 from uamix_hf.evaluation import bootstrap_mean
 
-VARIANTS = Path(__file__).with_name("recipe.json")
 PROTOCOLS = {"validation": ("1-shot", "5-shot"), "test": ("1-shot", "5-shot", "knn", "linear")}
 
 
 @dataclass
 class TableArguments:
     output_dir: str = field(metadata={"help": "Of recipe.py."})
+    settings: str = field(
+        default=str(Path(__file__).with_name("recipe.json")), metadata={"help": "JSON file of the variants."}
+    )
     rows: str = field(default="validation", metadata={"help": "validation or test."})
     against: str = field(default="untuned", metadata={"help": "Variant that all are compared with."})
 
@@ -48,23 +51,25 @@ def read(path: Path, protocol: str) -> Cells:
     return Cells(**{name: np.concatenate(columns) for name, columns in parts.items()})
 
 
-def peer(folder: Path, against: str, seed: str) -> Path:
+def peer(folder: Path, variants: dict[str, Any], against: str, seed: str) -> Path:
     """The run to compare with; what is not trained has no seed, or was made with the first alone."""
     names = (f"{against}-{seed}.npz", f"{against}.npz", f"{against}-0.npz")
-    trained = not json.loads(VARIANTS.read_text())["variants"].get(against, {"untuned": True}).get("untuned")
+    trained = not variants.get(against, {"untuned": True}).get("untuned")
     for name in names[:1] if trained else names:
         if (folder / name).exists():
             return folder / name
     raise FileNotFoundError(f"{folder} has no scores of {against} with seed {seed}: run recipe.py for them.")
 
 
-def difference(folder: Path, variant: str, against: str, protocol: str) -> tuple[str, dict[int, float]]:
+def difference(
+    folder: Path, variants: dict[str, Any], variant: str, against: str, protocol: str
+) -> tuple[str, dict[int, float]]:
     """Mean gain with its 95 % interval over trials, classes and training seeds, and the mean gain of each set."""
     values, levels = [], defaultdict(list)
     for path in sorted(folder.glob(f"{variant}-[0-9]*.npz")):
         seed = path.stem.rpartition("-")[2]
         tuned = read(path, protocol)
-        base = read(peer(folder, against, seed), protocol)
+        base = read(peer(folder, variants, against, seed), protocol)
         values.append(tuned.values - base.values)
         for name in ("sets", "classes", "trials"):
             levels[name].append(getattr(tuned, name))
@@ -81,18 +86,19 @@ def difference(folder: Path, variant: str, against: str, protocol: str) -> tuple
 def main() -> None:
     (args,) = HfArgumentParser(TableArguments).parse_args_into_dataclasses()
     folder = Path(args.output_dir) / args.rows
-    settings = json.loads(VARIANTS.read_text())["variants"]
+    variants = json.loads(Path(args.settings).read_text(encoding="utf-8"))["variants"]
     protocols = PROTOCOLS[args.rows]
     print(f"| variant | flags | seeds | {' | '.join(protocols)} | 5-shot by set | why |")
     print("|" + "---|" * (len(protocols) + 5))
-    for variant, entry in settings.items():
+    for variant, entry in variants.items():
         seeds = sorted(path.stem.rpartition("-")[2] for path in folder.glob(f"{variant}-[0-9]*.npz"))
         if not seeds or variant == args.against:
             continue
-        cells = {protocol: difference(folder, variant, args.against, protocol) for protocol in protocols}
+        cells = {protocol: difference(folder, variants, variant, args.against, protocol) for protocol in protocols}
         by_set = ", ".join(f"{gain:+.1f}" for gain in cells["5-shot"][1].values())
         shown = " | ".join(text for text, _ in cells.values())
-        flags = f"{entry.get('script', '')} {entry['flags']}".strip() or "-"
+        layer = f"--embedding_layer {entry['layer']}" if "layer" in entry else ""
+        flags = " ".join(part for part in (entry.get("script"), layer, entry["flags"]) if part) or "-"
         print(f"| {variant} | `{flags}` | {len(seeds)} | {shown} | {by_set} | {entry['why']} |")
 
 
