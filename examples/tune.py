@@ -2,6 +2,7 @@
 
 accelerate launch examples/tune.py --model_name_or_path audio-mae --train_dir recordings --output_dir tuned
 
+`--lora_r 8` tunes LoRA adapters in the encoder's layers instead of its weights.
 Baselines: `--mix none`, without mixtures; `--random_weights true`, without pretraining; `--freeze_blocks N` with N the
 number of the encoder's layers, which tunes its last norm alone; and examples/pseudo_labels.py.
 """
@@ -13,7 +14,7 @@ from transformers import HfArgumentParser
 from uamix_hf import UaMixTrainer, UaMixTrainingArguments
 from uamix_hf.data import DataArguments
 from uamix_hf.data.checks import refuse_idle
-from uamix_hf.training import EncoderArguments
+from uamix_hf.training import EncoderArguments, LoraArguments
 
 
 @dataclass
@@ -39,9 +40,11 @@ class EvaluationArguments:
 
 
 def main() -> None:
-    parser = HfArgumentParser((EncoderArguments, DataArguments, EvaluationArguments, UaMixTrainingArguments))
-    encoder_args, data_args, eval_args, training_args = parser.parse_args_into_dataclasses()
-    trainer = UaMixTrainer(encoder_args, training_args, data_args)
+    parser = HfArgumentParser(
+        (EncoderArguments, LoraArguments, DataArguments, EvaluationArguments, UaMixTrainingArguments)
+    )
+    encoder_args, lora_args, data_args, eval_args, training_args = parser.parse_args_into_dataclasses()
+    trainer = UaMixTrainer(encoder_args, training_args, data_args, lora=lora_args)
     trainer.train()
     if trainer.writes:
         source = ", which started from random weights," if encoder_args.random_weights else ""

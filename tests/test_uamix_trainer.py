@@ -388,11 +388,3 @@ def test_results_before_training_are_refused(base: Path, sounds: Path, tmp_path:
     for early in (lambda: trainer.evaluate(sounds, "pitch"), trainer.create_model_card, trainer.push_to_hub):
         with pytest.raises(NotTunedError, match="call train"):
             early()
-
-
-def test_adapters_are_not_whitened_since_they_are_saved_without_it(base: Path, sounds: Path, tmp_path: Path) -> None:
-    peft = pytest.importorskip("peft")
-    encoder = AudioMAEModel.from_pretrained(base)
-    encoder.add_adapter(peft.LoraConfig(target_modules=["q_proj"], r=2))
-    with pytest.raises(TypeError, match="has adapters, which are saved without a whitening"):
-        UaMixTrainer(encoder, arguments(tmp_path), sounds, EXTRACTOR)

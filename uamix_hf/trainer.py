@@ -21,6 +21,7 @@ from .evaluation import ProtocolArguments, TuningEvaluation, evaluate_encoders
 from .hub.cards import tuned_card
 from .hub.push import push_folder
 from .models.front_ends import FrontEnd
+from .training.lora import LoraArguments, LoraError, adapter_settings, lora_config
 from .training.models import EncoderArguments
 from .tuning import (
     METHOD_FIELDS,
@@ -82,8 +83,10 @@ class UaMixTrainer:
         group_column: Column of the speaker or source, whose clips are not neighbours of each other in that check.
         on_error: `"raise"`, or `"skip"` to leave unreadable recordings out.
         callbacks: Callbacks of transformers' Trainer, for both stages.
+        lora: Tunes LoRA adapters in the encoder instead of its weights: [`LoraArguments`], or a `LoraConfig` of peft.
 
     Raises:
+        LoraError: adapters that the encoder cannot have, or that would have no effect.
         TypeError: a model, arguments or data of another kind, a model object without a feature extractor, or an encoder
             that cannot be whitened.
         ValueError: arguments that contradict the model, or a setting without effect.
@@ -104,6 +107,7 @@ class UaMixTrainer:
         group_column: str | None = None,
         on_error: str = "raise",
         callbacks: Sequence[TrainerCallback] = (),
+        lora: LoraArguments | Any = None,
     ):
         if not isinstance(args, UaMixTrainingArguments):
             raise TypeError(f"args is a {type(args).__name__}: give UaMixTrainingArguments.")
@@ -128,8 +132,11 @@ class UaMixTrainer:
         self.base_name = self.base_name or getattr(encoder, "name_or_path", None) or None
         if args.whiten:
             check_whitening(encoder)
+        lora = lora_config(lora)
+        if lora is not None and self.random_weights:
+            raise LoraError("lora with random_weights: adapters would be tuned on weights that never learn.")
         self.base = copy.deepcopy(encoder).cpu()
-        self.model = make_model(model, args, self.feature_extractor)
+        self.model = make_model(model, args, self.feature_extractor, lora)
         self.data: PreparedData | None = None
         self.begun = False
         self.state = TrainerState()
@@ -264,6 +271,8 @@ class UaMixTrainer:
     def save_model(self, output_dir: str | os.PathLike | None = None) -> None:
         """Saves the encoder, with the code that it needs elsewhere, and its preprocessor, for `from_pretrained`.
 
+        Adapters, such as LoRA's, are merged into the saved weights; `adapter/` in the folder holds them alone.
+
         Args:
             output_dir: Folder; that of the arguments by default.
         """
@@ -291,6 +300,7 @@ class UaMixTrainer:
             dataset=self.source.dataset_id,
             random_weights=self.random_weights,
             evaluations=[one.for_card() for one in self.evaluations],
+            adapter=self.used.get("adapter"),
         )
         if self.writes:
             card.save(Path(str(self.args.output_dir)) / "README.md")
@@ -359,7 +369,7 @@ class UaMixTrainer:
         """
         method = {name: getattr(self.model.config, name) for name in sorted(METHOD_FIELDS)}
         used = {"seed": args.seed, "updates": self.state.global_step, "processes": args.world_size}
-        return method | args.own_settings() | used
+        return method | args.own_settings() | adapter_settings(self.encoder) | used
 
 
 __all__ = ["NotTunedError", "UaMixTrainer"]

@@ -29,6 +29,7 @@ PAGES = [ROOT / "README.md", *sorted(DOCS.rglob("*.md")), *sorted((ROOT / "examp
 SLOW = {
     "quick_start",
     "few_labels",
+    "lora",
     "own_encoder",
     "pretraining",
     "evaluation",

@@ -1,9 +1,13 @@
 """Adapters of Audio-MAE and its siblings, whose configurations choose layer and pooling."""
 
+from dataclasses import replace
 from typing import Any
 
+import torch
+
+from ..models.audio_mae.pooling_audio_mae import AudioMAEWhitening
 from .encoders import EncoderAdapter
-from .settings import EmbeddingConfigError
+from .settings import EmbeddingConfigError, EmbeddingSettings
 
 
 class SiblingAdapter(EncoderAdapter):
@@ -26,6 +30,11 @@ class SiblingAdapter(EncoderAdapter):
         fields = {"num_hidden_layers": layer, "pooling": pooling}
         return {name: value for name, value in fields.items() if value is not None}
 
+    @classmethod
+    def read_settings(cls, encoder: Any) -> EmbeddingSettings:
+        config = encoder.config
+        return replace(super().read_settings(encoder), layer=config.num_hidden_layers, pooling=config.pooling)
+
 
 class AudioMAEAdapter(SiblingAdapter):
     """Adapter of Audio-MAE, whose whitening is a layer of its own.
@@ -41,6 +50,21 @@ class AudioMAEAdapter(SiblingAdapter):
     def chosen_fields(cls, config: Any, layer: int | None, pooling: str | None) -> dict[str, Any]:
         chosen = super().chosen_fields(config, layer, pooling)
         return chosen | {"whitening_size": 0} if chosen else {}
+
+    @classmethod
+    def read_settings(cls, encoder: Any) -> EmbeddingSettings:
+        layer = encoder.whitening
+        whitening = (layer.mean, layer.matrix) if encoder.config.whitening_size else None
+        return replace(super().read_settings(encoder), whitening=whitening)
+
+    @classmethod
+    def set_whitening(cls, encoder: Any, whitening: tuple[torch.Tensor, torch.Tensor] | None) -> None:
+        layer: torch.nn.Module = torch.nn.Identity()
+        if whitening is not None:
+            layer = AudioMAEWhitening(*whitening[1].shape).to(encoder.device)
+            for name, tensor in zip(("mean", "matrix"), whitening, strict=True):
+                layer.get_buffer(name).copy_(tensor)
+        encoder.whitening, encoder.config.whitening_size = layer, 0 if whitening is None else whitening[1].shape[1]
 
 
 class BeatsAdapter(SiblingAdapter):

@@ -8,12 +8,13 @@ from typing import Any
 import numpy as np
 import torch
 from tqdm.auto import tqdm
-from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 
 from ..audio.loading import stream_audio
 from ..data.checks import checked_batch_size
 from ..models.audio_mae.waveforms_audio_mae import split_clips
 from .kinds import front_end_of, load_encoder, load_feature_extractor, make_adapter
+from .peft_folders import load_config
 from .windows import average_windows
 
 # Number of batches of short clips that are sorted by length together: bounds memory, leaves little padding.
@@ -70,7 +71,7 @@ class AudioEmbedder:
             ValueError: Both `device` and `device_map`, or a feature extractor that does not fit the model.
         """
         shared = {name: kwargs[name] for name in HUB_OPTIONS if name in kwargs}
-        check_config(AutoConfig.from_pretrained(name_or_path, **shared), name_or_path)
+        check_config(load_config(name_or_path, **shared)[0], name_or_path)
         extractor = load_feature_extractor(name_or_path, **shared)
         if kwargs.get("device_map") is None:
             model: Any = load_encoder(name_or_path, **kwargs)

@@ -1,6 +1,7 @@
 """The encoder contract, by which any `PreTrainedModel` of spectrograms can be embedded and tuned."""
 
 import inspect
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import torch
@@ -140,6 +141,16 @@ class EncoderAdapter(EncoderLayers, TokenPooling):
             EmbeddingConfigError: An encoder of this configuration has no such layer.
         """
         return {}
+
+    @classmethod
+    def read_settings(cls, encoder: Any) -> EmbeddingSettings:
+        """Layer, pooling and whitening of an encoder, also those in its own configuration and weights."""
+        return getattr(encoder, "embedding_settings", None) or EmbeddingSettings()
+
+    @classmethod
+    def set_whitening(cls, encoder: Any, whitening: tuple[torch.Tensor, torch.Tensor] | None) -> None:
+        """Sets or removes the whitening of an encoder, as in [`EmbeddingSettings`]."""
+        encoder.embedding_settings = replace(EncoderAdapter.read_settings(encoder), whitening=whitening)
 
     @classmethod
     def make_front_end(cls, config: Any, feature_extractor: Any) -> FrontEnd:

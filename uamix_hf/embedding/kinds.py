@@ -2,16 +2,19 @@
 
 import copy
 import os
+from dataclasses import replace
 from typing import Any
 
-from transformers import AutoConfig, AutoFeatureExtractor, PreTrainedConfig, PreTrainedModel
+from transformers import AutoFeatureExtractor, PreTrainedConfig, PreTrainedModel
+from transformers.utils import FEATURE_EXTRACTOR_NAME
 
 from ..models.front_ends import FrontEnd
 from .audio_mae import AudioMAEAdapter, BeatsAdapter, SiblingAdapter
 from .clap import ClapAdapter
 from .convolutions import takes_waveforms
 from .encoders import EncoderAdapter, base_of
-from .settings import LOCATION, EmbeddingConfigError, EmbeddingSettings
+from .peft_folders import AdapterBase, load_config, merge_folder
+from .settings import CONFIG_FILE, LOCATION, EmbeddingConfigError, EmbeddingSettings, find_file
 from .spectrogram_transformer import ASTAdapter
 from .wav2vec2_bert import Wav2Vec2BertAdapter
 from .waveform import WaveformAdapter
@@ -90,6 +93,8 @@ def load_encoder(
 ) -> PreTrainedModel:
     """Loads an encoder with the settings of its embedding.
 
+    From a folder of adapters alone, such as LoRA's, their encoder is loaded, and the adapters are merged into it.
+
     Args:
         name_or_path: Folder or Hub repository.
         layer: Layer whose output is the embedding, from 1 on, instead of the recorded one; without its whitening.
@@ -102,7 +107,9 @@ def load_encoder(
     """
     name = os.fspath(name_or_path)
     shared = {key: kwargs[key] for key in SHARED if key in kwargs}
-    config = AutoConfig.from_pretrained(name, **shared)
+    config, base = load_config(name, **shared)
+    if base is not None:
+        return load_merged(name, base, layer, pooling, **kwargs)
     kind = adapter_class(config)
     fields = kind.chosen_fields(config, layer, pooling)
     settings = EmbeddingSettings() if kind.own_whitening else EmbeddingSettings.load(name, **shared)
@@ -113,6 +120,34 @@ def load_encoder(
     if settings != EmbeddingSettings():
         encoder.embedding_settings = settings  # type: ignore[assignment]
         make_adapter(encoder)  # which checks them
+    return encoder
+
+
+def load_merged(name: str, base: AdapterBase, layer: int | None, pooling: str | None, **kwargs: Any) -> PreTrainedModel:
+    """As [`load_encoder`], for a folder of adapters.
+
+    Args:
+        name: Folder or Hub repository of the adapters.
+        base: What they belong to.
+        layer: As in [`load_encoder`].
+        pooling: As in [`load_encoder`].
+        **kwargs: Keywords of `from_pretrained`.
+    """
+    location = {key: kwargs[key] for key in LOCATION if key in kwargs}
+    recorded = None
+    if find_file(name, CONFIG_FILE, location):
+        recorded = EmbeddingSettings.load(name, **location)
+    chosen = recorded or EmbeddingSettings()
+    encoder = load_encoder(
+        base.name, chosen.layer if layer is None else layer, pooling or chosen.pooling, **base.options(kwargs)
+    )
+    encoder = merge_folder(encoder, name, **location)
+    if recorded is not None:
+        whitening = recorded.whitening if (layer, pooling) == (None, None) else None
+        adapter_class(encoder.config).set_whitening(encoder, whitening)
+        if recorded.max_length is not None:
+            settings = replace(settings_of(encoder), max_length=recorded.max_length)
+            encoder.embedding_settings = settings  # type: ignore[assignment]
     return encoder
 
 
@@ -128,10 +163,13 @@ def load_feature_extractor(name_or_path: str | os.PathLike, max_length: int | No
         OSError: No such folder or repository, or no feature extractor in it.
         EmbeddingConfigError: A file of settings that cannot be used, or a window without a frame.
     """
-    extractor = AutoFeatureExtractor.from_pretrained(name_or_path, **kwargs)
+    name = os.fspath(name_or_path)
     shared = {key: kwargs[key] for key in SHARED if key in kwargs}
-    recorded = EmbeddingSettings.load(name_or_path, **shared).max_length
-    made = make_front_end(AutoConfig.from_pretrained(name_or_path, **shared), extractor)
+    config, base = load_config(name, **shared)
+    recorded = EmbeddingSettings.load(name, **shared).max_length
+    if base is not None and not find_file(name, FEATURE_EXTRACTOR_NAME, shared):
+        name, kwargs = base.name, base.options(kwargs)  # a folder that peft alone wrote
+    made = make_front_end(config, AutoFeatureExtractor.from_pretrained(name, **kwargs))
     return with_max_length(made, recorded if max_length is None else max_length)
 
 

@@ -3,10 +3,12 @@
 import logging
 import os
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from .encoders import base_of
 from .kinds import adapter_class, front_end_of, make_front_end, settings_of
+from .peft_folders import FOLDER, has_adapters, merged, remove_adapters, save_adapters
 
 logger = logging.getLogger(__name__)
 
@@ -15,26 +17,35 @@ IDLE = {"max_length", "return_attention_mask", "truncation", "fbank_backend"}
 
 
 def save_encoder(encoder: Any, folder: str | os.PathLike, feature_extractor: Any = None) -> None:
-    """Saves an encoder, or the adapters of a `PeftModel`, with the settings of its embedding.
+    """Saves an encoder with the settings of its embedding.
 
-    transformers alone loads the folder, too: it holds the encoder's own classes.
+    transformers alone loads the folder, too: it holds the encoder's own classes. Adapters, such as LoRA's, are merged
+    into the saved weights; `adapter/` in the folder holds them alone.
 
     Args:
-        encoder: The encoder.
+        encoder: The encoder, which stays as it is.
         folder: Folder, created if it does not exist.
         feature_extractor: Its feature extractor or front end, which is saved with it as in [`save_feature_extractor`];
             not saved if None.
     """
-    encoder.save_pretrained(os.fspath(folder))
-    base = base_of(encoder)
-    settings = settings_of(base)
+    base, adapted = base_of(encoder), has_adapters(encoder)
+    remove_adapters(folder)
+    (merged(encoder) if adapted else encoder).save_pretrained(os.fspath(folder))
+    kind = adapter_class(base.config)
+    settings, places = settings_of(base), [Path(folder)]
+    if adapted:
+        places.append(Path(folder) / FOLDER)
+        save_adapters(encoder, places[1])
     if feature_extractor is not None:
         front_end = front_end_of(encoder, feature_extractor)
-        said = save_feature_extractor(feature_extractor, folder, base.config)
+        for place in places:
+            said = save_feature_extractor(feature_extractor, place, base.config)
         same = make_front_end(base.config, said).max_length == front_end.max_length
         settings = replace(settings, max_length=None if same else front_end.max_length)
-    if not adapter_class(base.config).own_whitening:
+    if not kind.own_whitening:
         settings.save(folder)
+    for place in places[1:]:  # of an encoder without a whitening, and perhaps with other fields
+        replace(kind.read_settings(base), max_length=settings.max_length).save(place)
 
 
 def save_feature_extractor(feature_extractor: Any, folder: str | os.PathLike, config: Any) -> Any:

@@ -9,11 +9,13 @@ from typing import TypeGuard
 import numpy as np
 from datasets import Dataset
 from transformers import PreTrainedModel
+from transformers.utils import CONFIG_NAME
 from transformers.utils.hub import cached_file, extract_commit_hash
 
 from ..data.checks import checked_batch_size
 from ..data.features import source_key
 from ..embedding.embedder import AudioEmbedder
+from ..embedding.peft_folders import adapter_base
 from ..models.front_ends import FrontEnd
 from ..version import __version__
 
@@ -107,12 +109,14 @@ def cached_embeddings(
 
 
 def folder_hash(folder: str) -> str:
-    """SHA-256 of the names and contents of a model's files."""
+    """SHA-256 of the names and contents of a model's files, with those of the encoder that adapters belong to."""
     digest = hashlib.sha256()
     for path in sorted({path for pattern in MODEL_FILES for path in Path(folder).glob(pattern)}):
         with open(path, "rb") as file:
             content = hashlib.file_digest(file, "sha256").hexdigest()
         digest.update(f"{path.name} {content}\n".encode())
+    if not Path(folder, CONFIG_NAME).is_file() and (base := adapter_base(folder)):
+        digest.update((folder_hash(base.name) if os.path.isdir(base.name) else hub_commit(base.name)).encode())
     return digest.hexdigest()
 
 

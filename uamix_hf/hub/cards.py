@@ -93,6 +93,7 @@ def tuned_card(
     objective: str = "uamix",
     random_weights: bool = False,
     evaluations: Sequence[CardEvaluation] = (),
+    adapter: str | None = None,
 ) -> ModelCard:
     """Card of a tuned encoder.
 
@@ -109,10 +110,12 @@ def tuned_card(
         random_weights: Whether training started from random weights; the card's metadata then name no base model, but
             keep its licence to be safe.
         evaluations: Measurements before and after tuning; those after tuning are also metadata for the Hub.
+        adapter: Kind of the adapters that were tuned and merged, such as `"LORA"`; None for the weights themselves.
     """
     card_data = trained_card_data(base_model, dataset, random_weights)
     card_data.pipeline_tag = "feature-extraction"
     card_data.tags = ["audio", "audio-mae", *OBJECTIVE_TAGS[objective], "few-shot"]
+    card_data.tags += [] if adapter is None else [adapter.lower(), "peft"]
     scores = [
         EvalResult(
             **FEW_SHOT, dataset_type="custom", dataset_name=evaluation.data, metric_name=row[0],
@@ -124,7 +127,7 @@ def tuned_card(
     add_scores(card_data, scores, repo_id or f"{base_name(base_model)}, tuned")
     return trained_card(
         "tuned.md", card_data, base_model, repo_id, settings, results,
-        objective=objective, random_weights=random_weights, data=data, clips=clips,
+        objective=objective, random_weights=random_weights, data=data, clips=clips, adapter=adapter,
         evaluations=[vars(one) | {"rows": [list(map(cell_text, row)) for row in one.rows]} for one in evaluations],
     )  # fmt: skip
 

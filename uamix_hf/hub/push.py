@@ -8,13 +8,14 @@ from ..metrics.modules import metric_folder
 from .cards import placed_at
 
 # Without optimiser and random states, which the folder of a run holds beside these, and without pickles.
-PUBLISHED = ("README.md", "*.json", "*.safetensors", "*.py")
+PUBLISHED = ("README.md", "*.json", "*.safetensors", "*.py", "adapter/*.json", "adapter/*.safetensors")
 
 
 def published_files(folder: str | Path) -> list[str]:
-    """Names of the files in a folder that belong on the Hub; files in sub-folders (checkpoints) do not."""
+    """Paths of the files in a folder that belong on the Hub; sub-folders but that of adapters (checkpoints) do not."""
     path = Path(folder)
-    return sorted(file.name for pattern in PUBLISHED for file in path.glob(pattern) if file.is_file())
+    found = [file for pattern in PUBLISHED for file in path.glob(pattern) if file.is_file()]
+    return sorted(file.relative_to(path).as_posix() for file in found)
 
 
 def push_folder(

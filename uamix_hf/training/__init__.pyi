@@ -1,6 +1,7 @@
 from .checkpoints import RunCheckpointError, last_complete_checkpoint
 from .encoders import EncoderAdapter, EncoderError
 from .interruption import RunStoppedError
+from .lora import LoraArguments, LoraError
 from .models import EncoderArguments, with_random_weights
 from .run_identity import AnotherRunError
 from .trainer import LengthBucketTrainer, NonFiniteLossError
@@ -11,6 +12,8 @@ __all__ = [
     "EncoderArguments",
     "EncoderError",
     "LengthBucketTrainer",
+    "LoraArguments",
+    "LoraError",
     "NonFiniteLossError",
     "RunCheckpointError",
     "RunStoppedError",

@@ -133,7 +133,7 @@ def levels(dataset: Any) -> list[list[float]]:
 
 def differences(made_by: Any, now: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, str]]:
     """Yields the name and description of each difference between two identities."""
-    if isinstance(made_by, Mapping) and isinstance(now, Mapping):
+    if isinstance(made_by, Mapping) and isinstance(now, Mapping) and bool(made_by) == bool(now):
         if made_by.get("clips") != now.get("clips"):  # then everything else differs as well
             made_by, now = ({"clips": part.get("clips")} for part in (made_by, now))
         for name in sorted(made_by.keys() | now.keys()):

@@ -7,10 +7,11 @@ import numpy as np
 import torch
 from datasets import Dataset
 
+from ..embedding.audio_mae import AudioMAEAdapter
+from ..embedding.encoders import base_of
 from ..embedding.features import embed_features
 from ..embedding.kinds import adapter_class, make_adapter, settings_of
 from ..models.audio_mae.modeling_audio_mae import AudioMAEModel
-from ..models.audio_mae.pooling_audio_mae import AudioMAEWhitening
 from ..models.front_ends import FrontEnd
 
 # Both chosen in docs/experiments.md. Dimensions that are kept:
@@ -46,18 +47,17 @@ def whitening_of(vectors: np.ndarray, size: int, shrinkage: float = SHRINKAGE) -
 
 
 def check_whitening(encoder: Any) -> None:
-    """Checks that an encoder can hold a whitening and save it.
+    """Checks that an encoder can hold a whitening.
 
     Raises:
-        TypeError: it has adapters, which are saved without it, or its class has no place for it.
+        TypeError: its class has no place for it.
     """
-    problem = ""
-    if hasattr(encoder, "get_base_model") or getattr(encoder, "_hf_peft_config_loaded", False):
-        problem = "has adapters, which are saved without a whitening"
-    elif adapter_class(getattr(encoder, "config", None)).own_whitening and not isinstance(encoder, AudioMAEModel):
-        problem = "has no place for a whitening; AudioMAEModel has"
-    if problem:
-        raise TypeError(f"{type(encoder).__name__} {problem}: leave it out (whiten=False, --whiten false).")
+    base = base_of(encoder)
+    if adapter_class(getattr(base, "config", None)).own_whitening and not isinstance(base, AudioMAEModel):
+        raise TypeError(
+            f"{type(base).__name__} has no place for a whitening; AudioMAEModel has: leave it out (whiten=False, "
+            "--whiten false)."
+        )
 
 
 def fit_whitening(
@@ -88,6 +88,7 @@ def fit_whitening(
         TypeError: an encoder that cannot be whitened.
     """
     check_whitening(encoder)
+    encoder = base_of(encoder)
     if not isinstance(encoder, AudioMAEModel):
         add_whitening(encoder, feature_extractor, dataset, size, batch_size)
         return
@@ -97,14 +98,16 @@ def fit_whitening(
     try:
         vectors = embed_features(encoder, feature_extractor, dataset, batch_size=batch_size)
         mean, matrix = whitening_of(vectors, min(SIZE, config.pooled_size) if size is None else size)
-        layer = AudioMAEWhitening(*matrix.shape).to(encoder.device)
-        layer.mean.copy_(torch.from_numpy(mean))
-        layer.matrix.copy_(torch.from_numpy(matrix.copy()))
+        AudioMAEAdapter.set_whitening(encoder, tensors(mean, matrix))
     except BaseException:  # an interrupt, too
         encoder.whitening, config.whitening_size = before, width
         encoder.train(training)
         raise
-    encoder.whitening, config.whitening_size = layer, matrix.shape[1]
+
+
+def tensors(mean: np.ndarray, matrix: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
+    """A whitening as float32 tensors."""
+    return torch.from_numpy(mean).float(), torch.from_numpy(matrix.copy()).float()
 
 
 def add_whitening(
@@ -121,8 +124,7 @@ def add_whitening(
         encoder.embedding_settings = before
         encoder.train(training)
         raise
-    tensors = torch.from_numpy(mean).float(), torch.from_numpy(matrix.copy()).float()
-    encoder.embedding_settings = replace(before, whitening=tensors)
+    encoder.embedding_settings = replace(before, whitening=tensors(mean, matrix))
 
 
 __all__ = ["check_whitening", "fit_whitening", "whitening_of"]
