@@ -1,4 +1,4 @@
-"""Encoders as ONNX, with any number of clips and, where an encoder takes them, of frames: the same numbers elsewhere."""
+"""Encoders as ONNX, for any number of clips and, where they take them, of frames: another runtime gives the same."""
 
 from pathlib import Path
 
@@ -15,7 +15,9 @@ from uamix_hf.embedding import load_encoder
 EXPORTED = [kind for kind in KINDS if kind != "ssamba"]
 # The exporter cannot follow a bias of attention through SDPA.
 EAGER = ("beats", "openbeats", "wav2vec2-bert")
-WAVEFORMS = ("wav2vec2", "wav2vec2-layer-norm", "hubert", "wavlm", "data2vec-audio", "unispeech", "unispeech-sat", "sew")
+WAVEFORMS = (
+    "wav2vec2", "wav2vec2-layer-norm", "hubert", "wavlm", "data2vec-audio", "unispeech", "unispeech-sat", "sew",
+)  # fmt: skip
 FIXED = {"ast": (128, 128), "clap": (1, 1001, 64), "whisper": (80, 3000), "qwen2_audio_encoder": (128, 3000)}
 TOLERANCE = 1e-4  # relative to the output's scale
 
