@@ -17,6 +17,7 @@ from uamix_hf.data.sources import check_groups
 from uamix_hf.embedding.features import embed_features
 from uamix_hf.fine_tuning.pseudo_labels import PSEUDO_LABELS_IGNORE, tune_on_pseudo_labels
 from uamix_hf.hub.cards import tuned_card
+from uamix_hf.hub.module_files import save_module_files
 from uamix_hf.hub.push import push_folder
 from uamix_hf.metrics.knn import leave_one_out_knn, resolve_neighbours
 from uamix_hf.training import EncoderArguments, with_random_weights
@@ -60,6 +61,7 @@ def main() -> None:
     tuned, output = trainer.model.audio_mae, Path(args.output_dir)
     tuned.save_pretrained(output)  # before anything else can fail
     extractor.save_pretrained(output)
+    save_module_files(output)
     results = {"train_loss": trainer.state.log_history[-1]["train_loss"]}
     if data.label_names:
         vectors = embed_features(tuned, extractor, data.dataset, batch_size=args.per_device_train_batch_size)

@@ -14,6 +14,7 @@ import torch
 import yaml
 from datasets import Audio, Dataset, DatasetDict
 from hub_server import HubServer
+from sentence_transformers import SentenceTransformer
 from toy_sounds import CONFIG, EXTRACTOR, tones
 from transformers import ASTConfig, ASTModel, AutoModel, TrainerCallback, set_seed
 from travelling import AUDIO_MAE_CODE
@@ -103,6 +104,13 @@ def test_weights_are_those_of_the_parts_by_hand(tuned: UaMixTrainer, base: Path,
     assert tuned.encoder.config.whitening_size == 32
     names = {path.name for path in Path(tuned.args.output_dir).iterdir()}
     assert names >= {"preprocessor_config.json", "modeling_audio_mae.py", "README.md", "checkpoint-4", "head"}
+
+
+def test_sentence_transformers_loads_the_folder(tuned: UaMixTrainer, sounds: Path) -> None:
+    model = SentenceTransformer(str(tuned.args.output_dir), trust_remote_code=True, device="cpu")
+    files = sorted(map(str, sounds.glob("*.wav")))[:4]
+    expected = AudioEmbedder(tuned.encoder, EXTRACTOR).encode(files, progress_bar=False)
+    np.testing.assert_allclose(model.encode(files), expected, atol=1e-5 * np.abs(expected).max())
 
 
 @pytest.mark.parametrize("form", ["undecoded", "decoded", "paths", "prepared", "flags", "stream", "decoded stream"])
@@ -253,7 +261,14 @@ def test_what_is_pushed_is_encoder_preprocessor_code_and_card(tuned: UaMixTraine
     assert address == tuned.hub_url and address.startswith(f"{online.url}/user/mine/commit/")
     files = {name: data for name, data in online.files("user/mine").items() if name != ".gitattributes"}
     code = {name for name in files if name.endswith("_audio_mae.py")}
-    assert files.keys() - code == {"README.md", "config.json", "model.safetensors", "preprocessor_config.json"}
+    assert files.keys() - code == {
+        "README.md",
+        "config.json",
+        "model.safetensors",
+        "preprocessor_config.json",
+        "modules.json",
+        "config_sentence_transformers.json",
+    }
     assert code == AUDIO_MAE_CODE
     assert 'from_pretrained("user/mine"' in files["README.md"].decode()
     for name, data in files.items():

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Sequence
 
 from .hub.export import export_encoder
+from .hub.module_files import export_sentence_transformer
 from .models.checkpoint import CheckpointError
 from .models.conversion import SYSTEMS, convert
 from .version import PACKAGES, package_versions
@@ -39,6 +40,12 @@ def build_parser() -> argparse.ArgumentParser:
     exporter = commands.add_parser("export", help="write an encoder alone, in half precision, to publish it")
     exporter.add_argument("source", help="folder or repository of a pretrained or tuned encoder")
     exporter.add_argument("target", help="folder to write, for from_pretrained")
+    exporter.add_argument(
+        "--sentence_transformers",
+        action="store_true",
+        help="write an encoder of any kind, in float32, so that SentenceTransformer(target, trust_remote_code=True) "
+        "loads it",
+    )
     commands.add_parser("env", help="print versions, for bug reports")
     return parser
 
@@ -58,7 +65,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     if args.command == "export":
         try:
-            export_encoder(args.source, args.target)
+            export = export_sentence_transformer if args.sentence_transformers else export_encoder
+            export(args.source, args.target)
         except (OSError, TypeError, ValueError) as error:
             print(f"uamix-hf: {error}", file=sys.stderr)
             return 1

@@ -19,6 +19,7 @@ from .embedding.kinds import front_end_of
 from .embedding.saving import save_encoder
 from .evaluation import ProtocolArguments, TuningEvaluation, evaluate_encoders
 from .hub.cards import tuned_card
+from .hub.module_files import save_module_files
 from .hub.push import push_folder
 from .models.front_ends import FrontEnd
 from .training.lora import LoraArguments, LoraError, adapter_settings, lora_config
@@ -269,7 +270,9 @@ class UaMixTrainer:
         return evaluation
 
     def save_model(self, output_dir: str | os.PathLike | None = None) -> None:
-        """Saves the encoder, with the code that it needs elsewhere, and its preprocessor, for `from_pretrained`.
+        """Saves the encoder, with the code that it needs elsewhere, and its preprocessor.
+
+        The folder is for `from_pretrained`, and for sentence-transformers.
 
         Adapters, such as LoRA's, are merged into the saved weights; `adapter/` in the folder holds them alone.
 
@@ -279,6 +282,7 @@ class UaMixTrainer:
         if self.writes:
             folder = str(output_dir or self.args.output_dir)
             save_encoder(self.encoder, folder, self.feature_extractor)
+            save_module_files(folder)
 
     def create_model_card(self) -> ModelCard:
         """Writes the model card, `README.md` in the output folder: settings, training log and evaluations.

@@ -74,6 +74,7 @@ def test_the_embedding_is_whitened_unless_that_is_left_out(run, tmp_path: Path) 
     tuned, given, _, _ = run()
     assert tuned.keys() - given.keys() == {"whitening.mean", "whitening.matrix"}
     assert AutoModel.from_pretrained(tmp_path).config.whitening_size == CONFIG.hidden_size
+    assert (tmp_path / "modules.json").is_file()  # for sentence-transformers
 
 
 def test_random_weights_have_nothing_of_the_given_ones_but_their_shapes(run) -> None:

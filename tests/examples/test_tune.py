@@ -137,6 +137,7 @@ def test_pushed_repository_is_exactly_encoder_preprocessor_code_and_card(run) ->
     output, printed, hub = run
     files = hub.files("user/tuned")
     published = {"README.md", "config.json", "model.safetensors", "preprocessor_config.json", *AUDIO_MAE_CODE}
+    published |= {"modules.json", "config_sentence_transformers.json"}
     assert set(files) - {".gitattributes"} == published
     assert files["model.safetensors"] == (output / "model.safetensors").read_bytes()
     assert "Pushed it" in printed and hub.unhandled == []

@@ -11,7 +11,7 @@ from packaging.version import Version
 
 ROOT = Path(__file__).parents[2]
 # Major versions known to break, or whose internals are used, each said in CONTRIBUTING.md.
-BOUNDED_ABOVE = {"transformers", "torchcodec", "zensical"}
+BOUNDED_ABOVE = {"transformers", "torchcodec", "sentence-transformers", "zensical"}
 
 
 def requirements() -> list[Requirement]:

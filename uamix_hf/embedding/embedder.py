@@ -160,19 +160,23 @@ class AudioEmbedder:
             )
         return means if several is not None else means[0]
 
-    @torch.inference_mode()
-    def embed(self, waves: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-        """Computes the embeddings (clips, embedding_size) float64 and numbers of frames (clips,) of one batch."""
+    def features(self, waves: list[np.ndarray], device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+        """Computes the encoder's input (clips, frames, bins) and numbers of frames (clips,) of one batch."""
         extractor = self.feature_extractor
         inputs = extractor(
             waves,
             sampling_rate=extractor.sampling_rate,
             return_attention_mask=True,
             return_tensors="pt",
-            device=self.device,
+            device=device,
         )
-        lengths = inputs["attention_mask"].sum(1)
-        embeddings, _ = self.adapter.encode(inputs["input_values"], lengths, 0.0, extractor.padding_value)
+        return inputs["input_values"], inputs["attention_mask"].sum(1)
+
+    @torch.inference_mode()
+    def embed(self, waves: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+        """Computes the embeddings (clips, embedding_size) float64 and numbers of frames (clips,) of one batch."""
+        values, lengths = self.features(waves, self.device)
+        embeddings, _ = self.adapter.encode(values, lengths, 0.0, self.feature_extractor.padding_value)
         return embeddings.double().cpu().numpy(), lengths.cpu().numpy()
 
 

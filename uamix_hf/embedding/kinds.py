@@ -106,6 +106,8 @@ def load_encoder(
         EmbeddingConfigError: The encoder has no such layer or pooling, or a file of settings cannot be used.
     """
     name = os.fspath(name_or_path)
+    if "torch_dtype" in kwargs:  # its former name, which not every class's own loading knows
+        kwargs.setdefault("dtype", kwargs.pop("torch_dtype"))
     shared = {key: kwargs[key] for key in SHARED if key in kwargs}
     config, base = load_config(name, **shared)
     if base is not None:

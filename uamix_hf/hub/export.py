@@ -2,6 +2,7 @@
 
 import copy
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -43,8 +44,13 @@ def export_encoder(source: str | Path, target: str | Path) -> None:
     path = Path(target) / "config.json"
     config = json.loads(path.read_text(encoding="utf-8"))
     path.write_text(json.dumps(config | {"dtype": "float32"}, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-    if card := find_file(source, "README.md", {}):  # which states the licence
+    copy_card(source, target)
+
+
+def copy_card(source: str | os.PathLike, target: str | os.PathLike) -> None:
+    """Copies the card of a folder or Hub repository, which states the licence, if there is one."""
+    if card := find_file(source, "README.md", {}):
         shutil.copyfile(card, Path(target) / "README.md")
 
 
-__all__ = ["export_encoder"]
+__all__ = ["copy_card", "export_encoder"]
