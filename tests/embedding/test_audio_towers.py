@@ -9,6 +9,8 @@ import torch
 from transformers import (
     AudioFlamingo3Config,
     AudioFlamingo3ForConditionalGeneration,
+    MusicFlamingoConfig,
+    MusicFlamingoForConditionalGeneration,
     PreTrainedModel,
     Qwen2AudioConfig,
     Qwen2AudioForConditionalGeneration,
@@ -24,6 +26,7 @@ KINDS = {
     "qwen2_audio": (Qwen2AudioForConditionalGeneration, Qwen2AudioConfig),
     "voxtral": (VoxtralForConditionalGeneration, VoxtralConfig),
     "audioflamingo3": (AudioFlamingo3ForConditionalGeneration, AudioFlamingo3Config),
+    "musicflamingo": (MusicFlamingoForConditionalGeneration, MusicFlamingoConfig),
 }
 OWN = WhisperFeatureExtractor(feature_size=128)
 
@@ -39,6 +42,7 @@ def small(kind: str) -> PreTrainedModel:
         "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "num_key_value_heads": 2, "head_dim": 8,
         "intermediate_size": 16, "vocab_size": 40,
     }  # fmt: skip
+    audio |= {"model_type": "audioflamingo3_encoder"} if kind == "musicflamingo" else {}
     return model(config(audio_config=audio, text_config=text, audio_token_index=3, audio_token_id=3)).eval()
 
 
@@ -58,7 +62,7 @@ def test_the_embedding_of_30_seconds_is_that_of_transformers(waves, kind: str) -
     tower = tower_of(small(kind))
     theirs = OWN(waves[0], sampling_rate=16_000, return_tensors="pt", return_attention_mask=True)
     inputs = {"input_features": theirs["input_features"]}
-    if kind == "audioflamingo3":
+    if kind.endswith(("flamingo", "flamingo3")):
         inputs["input_features_mask"] = theirs["attention_mask"]
     with torch.no_grad():
         expected = tower(**inputs).last_hidden_state

@@ -56,9 +56,12 @@ class EncoderAdapter(EncoderLayers, TokenPooling):
         encoder = self.base = base_of(encoder)
         parameters = inspect.signature(encoder.forward).parameters
         if self.input_name not in parameters:
+            taken = [
+                name for name, one in parameters.items() if one.default is one.empty and one.kind != one.VAR_KEYWORD
+            ]
             raise EncoderError(
-                f"{type(encoder).__name__}.forward has no {self.input_name}: it does not take log-mels. Register an "
-                "adapter for its model_type by uamix_hf.embedding.register_encoder."
+                f"{type(encoder).__name__}.forward takes {', '.join(taken or list(parameters)[:1])}, not "
+                f"{self.input_name}: register an adapter for its model_type by uamix_hf.embedding.register_encoder."
             )
         self.layers_path = layers_path or self.find_layers()
         try:
