@@ -4,7 +4,7 @@ python docs/figures/method.py [FILE]
 """
 
 import argparse
-import runpy
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,6 @@ from uamix_hf.training.augmentations import two_views
 from uamix_hf.tuning import mixing
 
 HERE = Path(__file__).resolve().parent
-SOUND_EVENTS = HERE.parents[1] / "examples" / "demo" / "sound_events.py"
 CLIPS = (("siren", 3), ("dog_bark", 1), ("bird_chirps", 2))
 PARTNERS = (1, 2, 0)
 FRAMES = 160  # of 10 ms that are drawn of each clip
@@ -47,7 +46,9 @@ COLUMNS = [LABELS[0] + COLUMN * (number + 0.5) for number in range(len(CLIPS))]
 def draw_batch() -> dict[str, torch.Tensor]:
     """Log-mels of the clips, of their views and of the mixtures (clips, frames, mel bins); the mask of its
     mixture (clips, frames), 1 where it is the clip itself, and lambda (clips,)."""
-    render_event = runpy.run_path(str(SOUND_EVENTS))["render_event"]
+    sys.path.insert(0, str(HERE.parents[1] / "examples" / "demo"))
+    from sound_events import render_event
+
     waves = [render_event(label, 0, index) for label, index in CLIPS]
     clips = torch.stack([log_mel[:FRAMES] for log_mel in AudioMAEFeatureExtractor().log_mels(waves)])
     torch.manual_seed(SEED)
