@@ -71,11 +71,8 @@ class WaveformAdapter(EncoderAdapter):
     @classmethod
     def make_front_end(cls, config: Any, feature_extractor: Any) -> WaveformFrames:
         made = feature_extractor
-        if getattr(made, "feature_size", None) != 1 or not hasattr(made, "do_normalize"):
-            raise ValueError(
-                f"{type(made).__name__} makes no waveforms: give the encoder's Wav2Vec2FeatureExtractor, with its "
-                "sampling_rate and do_normalize."
-            )
+        if not isinstance(made, Wav2Vec2FeatureExtractor):
+            raise ValueError(f"{type(made).__name__} makes no waveforms: give the encoder's Wav2Vec2FeatureExtractor.")
         convolutions = Convolutions.of(config)
         size, stride = convolutions.frames
         return WaveformFrames(
