@@ -1,4 +1,4 @@
-"""Fine-tune an Audio-MAE on labelled audio; the result loads with AutoModelForAudioClassification.from_pretrained:
+"""Fine-tune an audio encoder on labelled audio; the result loads with AutoModelForAudioClassification.from_pretrained:
 
 python examples/finetune.py --model_name_or_path audio-mae --train_dir recordings --label_column label \
     --eval_fraction 0.2 --output_dir classifier
@@ -8,7 +8,6 @@ python examples/finetune.py --model_name_or_path audio-mae --train_dir recording
 """
 
 from dataclasses import dataclass, field
-from typing import Literal
 
 from transformers import HfArgumentParser, set_seed
 
@@ -27,11 +26,11 @@ from uamix_hf.training import EncoderArguments
 
 @dataclass
 class ClassifierArguments(EncoderArguments):
-    pooling: Literal["mean", "cls", "mean_fc_norm", "mean_time"] | None = field(
+    pooling: str | None = field(
         default=None,
         metadata={
-            "help": "Another pooling than the encoder's own, without its whitening; mean_fc_norm is Audio-MAE's for "
-            "fine-tuning, a new norm after the mean."
+            "help": "Another pooling than the encoder's own, without its whitening. Audio-MAE has mean, cls, mean_time "
+            "and mean_fc_norm, a new norm after the mean, made for fine-tuning."
         },
     )
     test_where: list[str] = field(
@@ -51,9 +50,10 @@ def main() -> None:
     set_seed(args.seed)
 
     extractor = model_args.load_feature_extractor()
-    data = fine_tuning_data(data_args, extractor, args, label_args, held_out_args, model_args.test_where, fixmatch)
     encoder = model_args.load_encoder()
-    model = make_classifier(encoder, len(data.targets.names), **data.targets.model_settings(), **args.model_settings())
+    settings = args.model_settings(encoder)  # checked before the data are read
+    data = fine_tuning_data(data_args, extractor, args, label_args, held_out_args, model_args.test_where, fixmatch)
+    model = make_classifier(encoder, len(data.targets.names), extractor, **data.targets.model_settings(), **settings)
 
     trainer = fine_tuning_trainer(model, args, data, extractor)
     trainer.train()

@@ -14,7 +14,9 @@ from transformers import HfArgumentParser, set_seed
 from uamix_hf import UaMixTrainingArguments, fit_whitening
 from uamix_hf.data import DataArguments, prepare
 from uamix_hf.data.sources import check_groups
+from uamix_hf.embedding import save_encoder
 from uamix_hf.embedding.features import embed_features
+from uamix_hf.fine_tuning import encoder_of
 from uamix_hf.fine_tuning.pseudo_labels import PSEUDO_LABELS_IGNORE, tune_on_pseudo_labels
 from uamix_hf.hub.cards import tuned_card
 from uamix_hf.hub.module_files import save_module_files
@@ -58,9 +60,8 @@ def main() -> None:
     )  # fmt: skip
     if not trainer.is_world_process_zero():
         return
-    tuned, output = trainer.model.audio_mae, Path(args.output_dir)
-    tuned.save_pretrained(output)  # before anything else can fail
-    extractor.save_pretrained(output)
+    tuned, output = encoder_of(trainer.model), Path(args.output_dir)
+    save_encoder(tuned, output, extractor)  # before anything else can fail
     save_module_files(output)
     results = {"train_loss": trainer.state.log_history[-1]["train_loss"]}
     if data.label_names:
@@ -69,7 +70,7 @@ def main() -> None:
         results["knn_neighbours"] = neighbours
     if args.whiten:
         fit_whitening(tuned, extractor, data.dataset)
-        tuned.save_pretrained(output)
+        save_encoder(tuned, output, extractor)
 
     settings = {name: getattr(trainer.views, name) for name in sorted(METHOD_FIELDS)} | trainer.args.own_settings()
     settings = {name: value for name, value in settings.items() if name not in PSEUDO_LABELS_IGNORE}

@@ -48,7 +48,7 @@ def make_trainer(kind: str, folder: Path) -> Trainer:
     encoder = AudioMAEModel(CONFIG)
     if kind in ("fine-tune", "fixmatch"):
         args = FineTuningArguments(**fixed, eval_strategy="no", load_best_model_at_end=False)
-        model = make_classifier(encoder, 3, problem_type="single_label_classification", **args.model_settings())
+        model = make_classifier(encoder, 3, problem_type="single_label_classification", **args.model_settings(encoder))
         if kind == "fine-tune":
             return FineTuningTrainer(model, args, labelled, EXTRACTOR)
         return FixMatchTrainer(model, args, labelled, EXTRACTOR, clips, FixMatchArguments())

@@ -1,6 +1,7 @@
 """Sounds whose classes are easily told apart: a tone of the class's pitch in noise."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import soundfile
@@ -51,9 +52,11 @@ def write_tones(folder: Path, clips: int) -> Path:
     return folder
 
 
-def log_mels(waves: list[np.ndarray]) -> Dataset:
-    """What `cached_features` gives, by `EXTRACTOR`."""
-    mels = [mel.numpy().astype(np.float16) for mel in EXTRACTOR.log_mels(waves)]
+def log_mels(waves: list[np.ndarray], extractor: Any = EXTRACTOR) -> Dataset:
+    """What `cached_features` gives, by a front end."""
+    mels = [mel.numpy().astype(np.float16) for mel in extractor.raw_features(waves)]
     columns = {"features": mels, "length": [len(mel) for mel in mels], "sample_id": list(range(len(mels)))}
-    features = Features(features=Array2D((None, 32), "float16"), length=Value("int32"), sample_id=Value("int64"))
+    features = Features(
+        features=Array2D((None, mels[0].shape[1]), "float16"), length=Value("int32"), sample_id=Value("int64")
+    )
     return Dataset.from_dict(columns, features=features).with_format("torch")

@@ -10,6 +10,8 @@ from transformers import (
     AutoProcessor,
 )
 
+from .fine_tuning.configuration_classifier import EncoderClassifierConfig
+from .fine_tuning.modeling_classifier import EncoderForAudioClassification
 from .models.audio_mae.configuration_audio_mae import AudioMAEConfig
 from .models.audio_mae.feature_extraction_audio_mae import AudioMAEFeatureExtractor
 from .models.audio_mae.modeling_audio_mae import (
@@ -23,6 +25,7 @@ from .models.mae_ast.configuration_mae_ast import MAEASTConfig
 from .models.mae_ast.modeling_mae_ast import MAEASTModel
 from .models.ssamba.configuration_ssamba import SSAMBAConfig
 from .models.ssamba.modeling_ssamba import SSAMBAModel
+from .models.waveform_frames import WaveformFrames
 from .tuning.configuration_uamix import UaMixConfig
 
 # Trainers, data and evaluation are imported when they are asked for: they take scikit-learn and datasets.
@@ -39,7 +42,11 @@ AutoConfig.register("mae_ast", MAEASTConfig, exist_ok=True)
 AutoModel.register(MAEASTConfig, MAEASTModel, exist_ok=True)
 AutoConfig.register("ssamba", SSAMBAConfig, exist_ok=True)
 AutoModel.register(SSAMBAConfig, SSAMBAModel, exist_ok=True)
+AutoConfig.register("audio_encoder_classifier", EncoderClassifierConfig, exist_ok=True)
+AutoModelForAudioClassification.register(EncoderClassifierConfig, EncoderForAudioClassification, exist_ok=True)
 AutoConfig.register("uamix", UaMixConfig, exist_ok=True)
+# Front ends are found by the name in their file, whatever the model.
+AutoFeatureExtractor.register(EncoderClassifierConfig, WaveformFrames, exist_ok=True)
 for _config in (AudioMAEConfig, BeatsConfig, MAEASTConfig, SSAMBAConfig):
     AutoFeatureExtractor.register(_config, AudioMAEFeatureExtractor, exist_ok=True)
     AutoProcessor.register(_config, AudioMAEFeatureExtractor, exist_ok=True)

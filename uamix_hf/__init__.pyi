@@ -2,6 +2,8 @@ from .audio.errors import AudioDecodeError, DamagedAudioWarning, TruncatedAudioW
 from .audio.loading import load_audio, stream_audio
 from .data import DataError, compute_norm_stats
 from .embedding.embedder import AudioEmbedder
+from .fine_tuning.configuration_classifier import EncoderClassifierConfig
+from .fine_tuning.modeling_classifier import EncoderForAudioClassification
 from .models.audio_mae.configuration_audio_mae import AudioMAEConfig
 from .models.audio_mae.feature_extraction_audio_mae import AudioInputError, AudioMAEFeatureExtractor, FrontEndError
 from .models.audio_mae.modeling_audio_mae import (
@@ -41,6 +43,8 @@ __all__ = [
     "BeatsModel",
     "DamagedAudioWarning",
     "DataError",
+    "EncoderClassifierConfig",
+    "EncoderForAudioClassification",
     "FrontEndError",
     "InputTooLongError",
     "MAEASTConfig",

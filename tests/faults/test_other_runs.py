@@ -64,8 +64,9 @@ def make(
         model = AudioMAEForPreTraining(type(CONFIG)(**{**CONFIG.to_dict(), **method}))
         return PretrainingTrainer(model, args, clips, EXTRACTOR)
     model = make_classifier(
-        encoder, 3, problem_type="single_label_classification", id2label=dict(enumerate(names)), **args.model_settings()
-    )
+        encoder, 3, problem_type="single_label_classification", id2label=dict(enumerate(names)),
+        **args.model_settings(encoder),
+    )  # fmt: skip
     labelled = with_labels(CLIPS, labels)
     if kind == "finetune":
         evaluated = labelled.select(range(12, 14)) if args.eval_strategy != "no" else None

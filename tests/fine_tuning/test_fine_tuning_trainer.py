@@ -107,8 +107,8 @@ def test_a_linear_probe_changes_nothing_in_the_encoder(trainer):
 
 def test_a_linear_probe_sees_whole_clips(tmp_path):
     args = FineTuningArguments(str(tmp_path), use_cpu=True, linear_probe=True, patchout_ratio=0.5)
-    assert set(args.model_settings().values()) == {0.0}
-    assert FineTuningArguments(str(tmp_path), use_cpu=True).model_settings() == {
+    assert set(args.model_settings(AudioMAEModel(CONFIG)).values()) == {0.0}
+    assert FineTuningArguments(str(tmp_path), use_cpu=True).model_settings(AudioMAEModel(CONFIG)) == {
         "drop_path_rate": 0.1, "patchout_ratio": 0.0, "patchout_time_ratio": 0.2, "patchout_mel_ratio": 0.2
     }  # fmt: skip
 

@@ -11,7 +11,7 @@ from sklearn.cluster import KMeans
 from sklearn.metrics import adjusted_rand_score, silhouette_score
 from sklearn.preprocessing import normalize
 from toy_sounds import CONFIG, EXTRACTOR, log_mels, tones
-from transformers import ASTConfig, ASTModel, set_seed
+from transformers import set_seed
 
 from uamix_hf import AudioMAEModel
 from uamix_hf.embedding.features import embed_features
@@ -310,12 +310,6 @@ def test_more_frozen_blocks_than_there_are_and_no_round_are_refused(run, blocks)
         run(freeze_blocks=blocks)
     with pytest.raises(ValueError, match="rounds=0"):
         run(rounds=0)
-
-
-def test_other_encoders_are_refused(run):
-    sizes = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
-    with pytest.raises(TypeError, match="ASTModel"):
-        run(encoder=ASTModel(ASTConfig(**sizes, max_length=64, num_mel_bins=32)))
 
 
 # --- two processes

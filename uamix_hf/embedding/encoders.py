@@ -121,6 +121,13 @@ class EncoderAdapter(EncoderLayers, TokenPooling):
         """Dimensions of an embedding."""
         return self.pooled_size if self.settings.whitening is None else self.settings.whitening[1].shape[1]
 
+    @property
+    def pooling(self) -> str:
+        """Name of the pooling: the one that is chosen, or else the encoder's own."""
+        own = getattr(self.base.config, "pooling", None) if self.own_fields else None
+        only = self.poolings[0] if len(self.poolings) == 1 else "the encoder's own"
+        return self.settings.pooling or own or only
+
     @classmethod
     def load(cls, name_or_path: str, **kwargs: Any) -> PreTrainedModel:
         """Loads an encoder of this kind.

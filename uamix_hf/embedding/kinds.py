@@ -114,11 +114,13 @@ def load_encoder(
         return load_merged(name, base, layer, pooling, **kwargs)
     kind = adapter_class(config)
     fields = kind.chosen_fields(config, layer, pooling)
-    settings = EmbeddingSettings() if kind.own_whitening else EmbeddingSettings.load(name, **shared)
+    encoder = kind.load(name, **kwargs, **fields)
+    settings = settings_of(encoder)  # those of a classifier are in its configuration
+    if settings == EmbeddingSettings() and not kind.own_whitening:
+        settings = EmbeddingSettings.load(name, **shared)
     if layer is not None or pooling is not None:
         layer, pooling = settings.layer if layer is None else layer, pooling or settings.pooling
         settings = EmbeddingSettings() if kind.own_fields else EmbeddingSettings(layer, pooling)
-    encoder = kind.load(name, **kwargs, **fields)
     if settings != EmbeddingSettings():
         encoder.embedding_settings = settings  # type: ignore[assignment]
         make_adapter(encoder)  # which checks them
@@ -185,6 +187,7 @@ def make_front_end(config: Any, feature_extractor: Any) -> FrontEnd:
     Raises:
         ValueError: Settings that cannot be reproduced, or that contradict the configuration.
     """
+    config = getattr(config, "encoder_config", None) or config  # of a classifier
     kind = adapter_class(config)
     made = feature_extractor
     if not isinstance(made, FrontEnd):

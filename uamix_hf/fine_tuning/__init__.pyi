@@ -1,15 +1,19 @@
 from .arguments import FineTuningArguments
+from .configuration_classifier import EncoderClassifierConfig
 from .data import FineTuningData, fine_tuning_data, unlabelled_clips
 from .fixmatch import FixMatchArguments, FixMatchCollator, FixMatchTrainer
 from .labels import LabelArguments, Targets, check_training_labels, draw_shots, read_targets, with_labels
 from .metrics import make_compute_metrics, write_confusion_matrix
-from .models import freeze, make_classifier
+from .modeling_classifier import EncoderForAudioClassification
+from .models import encoder_of, freeze, make_classifier
 from .predictions import predict, predict_logits
 from .pseudo_labels import PSEUDO_LABELS_IGNORE, PseudoLabelTrainer, tune_on_pseudo_labels
 from .runs import fine_tune, fine_tuning_trainer, save_results
 from .trainer import FineTuningTrainer
 
 __all__ = [
+    "EncoderClassifierConfig",
+    "EncoderForAudioClassification",
     "FineTuningArguments",
     "FineTuningData",
     "FineTuningTrainer",
@@ -22,6 +26,7 @@ __all__ = [
     "Targets",
     "check_training_labels",
     "draw_shots",
+    "encoder_of",
     "fine_tune",
     "fine_tuning_data",
     "fine_tuning_trainer",

@@ -3,8 +3,12 @@
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..training.arguments import ONLY_FINISHED, REFUSED, UPLOADED_WHOLE, LayerwiseArguments, shards_weights
+from transformers import PreTrainedModel
 
+from ..training.arguments import ONLY_FINISHED, REFUSED, UPLOADED_WHOLE, LayerwiseArguments, shards_weights
+from .models import has_setting
+
+# Fields of the configuration that act in training, which Audio-MAE has and most other encoders do not.
 MODEL_RATES = ("drop_path_rate", "patchout_ratio", "patchout_time_ratio", "patchout_mel_ratio")
 
 
@@ -126,9 +130,22 @@ class FineTuningArguments(LayerwiseArguments):
         if self.linear_probe and self.freeze_blocks:
             raise ValueError("linear_probe freezes the whole encoder: leave freeze_blocks out.")
 
-    def model_settings(self) -> dict[str, Any]:
-        """Fields of the model's configuration that these arguments set; without drop path and patchout for a probe."""
-        return {name: 0.0 if self.linear_probe else getattr(self, name) for name in MODEL_RATES}
+    def model_settings(self, encoder: PreTrainedModel) -> dict[str, Any]:
+        """Fields of a classifier's configuration that these arguments set; without drop path and patchout for a probe.
+
+        Args:
+            encoder: The encoder that [`make_classifier`] is given.
+
+        Raises:
+            ValueError: A rate that is given, and that the encoder's classifier does not have.
+        """
+        names = [name for name in MODEL_RATES if has_setting(encoder, name)]
+        for name in MODEL_RATES:
+            if name not in names and self.is_given(name) and getattr(self, name) > 0:
+                raise ValueError(
+                    f"{name}={getattr(self, name)}: a classifier on {type(encoder).__name__} has none. Leave it out."
+                )
+        return {name: 0.0 if self.linear_probe else getattr(self, name) for name in names}
 
 
 __all__ = ["FineTuningArguments"]

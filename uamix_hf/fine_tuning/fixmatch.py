@@ -11,14 +11,15 @@ import numpy as np
 import torch
 from datasets import Dataset
 from torch.nn import functional as F
+from transformers import PreTrainedModel
 
 from ..data import DataError
-from ..models.audio_mae.modeling_audio_mae import AudioMAEForAudioClassification
 from ..models.front_ends import FrontEnd
 from ..training.augmentations import resolve_resize_mel
 from ..training.run_identity import data_identity
 from .arguments import FineTuningArguments
 from .batches import FineTuningCollator
+from .models import longest_window
 from .trainer import FineTuningTrainer
 
 
@@ -161,7 +162,7 @@ class FixMatchTrainer(FineTuningTrainer):
 
     def __init__(
         self,
-        model: AudioMAEForAudioClassification,
+        model: PreTrainedModel,
         args: FineTuningArguments,
         train_dataset: Dataset,
         feature_extractor: FrontEnd,
@@ -178,7 +179,7 @@ class FixMatchTrainer(FineTuningTrainer):
         super().__init__(model, args, train_dataset, feature_extractor, eval_dataset, **kwargs)
         self.fixmatch, self.unlabelled = fixmatch, unlabelled
         self.data_collator = self.fixmatch_collator = FixMatchCollator(
-            feature_extractor, config.max_length, args, config.num_labels, fixmatch, unlabelled
+            feature_extractor, longest_window(model, feature_extractor), args, config.num_labels, fixmatch, unlabelled
         )
 
     def identity(self) -> dict[str, Any]:

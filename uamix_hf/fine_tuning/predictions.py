@@ -1,15 +1,17 @@
 """Predictions for whole recordings from their cached log-mels: windows are averaged."""
 
+from typing import Any
+
 import numpy as np
 from datasets import Dataset
 
 from ..embedding.features import average_outputs
-from ..models.audio_mae.modeling_audio_mae import AudioMAEForAudioClassification
 from ..models.front_ends import FrontEnd
+from .models import longest_window
 
 
 def predict_logits(
-    model: AudioMAEForAudioClassification,
+    model: Any,
     feature_extractor: FrontEnd,
     dataset: Dataset,
     rows: np.ndarray | None = None,
@@ -20,7 +22,7 @@ def predict_logits(
     Logits of the windows of a recording are averaged, which equals the logits of its averaged embedding.
 
     Args:
-        model: Set to evaluation mode.
+        model: Classifier of [`make_classifier`]; set to evaluation mode.
         feature_extractor: Normalises and pads.
         dataset: Log-mels, of [`cached_features`].
         rows: Rows to predict (rows,) int; all by default.
@@ -32,12 +34,12 @@ def predict_logits(
     return average_outputs(
         lambda values, mask: model(values, mask).logits,
         model, feature_extractor, dataset, rows, batch_size, model.num_labels,
-        model.config.max_length,
+        longest_window(model, feature_extractor),
     )  # fmt: skip
 
 
 def predict(
-    model: AudioMAEForAudioClassification,
+    model: Any,
     feature_extractor: FrontEnd,
     dataset: Dataset,
     rows: np.ndarray,

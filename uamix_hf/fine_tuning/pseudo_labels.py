@@ -15,17 +15,16 @@ from datasets import Dataset
 from sklearn.cluster import KMeans
 from sklearn.preprocessing import normalize
 from torch import nn
-from transformers import set_seed
+from transformers import PreTrainedModel, set_seed
 
 from ..data import FeatureCollator
 from ..embedding.features import embed_features
-from ..models.audio_mae.modeling_audio_mae import AudioMAEForAudioClassification, AudioMAEModel
 from ..models.front_ends import FrontEnd
 from ..training.arguments import LayerwiseArguments
 from ..training.augmentations import ViewSettings, resolve_resize_mel, resolve_token_drop, two_views
 from ..training.trainer import LengthBucketTrainer
 from .labels import labelled_rows
-from .models import freeze, make_classifier
+from .models import adapter_of, encoder_of, freeze, longest_window, make_classifier
 
 # Fields of UaMixConfig and of UaMixTrainingArguments without effect here.
 UNUSED_FIELDS = (
@@ -86,7 +85,7 @@ class PseudoLabelTrainer(LengthBucketTrainer):
 
     def __init__(
         self,
-        model: AudioMAEForAudioClassification,
+        model: PreTrainedModel,
         args: LayerwiseArguments,
         train_dataset: Dataset,
         feature_extractor: FrontEnd,
@@ -96,7 +95,8 @@ class PseudoLabelTrainer(LengthBucketTrainer):
         self.views = config
         self.frozen = frozen
         self.feature_extractor = feature_extractor
-        self.max_frames = model.config.max_length
+        self.adapter = adapter_of(model)
+        self.max_frames = longest_window(model, feature_extractor)
         super().__init__(
             model=model,
             args=args,
@@ -120,7 +120,7 @@ class PseudoLabelTrainer(LengthBucketTrainer):
             "input_values": views.masked_fill(~valid[..., None], extractor.padding_value),
             "attention_mask": valid.long(),
             "labels": batch["labels"].repeat(2),
-            "mask_ratio": self.views.token_drop or None,
+            "mask_ratio": (self.adapter.drops_tokens and self.views.token_drop) or None,
         }
 
     def compute_loss(self, model: Any, inputs: dict[str, Any], *args, **kwargs) -> Any:
@@ -130,14 +130,14 @@ class PseudoLabelTrainer(LengthBucketTrainer):
 
 
 def tune_on_pseudo_labels(
-    encoder: AudioMAEModel,
+    encoder: PreTrainedModel,
     feature_extractor: FrontEnd,
     dataset: Dataset,
     config: ViewSettings,
     args: LayerwiseArguments,
     clusters: int,
     rounds: int = 1,
-    student: AudioMAEModel | None = None,
+    student: PreTrainedModel | None = None,
 ) -> PseudoLabelTrainer:
     """Cluster the clips, and train a copy of the encoder and a linear layer to predict the clusters; repeat.
 
@@ -154,12 +154,12 @@ def tune_on_pseudo_labels(
         student: Encoder to train a copy of instead of `encoder`, such as one of random weights.
 
     Returns:
-        Trainer of the last round; the tuned encoder is `trainer.model.audio_mae`, the resolved `config` is
+        Trainer of the last round; the tuned encoder is [`encoder_of`]`(trainer.model)`, the resolved `config` is
         `trainer.views`.
 
     Raises:
         ValueError: a setting without effect, no rounds, or an impossible number of clusters.
-        TypeError: another kind of encoder.
+        EncoderError: an encoder that does not meet the contract of its adapter.
     """
     refuse_unused(config, args)
     if not 2 <= clusters <= len(dataset):
@@ -173,8 +173,9 @@ def tune_on_pseudo_labels(
     trained = encoder if student is None else student
     for _ in range(rounds):
         set_seed(args.seed)
-        model = make_classifier(trained, clusters)
-        frozen = freeze(model.audio_mae, args.frozen_blocks(model.config.num_hidden_layers))
+        model: Any = make_classifier(trained, clusters, feature_extractor)
+        adapter = adapter_of(model)
+        frozen = freeze(model.base_model, args.frozen_blocks(len(adapter.layers)), adapter.layers_path)
         encoder.to(args.device)  # type: ignore[arg-type]
         vectors = embed_features(encoder, feature_extractor, dataset, batch_size=args.train_batch_size)
         # Processes that number the clusters each in its own way would train one another's labels away.
@@ -182,8 +183,8 @@ def tune_on_pseudo_labels(
         rows = labelled_rows(dataset, np.arange(len(dataset)), labels, clusters)
         trainer = PseudoLabelTrainer(model, args, rows, feature_extractor, config, frozen)
         trainer.train()
-        model.audio_mae.config = copy.deepcopy(trained.config)  # the classifier's names its classes
-        encoder = trained = model.audio_mae
+        model.base_model.config = copy.deepcopy(trained.config)  # the classifier's names its classes
+        encoder = trained = encoder_of(model)
     return trainer
 
 

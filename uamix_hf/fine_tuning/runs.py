@@ -8,11 +8,10 @@ from typing import Any
 
 import numpy as np
 from datasets import Dataset
-from transformers import PrinterCallback, TrainerCallback, set_seed
+from transformers import PreTrainedModel, PrinterCallback, TrainerCallback, set_seed
 from transformers.trainer_utils import PredictionOutput
 
 from ..hub.cards import fine_tuned_card
-from ..models.audio_mae.modeling_audio_mae import AudioMAEForAudioClassification, AudioMAEModel
 from ..models.front_ends import FrontEnd
 from ..version import package_versions
 from .arguments import FineTuningArguments
@@ -29,7 +28,7 @@ SPEED = ("_runtime", "_per_second")  # endings of metrics that are in results.js
 
 
 def fine_tuning_trainer(
-    model: AudioMAEForAudioClassification,
+    model: PreTrainedModel,
     args: FineTuningArguments,
     data: FineTuningData,
     feature_extractor: FrontEnd,
@@ -97,6 +96,8 @@ def save_results(
         repo_id=trainer.repo_id if args.push_to_hub else None,
         dataset=data.dataset_name,
         random_weights=random_weights,
+        encoder_type=trainer.adapter.base.config.model_type,
+        has_code=bool(getattr(trainer.model.config, "auto_map", None)),
     )
     card.save(output / "README.md")
     return tree
@@ -125,14 +126,14 @@ def result_tree(
 
 
 def fine_tune(
-    encoder: AudioMAEModel,
+    encoder: PreTrainedModel,
     feature_extractor: FrontEnd,
     dataset: Dataset,
     rows: np.ndarray,
     labels: np.ndarray,
     number_of_classes: int,
     args: FineTuningArguments,
-) -> AudioMAEForAudioClassification:
+) -> PreTrainedModel:
     """Train a copy of the encoder and a new linear layer on labelled clips, by cross-entropy.
 
     `args.seed` decides the initial weights of the layer, the order and the augmentation, so equal arguments give equal
@@ -148,17 +149,18 @@ def fine_tune(
         args: Training arguments.
 
     Returns:
-        The trained classifier, on `args.device`; its encoder is `.audio_mae`.
+        The trained classifier, on `args.device`; its encoder is `.base_model`.
 
     Raises:
-        TypeError: another kind of encoder.
-        ValueError: no rows, or labels that do not fit.
+        EncoderError: an encoder that does not meet the contract of its adapter.
+        ValueError: no rows, labels that do not fit, or a setting that the encoder does not have.
     """
     train_dataset = labelled_rows(dataset, rows, labels, number_of_classes)
     set_seed(args.seed)
     model = make_classifier(
-        encoder, number_of_classes, problem_type="single_label_classification", **args.model_settings()
-    )
+        encoder, number_of_classes, feature_extractor, problem_type="single_label_classification",
+        **args.model_settings(encoder),
+    )  # fmt: skip
     trainer = FineTuningTrainer(model, args, train_dataset, feature_extractor)
     if args.logging_strategy == "no":
         trainer.remove_callback(PrinterCallback)

@@ -15,16 +15,14 @@ from transformers.trainer_utils import EvalLoopOutput
 
 from ..data import LengthBucketSampler
 from ..hub.push import push_folder
-from ..models.audio_mae.modeling_audio_mae import AudioMAEForAudioClassification
 from ..models.front_ends import FrontEnd
-from ..training.encoders import EncoderAdapter
 from ..training.parameter_groups import layer_rates, parameter_groups
 from ..training.trainer import LengthBucketTrainer
-from .arguments import FineTuningArguments
+from .arguments import MODEL_RATES, FineTuningArguments
 from .batches import ClassBalancedSampler, FineTuningCollator
 from .metrics import make_compute_metrics
 from .model_selection import measured, settle_evaluation
-from .models import freeze
+from .models import adapter_of, freeze, longest_window
 from .predictions import predict_logits
 
 
@@ -60,11 +58,11 @@ class FineTuningTrainer(LengthBucketTrainer):
     """
 
     args: FineTuningArguments
-    model: AudioMAEForAudioClassification
+    model: Any
 
     def __init__(
         self,
-        model: AudioMAEForAudioClassification,
+        model: Any,
         args: FineTuningArguments,
         train_dataset: Dataset,
         feature_extractor: FrontEnd,
@@ -74,6 +72,7 @@ class FineTuningTrainer(LengthBucketTrainer):
         config: Any = model.config
         self.problem_type: str = config.problem_type
         self.feature_extractor = feature_extractor
+        self.adapter = adapter_of(model)
         self.location, self.scale = 0.0, 1.0
         self.standardised = True
         self.hub_args, args = args, args.without_hub()
@@ -101,7 +100,7 @@ class FineTuningTrainer(LengthBucketTrainer):
             eval_dataset=eval_dataset,
             data_collator=FineTuningCollator(
                 feature_extractor,
-                config.max_length,
+                longest_window(model, feature_extractor),
                 args,
                 config.num_labels if self.problem_type == "single_label_classification" else None,
             ),
@@ -111,17 +110,20 @@ class FineTuningTrainer(LengthBucketTrainer):
         )
         # Last: a model that cannot be trained so stays as it was.
         self.frozen = (
-            [model.audio_mae]
+            [model.base_model]
             if args.linear_probe
-            else freeze(model.audio_mae, args.frozen_blocks(model.config.num_hidden_layers))
+            else freeze(model.base_model, args.frozen_blocks(len(self.adapter.layers)), self.adapter.layers_path)
         )
         if args.linear_probe:
-            model.audio_mae.requires_grad_(False)
+            model.base_model.requires_grad_(False)
 
     def make_sampler(self, dataset: Any, batch_size: int, seed: int) -> LengthBucketSampler:
         if self.args.class_balanced:
             return ClassBalancedSampler(dataset["length"][:], np.asarray(dataset["labels"][:]), batch_size, seed)
         return super().make_sampler(dataset, batch_size, seed)
+
+    def base_config(self) -> Any:
+        return self.adapter.base.config
 
     # --- what comes out
 
@@ -132,8 +134,12 @@ class FineTuningTrainer(LengthBucketTrainer):
 
     def settings(self) -> dict[str, Any]:
         """Settings of the training, for results and model card."""
-        return self.args.own_settings() | {
-            "pooling": self.model.config.pooling,
+        unused = [name for name in MODEL_RATES if not hasattr(self.model.config, name)]
+        settings = {name: value for name, value in self.args.own_settings().items() if name not in unused}
+        return settings | {
+            "encoder": type(self.adapter.base).__name__,
+            "embedding_layer": len(self.adapter.layers),
+            "pooling": self.adapter.pooling,
             "max_steps": self.args.max_steps,
             "seed": self.args.seed,
             "updates": self.state.global_step,
@@ -204,11 +210,12 @@ class FineTuningTrainer(LengthBucketTrainer):
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
         """AdamW with a group per learning rate and weight decay; the linear layer has `learning_rate`."""
         if self.optimizer is None:
-            args, adapter = self.args, EncoderAdapter(self.model.audio_mae)
+            args, adapter = self.args, self.adapter
             rates = layer_rates(adapter.layer_ids(), len(adapter.layers) + 1, args.learning_rate, args.layer_decay)
             groups = parameter_groups(
-                self.model, "audio_mae.", rates, args.weight_decay, args.learning_rate, args.weight_decay
-            )
+                self.model, f"{self.model.base_model_prefix}.", rates,
+                args.weight_decay, args.learning_rate, args.weight_decay,
+            )  # fmt: skip
             kind, options = self.get_optimizer_cls_and_kwargs(args, self.model)
             self.optimizer = kind(groups, **options)
         return self.optimizer

@@ -143,6 +143,8 @@ def fine_tuned_card(
     repo_id: str | None = None,
     dataset: str | None = None,
     random_weights: bool = False,
+    encoder_type: str = "audio_mae",
+    has_code: bool = True,
 ) -> ModelCard:
     """Card of a classifier, or of a regression model, that was fine-tuned on labelled clips.
 
@@ -152,20 +154,23 @@ def fine_tuned_card(
         clips: Number of training clips.
         problem_type: As in the model's configuration.
         label_names: Class names, or the name of the predicted value.
-        settings: All hyper-parameters by name.
+        settings: All hyper-parameters by name, with `encoder`, `embedding_layer` and `pooling`.
         results: Metrics by name. Those of `make_compute_metrics` that are named as the Trainer names them, with the
             prefix `test_` or (on rows that may have chosen the best checkpoint) `eval_`, are also metadata for the Hub.
         repo_id: See [`tuned_card`].
         dataset: See [`tuned_card`].
         random_weights: See [`tuned_card`].
+        encoder_type: `model_type` of the encoder.
+        has_code: Whether the folder holds the code of the model, so that it loads without this package.
     """
     card_data = trained_card_data(base_model, dataset, random_weights)
     card_data.pipeline_tag = "audio-classification"
-    card_data.tags = ["audio", "audio-mae", "audio-classification"]
+    card_data.tags = ["audio", encoder_type.replace("_", "-"), "audio-classification"]
     add_scores(card_data, eval_results(results, data, dataset), repo_id or f"{base_name(base_model)}, fine-tuned")
     return trained_card(
         "fine_tuned.md", card_data, base_model, repo_id, settings, results,
         problem_type=problem_type, label_names=list(label_names), random_weights=random_weights, data=data, clips=clips,
+        encoder_type=encoder_type, has_code=has_code,
     )  # fmt: skip
 
 

@@ -8,9 +8,12 @@ import torch
 from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
 from transformers import BatchFeature
+from transformers.utils import logging
 
 from .audio_mae.padding_audio_mae import PatchFeatureExtractor
 from .audio_mae.waveforms_audio_mae import AudioInputError, check_sampling_rate, split_clips, to_waveform
+
+logger = logging.get_logger(__name__)
 
 LARGEST_SAMPLE = float(np.finfo(np.float16).max)  # of what can be cached
 
@@ -30,6 +33,7 @@ class WaveformFrames(PatchFeatureExtractor):
         max_length: Longest window in frames.
         do_normalize: Whether the encoder takes each clip with zero mean and unit variance.
         return_attention_mask: Default of a call's `return_attention_mask`.
+        truncation: Whether longer clips are cut to `max_length` frames with a warning, for pipelines.
 
     Raises:
         ValueError: Sizes that are not positive, or that skip frames.
@@ -51,6 +55,7 @@ class WaveformFrames(PatchFeatureExtractor):
         max_length: int = 3000,
         do_normalize: bool = True,
         return_attention_mask: bool = True,
+        truncation: bool = False,
     ):
         super().__init__(feature_size=frame_shift, sampling_rate=sampling_rate, padding_value=0.0)
         for name, value in (("frame_shift", frame_shift), ("time_stride", time_stride), ("max_length", max_length)):
@@ -64,6 +69,7 @@ class WaveformFrames(PatchFeatureExtractor):
         self.max_length = max_length
         self.do_normalize = do_normalize
         self.return_attention_mask = return_attention_mask
+        self.truncation = truncation
 
     def to_dict(self) -> dict[str, Any]:
         return {name: value for name, value in super().to_dict().items() if name != "padding_value"}
@@ -124,6 +130,9 @@ class WaveformFrames(PatchFeatureExtractor):
         """
         check_sampling_rate(self, sampling_rate)
         features = self.raw_features(split_clips(raw_speech), device)
+        if self.truncation and max(map(len, features)) > self.max_length:
+            logger.warning_once(f"Clips longer than {self.max_length} frames are cut: the rest is ignored.")
+            features = [one[: self.max_length] for one in features]
         frames = self.whole_patches(max(map(len, features)))
         values = pad_sequence(features, batch_first=True)
         data = {"input_values": F.pad(values, (0, 0, 0, frames - values.shape[1]))}
