@@ -1,0 +1,115 @@
+"""Mixing then encoding is encoding the mixed input, which the plain transformers model gets from the cut waveform."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from all_encoders import IN_TREE, write_encoder
+from torch.nn import functional as F
+from transformers import AutoFeatureExtractor, AutoModel
+
+from uamix_hf import AudioMAEConfig, AudioMAEFeatureExtractor, AudioMAEModel, UaMixForContrastiveTuning
+from uamix_hf.embedding import load_encoder, load_feature_extractor
+from uamix_hf.tuning import mixing
+
+LOG_MELS = ("audio_mae", "ast", "whisper")
+WAVES = [kind for kind in IN_TREE if kind not in ("ast", "whisper", "clap", "qwen2_audio_encoder", "wav2vec2-bert")]
+FRAMES = 96
+# Log-mels have whole windows alone; Whisper's plain encoder takes 30 s, no less.
+SAMPLES = {"audio_mae": FRAMES * 160 + 240, "ast": 128 * 160 + 240, "whisper": 480_000}
+SEGMENT = {"whisper": (640, 2240)}  # pasted, in frames; of others:
+CUTS = (32, 64)
+
+
+def sounds(kind: str) -> np.ndarray:
+    """Two clips (2, samples) of noise; for log-mels of zero mean, and silent around the cuts, which windows overlap."""
+    samples = SAMPLES.get(kind, FRAMES * 160)
+    waves = 0.1 * np.random.default_rng(0).standard_normal((2, samples)) * np.array([[1.0], [2.0]])
+    if kind in LOG_MELS:
+        start, end = (160 * cut for cut in SEGMENT.get(kind, CUTS))
+        for cut in (start, end):
+            waves[:, cut - 480 : cut + 480] = 0
+        for part in (slice(0, start), slice(start, end), slice(end, samples)):
+            loud = waves[:, part] != 0
+            waves[:, part] -= loud * waves[:, part].sum(1, keepdims=True) / loud.sum(1, keepdims=True)
+    return waves.astype(np.float32)
+
+
+class Encoder:
+    """An encoder in a folder: the package's way, from clips to the embedding of a mixture, and transformers'."""
+
+    def __init__(self, kind: str, mix: str, folder: Path):
+        if kind == "audio_mae":
+            torch.manual_seed(0)
+            sizes = {"hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 48}
+            AudioMAEModel(AudioMAEConfig(**sizes, max_length=FRAMES)).save_pretrained(folder)
+            AudioMAEFeatureExtractor(max_length=FRAMES).save_pretrained(folder)
+        else:
+            write_encoder(kind, folder)
+        self.made: Any = load_feature_extractor(folder)
+        self.own = AutoFeatureExtractor.from_pretrained(folder)
+        self.plain = AutoModel.from_pretrained(folder).eval()
+        self.kind = kind
+        statistics = {f"input_{name}": getattr(self.made, name) for name in ("mean", "std", "std_factor")}
+        sizes = {"projector_hidden_size": 8, "projection_size": 8, "predictor_hidden_size": 8, "queue_size": 0}
+        encoder = load_encoder(folder)
+        encoder.config.do_normalize = getattr(self.made, "do_normalize", None)
+        self.model = UaMixForContrastiveTuning.from_encoder(encoder, mix=mix, **statistics, **sizes).eval()
+        self.model.adapter.check_fit(self.made)
+
+    def mixture(self, waves: np.ndarray, inside: float, outside: float) -> torch.Tensor:
+        """The embedding of a mixture; the first clip has these weights inside and outside of the segment."""
+        raw = torch.stack(self.made.raw_features(list(waves)))[:, : self.model.adapter.max_frames]
+        length = raw.shape[1]
+        raw = F.pad(raw, (0, 0, 0, self.made.whole_patches(length) - length))
+        mix_mask = torch.full((2, raw.shape[1], 1), outside)
+        mix_mask[:, slice(*SEGMENT.get(self.kind, CUTS))] = inside
+        mixture = mixing.mix(self.model.normalize(raw), torch.tensor([1, 0]), mix_mask)
+        pooled, _ = self.model.embed([mixture], torch.full((2,), length))
+        return pooled[0, :1]
+
+    def inputs(self, wave: np.ndarray) -> Any:
+        return self.own(wave, sampling_rate=16_000, return_tensors="pt", return_attention_mask=False)
+
+    def embedding(self, inputs: Any) -> torch.Tensor:
+        """Of transformers alone."""
+        if self.kind == "whisper":
+            return self.plain.encoder(**inputs).last_hidden_state.mean(1)
+        output = self.plain(**inputs)
+        return output.last_hidden_state.mean(1) if self.kind in WAVES else output.pooler_output
+
+
+def assert_same(found: torch.Tensor, expected: torch.Tensor, others: list[torch.Tensor]) -> None:
+    """Equal to 1e-3 of how far the clips themselves are from the mixture, and to 1e-4 of the scale."""
+    error = (found - expected).abs().max()
+    assert error < 1e-4 * expected.abs().max()
+    assert all((found - other).abs().max() > 1e3 * error for other in others)
+
+
+@pytest.mark.parametrize("kind", [*LOG_MELS, *WAVES])
+@torch.no_grad()
+def test_t_cutmix_is_the_embedding_of_the_cut_waveform(kind: str, tmp_path: Path) -> None:
+    encoder, waves = Encoder(kind, "t-cutmix", tmp_path), sounds(kind)
+    cut, (start, end) = waves[0].copy(), SEGMENT.get(kind, CUTS)
+    cut[160 * start : 160 * end] = waves[1, 160 * start : 160 * end]
+    expected, *others = (encoder.embedding(encoder.inputs(wave)) for wave in (cut, *waves))
+    assert_same(encoder.mixture(waves, 0.0, 1.0), expected, others)
+
+
+@pytest.mark.parametrize("kind", [*LOG_MELS, *WAVES])
+@torch.no_grad()
+def test_mixup_is_the_embedding_of_the_weighted_sum(kind: str, tmp_path: Path) -> None:
+    """Of waveforms; or of log-mels, here of noise, which span less than the 80 dB below which Whisper cuts them off."""
+    encoder = Encoder(kind, "mixup", tmp_path)
+    waves = 0.1 * np.random.default_rng(1).standard_normal((2, SAMPLES.get(kind, FRAMES * 160))).astype(np.float32)
+    waves[1] = np.diff(waves[1], append=0)
+    inputs, other = (encoder.inputs(wave) for wave in waves)
+    others = [encoder.embedding(one) for one in (inputs, other)]
+    if kind in WAVES:
+        inputs = encoder.inputs(np.float32(0.7) * waves[0] + np.float32(0.3) * waves[1])
+    else:
+        name = encoder.model.adapter.input_name
+        inputs[name] = 0.7 * inputs[name] + 0.3 * other[name]
+    assert_same(encoder.mixture(waves, 0.7, 0.7), encoder.embedding(inputs), others)
