@@ -99,3 +99,23 @@ def test_the_page_of_the_method_is_named_by_its_path() -> None:
             text = read(name)
             found += [f"{name}: {match[0]}" for match in re.finditer(r"(?<![/\w\"])method\.md(?!#).{,9}", text)]
     assert found == []
+
+
+LINES, MODELLING_LINES = 300, 450
+
+
+def test_a_file_does_one_job() -> None:
+    """Longer files do two; those of models hold whole architectures, as in transformers."""
+    listed = subprocess.run(["git", "ls-files", "*.py"], cwd=ROOT, capture_output=True, text=True)
+    if listed.returncode:
+        pytest.skip("this is not a git checkout")
+    files = [ROOT / name for name in listed.stdout.splitlines()]
+    long = {}
+    for file in files:
+        name = file.relative_to(ROOT)
+        if name.parts[0] not in ("uamix_hf", "examples", "reproduction", "benchmarks") or not file.is_file():
+            continue
+        lines = len(file.read_text(encoding="utf-8").splitlines())
+        if lines > (MODELLING_LINES if name.name.startswith("modeling_") else LINES):
+            long[name.as_posix()] = lines
+    assert long == {}

@@ -299,7 +299,7 @@ def test_push_to_hub_among_the_arguments_uploads_after_training_and_after_evalua
         pushed.append((repo_id, private, token, "Evaluation" in (Path(folder) / "README.md").read_text()))
         return "address"
 
-    monkeypatch.setattr("uamix_hf.trainer.push_folder", push)
+    monkeypatch.setattr("uamix_hf.tuning.publishing.push_folder", push)
     hub = {"push_to_hub": True, "hub_model_id": "me/it", "hub_private_repo": True, "hub_token": "secret"}
     args = arguments(tmp_path, save_strategy="no", max_steps=1, head_steps=0, **hub)
     trainer = UaMixTrainer(base, args, sounds)
