@@ -35,6 +35,7 @@ SLOW = {
     "evaluation",
     "fine_tuning",
     "own_recordings",
+    "sentence_transformers",
     "README",
 }
 OTHER_FLAGS = {"--multi_gpu", "--num_processes", "--cpu", "--config_file", "--repo"}  # of accelerate and hf

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from all_encoders import KINDS, write_encoder
 from datasets import Audio, Dataset
 from sentence_transformers import (
     SentenceTransformer,
@@ -119,6 +120,22 @@ def test_vectors_of_every_kind_are_those_of_the_embedder(folder: Path, tmp_path:
     assert (target / "README.md").read_text() == (folder / "README.md").read_text()
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_encoder_of_the_package(kind: str, tmp_path: Path, fixtures: Path) -> None:
+    folder = write_encoder(kind, tmp_path / "encoder", fixtures)
+    module_files.save_module_files(folder)
+    expected = embedded(folder, WAVES[:3])
+    np.testing.assert_allclose(loaded(folder).encode(WAVES[:3]), expected, atol=1e-5 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize("name", ["audio-mae-tiny", "uamix-mae-tiny"])
+def test_the_encoders_of_this_repository_have_the_module_files(name: str, tmp_path: Path) -> None:
+    module_files.save_module_files(tmp_path)
+    for file in tmp_path.iterdir():
+        assert (CARDS / name / file.name).read_text() == file.read_text()
+    assert loaded(CARDS / name).get_embedding_dimension() == AudioEmbedder.from_pretrained(CARDS / name).embedding_size
+
+
 def test_a_released_encoder_gives_what_transformers_gives(tmp_path: Path) -> None:
     source, clip = str(CARDS / "uamix-mae-tiny"), load_audio(CARDS.parent / "examples" / "siren.flac")[:48_000]
     assert main(["export", "--sentence_transformers", source, str(tmp_path)]) == 0
@@ -150,7 +167,7 @@ def test_every_form_of_a_recording(tuned: Path, tmp_path: Path) -> None:
     stereo = {"array": np.stack([wave, wave]), "sampling_rate": 16_000}
     (column,) = Dataset.from_dict({"audio": [str(file)]}).cast_column("audio", Audio(decode=False))["audio"]
     assert column.keys() == {"bytes", "path"}
-    forms = [str(file), file, wave, torch.from_numpy(wave), {"audio": str(file)}, {"audio": wave}, stereo, column]
+    forms = [str(file), file, wave, torch.from_numpy(wave), {"audio": str(file)}, {"audio": stereo}, stereo, column]
     model = loaded(tuned)
     vectors = model.encode(forms)
     np.testing.assert_allclose(vectors, np.tile(embedded(tuned, [wave]), (len(forms), 1)), atol=1e-5)
