@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from datasets import Dataset
 from toy_sounds import tones, write_tones
 from transformers import HubertConfig, Wav2Vec2FeatureExtractor
 from waveform_encoders import waveform_encoder
@@ -16,11 +17,13 @@ from uamix_hf import AudioEmbedder, load_audio
 from uamix_hf.data import cached_features, load_recordings
 from uamix_hf.embedding import embed_features, save_encoder
 from uamix_hf.evaluation import ProtocolArguments, evaluate_encoders
+from uamix_hf.models.waveform_frames import WaveformFrames
 
 ROOT = Path(__file__).parents[2]
 OWN = Wav2Vec2FeatureExtractor(do_normalize=True)
 CODE = """
 from toy_sounds import tones, write_tones
+from datasets import Dataset
 from transformers import HubertConfig, HubertModel
 
 
@@ -122,3 +125,9 @@ def test_the_scripts_take_encoders_of_waveforms(tmp_path: Path, monkeypatch: pyt
         "--queries", 3, "--episodes", 10, "--output_dir", tmp_path / "results",
     )  # fmt: skip
     assert json.loads((tmp_path / "results" / "results.json").read_text())["models"][0]["scores"]
+
+
+def test_what_was_cached_for_another_encoder_is_refused() -> None:
+    encoder = waveform_encoder("wav2vec2")
+    with pytest.raises(ValueError, match="frame_shift=80 and the encoder 160"):
+        embed_features(encoder, WaveformFrames(frame_shift=80), Dataset.from_dict({"length": []}))

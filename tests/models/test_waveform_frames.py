@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from uamix_hf import AudioInputError, load_audio
+from uamix_hf import AudioInputError, DataError, compute_norm_stats, load_audio
 from uamix_hf.data import cached_features
 from uamix_hf.data.batches import FeatureCollator
 from uamix_hf.data.recordings import load_recordings
@@ -71,3 +71,8 @@ def test_the_cache_holds_samples_to_float16(esc10: Path) -> None:
         stored = cached[row]["features"].flatten().float().numpy()[: len(wave)]
         # Half a step of float16: 2**-11 of a sample, and 2**-25 where it is subnormal.
         assert np.all(np.abs(stored - wave) <= np.maximum(np.abs(wave) * 2.0**-11, 2.0**-25))
+
+
+def test_waveforms_have_no_statistics() -> None:
+    with pytest.raises(DataError, match="WaveformFrames makes waveforms"):
+        compute_norm_stats([np.ones(999)], WaveformFrames())

@@ -20,6 +20,7 @@ from ..audio.errors import DamagedAudioWarning, TruncatedAudioWarning, source_na
 from ..audio.loading import load_audio
 from ..models.audio_mae.feature_extraction_audio_mae import AudioInputError
 from ..models.front_ends import FrontEnd
+from .domains import LOG_MEL
 from .metadata import DataError
 
 logger = logging.getLogger(__name__)
@@ -191,8 +192,13 @@ def compute_norm_stats(
 
     Raises:
         AudioInputError: An unreadable recording.
-        DataError: No rows.
+        DataError: No rows, or waveforms, which are not normalised by statistics.
     """
+    if feature_extractor.domain != LOG_MEL:
+        raise DataError(
+            f"{type(feature_extractor).__name__} makes waveforms, whose encoders take no statistics of the data: each "
+            "clip is normalised on its own, if at all."
+        )
     count, total, squares = 0, 0.0, 0.0
     for row in dataset:
         if isinstance(row, Mapping) and "features" in row:

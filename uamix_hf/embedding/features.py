@@ -96,10 +96,12 @@ def embed_features(
 
     Raises:
         EncoderError: The encoder does not meet the contract of [`EncoderAdapter`].
-        ValueError: A batch size below 1, or embeddings that are not finite.
+        ValueError: A feature extractor that does not fit the encoder, a batch size below 1, or embeddings that are not
+            finite.
     """
     adapter = make_adapter(encoder)
     feature_extractor = front_end_of(encoder, feature_extractor)
+    adapter.check_fit(feature_extractor)
     padding, max_frames = feature_extractor.padding_value, min(feature_extractor.max_length, adapter.max_frames)
     return average_outputs(
         lambda values, mask: adapter.encode(values, mask.sum(1), 0.0, padding)[0],
