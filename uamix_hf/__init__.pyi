@@ -19,6 +19,7 @@ from .models.mae_ast.configuration_mae_ast import MAEASTConfig
 from .models.mae_ast.modeling_mae_ast import MAEASTModel
 from .models.ssamba.configuration_ssamba import SSAMBAConfig
 from .models.ssamba.modeling_ssamba import SSAMBAModel
+from .models.waveform_frames import WaveformFrames
 from .trainer import NotTunedError, UaMixTrainer
 from .training.checkpoints import RunCheckpointError
 from .training.interruption import RunStoppedError
@@ -60,6 +61,7 @@ __all__ = [
     "UaMixForContrastiveTuning",
     "UaMixTrainer",
     "UaMixTrainingArguments",
+    "WaveformFrames",
     "__version__",
     "compute_norm_stats",
     "fit_whitening",

@@ -4,6 +4,7 @@ from .features import average_outputs, embed_features
 from .kinds import load_encoder, load_feature_extractor, make_adapter, register_encoder
 from .saving import save_encoder, save_feature_extractor
 from .settings import EmbeddingConfigError, EmbeddingSettings
+from .waveform import WaveformAdapter
 
 __all__ = [
     "AudioEmbedder",
@@ -11,6 +12,7 @@ __all__ = [
     "EmbeddingSettings",
     "EncoderAdapter",
     "EncoderError",
+    "WaveformAdapter",
     "average_outputs",
     "embed_features",
     "load_encoder",

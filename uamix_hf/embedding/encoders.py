@@ -1,4 +1,4 @@
-"""The encoder contract, by which any `PreTrainedModel` of spectrograms can be embedded and tuned."""
+"""The encoder contract, by which any `PreTrainedModel` of spectrograms or waveforms can be embedded and tuned."""
 
 import inspect
 from dataclasses import replace
