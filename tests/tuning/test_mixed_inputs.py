@@ -8,7 +8,7 @@ import pytest
 import torch
 from all_encoders import IN_TREE, write_encoder
 from torch.nn import functional as F
-from transformers import AutoFeatureExtractor, AutoModel
+from transformers import AutoFeatureExtractor, AutoModel, SEWConfig, Wav2Vec2Config
 
 from uamix_hf import AudioMAEConfig, AudioMAEFeatureExtractor, AudioMAEModel, UaMixForContrastiveTuning
 from uamix_hf.embedding import load_encoder, load_feature_extractor
@@ -21,6 +21,7 @@ FRAMES = 96
 SAMPLES = {"audio_mae": FRAMES * 160 + 240, "ast": 128 * 160 + 240, "whisper": 480_000}
 SEGMENT = {"whisper": (640, 2240)}  # pasted, in frames; of others:
 CUTS = (32, 64)
+HEADS = {"projector_hidden_size": 8, "projection_size": 8, "predictor_hidden_size": 8, "queue_size": 0}
 
 
 def sounds(kind: str) -> np.ndarray:
@@ -53,10 +54,9 @@ class Encoder:
         self.plain = AutoModel.from_pretrained(folder).eval()
         self.kind = kind
         statistics = {f"input_{name}": getattr(self.made, name) for name in ("mean", "std", "std_factor")}
-        sizes = {"projector_hidden_size": 8, "projection_size": 8, "predictor_hidden_size": 8, "queue_size": 0}
         encoder = load_encoder(folder)
         encoder.config.do_normalize = getattr(self.made, "do_normalize", None)
-        self.model = UaMixForContrastiveTuning.from_encoder(encoder, mix=mix, **statistics, **sizes).eval()
+        self.model = UaMixForContrastiveTuning.from_encoder(encoder, mix=mix, **statistics, **HEADS).eval()
         self.model.adapter.check_fit(self.made)
 
     def mixture(self, waves: np.ndarray, inside: float, outside: float) -> torch.Tensor:
@@ -113,3 +113,30 @@ def test_mixup_is_the_embedding_of_the_weighted_sum(kind: str, tmp_path: Path) -
         name = encoder.model.adapter.input_name
         inputs[name] = 0.7 * inputs[name] + 0.3 * other[name]
     assert_same(encoder.mixture(waves, 0.7, 0.7), encoder.embedding(inputs), others)
+
+
+@pytest.mark.parametrize("kind, size, stride", [(Wav2Vec2Config, 3, 2), (SEWConfig, 5, 4)])
+def test_lambda_of_waveforms_counts_the_tokens_of_the_clip(kind: Any, size: int, stride: int) -> None:
+    """By hand, of the convolutions of published models, whose tokens overlap: 400 samples each 320, and SEW's."""
+    sizes = {"hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 48}
+    convolutions = {"conv_dim": [8] * len(kind().conv_kernel), "num_conv_pos_embedding_groups": 2}
+    encoder = AutoModel.from_config(kind(**sizes, **convolutions, num_conv_pos_embeddings=16, do_normalize=False))
+    model = UaMixForContrastiveTuning.from_encoder(encoder, **HEADS).train()
+    adapter = model.adapter
+    assert (adapter.patch_shape, adapter.strides) == ((size, 160), (stride, 160))
+    views, lengths = 0.1 * torch.randn(2, 4, FRAMES, 160), torch.tensor([96, 61, 96, 80])
+    mix_mask = torch.ones(4, FRAMES, 1)
+    mix_mask[0, 16:48], mix_mask[1, 32:48], mix_mask[2, :16], mix_mask[3, :] = 0, 0, 0, 0.6
+    output = model.contrast(*views, lengths, torch.arange(4), torch.tensor([1, 2, 3, 0]), [mix_mask])
+    expected = []
+    for row, length in enumerate(lengths.tolist()):
+        starts = [start for start in range(0, FRAMES, stride) if start + size <= length]
+        with torch.no_grad():
+            hidden = encoder(views[0, :1, :length].flatten(1), output_hidden_states=True)
+        assert len(starts) == hidden.hidden_states[1].shape[1]  # as many as the layers have
+        expected.append(np.mean([mix_mask[row, start : start + size, 0].mean() for start in starts]))
+    assert output.mix_lambda.item() == pytest.approx(np.mean(expected), abs=1e-6)
+    # A segment inside the clip takes as many tokens as fit into it: what one end takes more, the other takes less.
+    tokens = len(range(0, FRAMES - size + 1, stride))
+    assert expected[0] == pytest.approx(1 - 32 / stride / tokens)
+    assert 16 % stride == 0 and model.config.mix_align % stride == 0  # tokens begin where mixtures are cut
