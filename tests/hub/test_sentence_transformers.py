@@ -12,6 +12,7 @@ import pytest
 import torch
 from all_encoders import KINDS, write_encoder
 from datasets import Audio, Dataset
+from hub_server import HubServer
 from sentence_transformers import (
     SentenceTransformer,
     SentenceTransformerTrainer,
@@ -40,6 +41,7 @@ from uamix_hf import AudioEmbedder, AudioInputError, AudioMAEModel, load_audio
 from uamix_hf.__main__ import main
 from uamix_hf.embedding import EmbeddingSettings, load_encoder, load_feature_extractor, save_encoder
 from uamix_hf.hub import module_files
+from uamix_hf.hub.push import push_folder
 from uamix_hf.hub.sentence_transformers import AudioEncoder
 
 CARDS = Path(__file__).parents[2] / "model_cards"
@@ -94,7 +96,7 @@ def saved(kind: str, folder: Path) -> Path:
     return folder
 
 
-def loaded(folder: Path, **options) -> SentenceTransformer:
+def loaded(folder: str | Path, **options) -> SentenceTransformer:
     return SentenceTransformer(str(folder), trust_remote_code=True, device="cpu", **options)
 
 
@@ -238,6 +240,26 @@ def test_what_is_saved_there_is_loaded_here(folder: Path, tmp_path: Path) -> Non
     shared = ("model_type", "default_prompt_name", "similarity_fn_name")
     assert [theirs[name] for name in shared] == [ours[name] for name in shared]
     assert (target / "README.md").read_text() == (folder / "README.md").read_text()
+
+
+def test_a_revision_of_a_repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with HubServer() as hub:
+        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+        monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", hub.url)
+        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DISABLE_XET", True)
+        address = f"{hub.url}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
+        monkeypatch.setattr("huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE", address)
+        pushed = []
+        for kind in ("whisper", "ast"):  # the second commit replaces the first encoder
+            folder = saved(kind, tmp_path / kind)
+            module_files.save_module_files(folder)
+            pushed.append(push_folder(folder, "user/mine", token=hub.token).split("/")[-1])
+        options = {"cache_folder": str(tmp_path / "cache"), "token": hub.token}
+        for kind, revision in zip(("whisper", "ast"), pushed, strict=True):
+            model = loaded("user/mine", revision=revision, **options)
+            expected = embedded(tmp_path / kind, WAVES)
+            np.testing.assert_allclose(model.encode(WAVES), expected, atol=1e-5 * np.abs(expected).max())
+        assert hub.unhandled == []
 
 
 def test_losses_train_the_encoder(tuned: Path, tmp_path: Path) -> None:
