@@ -9,13 +9,12 @@ from typing import Literal
 import numpy as np
 from transformers import HfArgumentParser
 
-from uamix_hf import AudioEmbedder
 from uamix_hf.data import leave_out_unreadable, load_recordings, report_skipped
+from uamix_hf.training import EncoderArguments
 
 
 @dataclass
 class EmbeddingArguments:
-    model_name_or_path: str = field(metadata={"help": "Encoder: folder or Hub repository."})
     data_dir: str = field(metadata={"help": "Folder of audio."})
     output_file: str = field(
         metadata={"help": "The .npz file to write: vectors (clips, embedding_size) and file_name (clips,)."}
@@ -31,15 +30,14 @@ class EmbeddingArguments:
 
 
 def main() -> None:
-    (args,) = HfArgumentParser(EmbeddingArguments).parse_args_into_dataclasses()
+    encoder_args, args = HfArgumentParser((EncoderArguments, EmbeddingArguments)).parse_args_into_dataclasses()
     if not args.output_file.endswith(".npz"):  # NumPy would write to another name
         raise ValueError(f"--output_file {args.output_file} does not end in .npz.")
     recordings = load_recordings(args.data_dir, where=args.where)
     if args.on_error == "skip":
         recordings, skipped = leave_out_unreadable(recordings)
         report_skipped(skipped)
-    embedder = AudioEmbedder.from_pretrained(args.model_name_or_path)
-    vectors = embedder.encode(recordings["audio"][:], batch_size=args.batch_size)
+    vectors = encoder_args.load_embedder().encode(recordings["audio"][:], batch_size=args.batch_size)
     np.savez(args.output_file, vectors=vectors, file_name=np.array(recordings["file_name"][:]))
     print(f"Wrote {vectors.shape[0]} embeddings of {vectors.shape[1]} dimensions to {args.output_file}")
 

@@ -14,6 +14,9 @@ from transformers import HfArgumentParser
 
 from uamix_hf.data import load_recordings, report_skipped
 from uamix_hf.evaluation import ProtocolArguments, evaluate_encoders, score_table
+from uamix_hf.training import EncoderArguments
+
+CHOICES = ("embedding_layer", "pooling", "max_length")
 
 
 @dataclass
@@ -23,6 +26,18 @@ class EvaluationArguments:
     model_labels: list[str] = field(
         default_factory=list, metadata={"help": "Names of the encoders in tables, one for each."}
     )
+    embedding_layer: list[int] = field(
+        default_factory=list,
+        metadata={"help": "Layer whose output is the embedding, from 1 on: one for all encoders, or one for each."},
+    )
+    pooling: list[str] = field(
+        default_factory=list, metadata={"help": "Pooling of its tokens: one for all encoders, or one for each."}
+    )
+    max_length: list[int] = field(
+        default_factory=list,
+        metadata={"help": "Longest window in frames (10 ms): one for all encoders, or one for each."},
+    )
+    trust_remote_code: bool = field(default=False, metadata={"help": "Whether to run code that comes with the models."})
     data_dir: list[str] = field(default_factory=list, metadata={"help": "Folders of labelled audio."})
     dataset_name: str | None = field(default=None, metadata={"help": "Dataset on the Hub, instead of a folder."})
     dataset_split: str = field(default="train", metadata={"help": "Split of that dataset."})
@@ -59,12 +74,28 @@ class EvaluationArguments:
                 f"{len(paths)} models and the names {', '.join(self.model_labels)}: give --model_labels one name for "
                 "each model, all different."
             )
+        for name in CHOICES:
+            if (count := len(getattr(self, name))) not in (0, 1, len(paths)):
+                raise ValueError(f"--{name} has {count} values for {len(paths)} models: one for all, or one for each.")
+
+    def encoders(self) -> dict[str, EncoderArguments]:
+        """Encoders by the names that they have in tables."""
+        count = len(self.model_name_or_path)
+        chosen = {name: values * (count // len(values)) for name in CHOICES if (values := getattr(self, name))}
+        return {
+            label: EncoderArguments(
+                path,
+                trust_remote_code=self.trust_remote_code,
+                **{name: values[place] for name, values in chosen.items()},
+            )
+            for place, (label, path) in enumerate(zip(self.model_labels, self.model_name_or_path, strict=True))
+        }
 
 
 def main() -> None:
     args, protocols = HfArgumentParser((EvaluationArguments, ProtocolArguments)).parse_args_into_dataclasses()
     results = evaluate_encoders(
-        dict(zip(args.model_labels, args.model_name_or_path, strict=True)),
+        args.encoders(),
         load_recordings(args.data_dir, args.dataset_name, args.dataset_split, args.audio_column, args.where),
         args.label_column,
         protocols,

@@ -18,7 +18,7 @@ from uamix_hf.embedding import (
     register_encoder,
     save_encoder,
 )
-from uamix_hf.embedding.kinds import ADAPTERS, make_front_end
+from uamix_hf.embedding.kinds import ADAPTERS, make_front_end, settings_of
 
 
 def clips(*samples: int) -> list[np.ndarray]:
@@ -82,6 +82,30 @@ def test_audio_mae_chooses_by_its_own_fields(tmp_path: Path) -> None:
     model.embedding_settings = EmbeddingSettings(layer=1)
     with pytest.raises(EmbeddingConfigError, match="AudioMAEModel chooses layer and pooling by its configuration"):
         make_adapter(model)
+
+
+def whitened(kind: str, make_ast) -> torch.nn.Module:
+    """An encoder with the second of its poolings and a whitening of it to 7 dimensions."""
+    if kind == "audio_mae":
+        config = AudioMAEConfig.preset("tiny", num_hidden_layers=2, max_length=96, pooling="cls", whitening_size=7)
+        return AudioMAEModel(config)
+    encoder = make_ast()
+    encoder.embedding_settings = EmbeddingSettings(None, "mean", (torch.zeros(32), torch.eye(32, 7)), max_length=40)
+    return encoder
+
+
+@pytest.mark.parametrize(("kind", "pooling", "other"), [("audio_mae", "cls", "mean"), ("ast", "mean", "pooler")])
+def test_a_whitening_of_another_embedding_is_left_out_with_a_warning(make_ast, kind, pooling, other, tmp_path, caplog):
+    save_encoder(whitened(kind, make_ast), tmp_path)
+    for choices in ({}, {"pooling": pooling}):  # what is recorded may be said
+        assert make_adapter(load_encoder(tmp_path, **choices)).embedding_size == 7
+    assert not caplog.text
+    for choices in ({"pooling": other}, {"layer": 1, "pooling": pooling}):
+        caplog.clear()
+        encoder = load_encoder(tmp_path, **choices)
+        assert make_adapter(encoder).embedding_size > 7
+        assert f"{tmp_path} has a whitening of another embedding than that of layer=" in caplog.text
+        assert settings_of(encoder).max_length == (40 if kind == "ast" else None)
 
 
 @pytest.mark.parametrize(

@@ -220,8 +220,9 @@ def test_the_folder_holds_the_merged_encoder_and_the_adapter_alone(base, extract
         torch.from_numpy(vector), torch.from_numpy(AudioEmbedder(encoder, extractor).encode(wave)), atol=1e-4, rtol=1e-4
     )
     # Another layer or pooling than the adapter's has no whitening.
+    same = (kind.read_settings(base).pooling or kind.poolings[0]) == "mean"
     other = load_encoder(folder / "adapter", pooling="mean")
-    assert make_adapter(other).embedding_size == make_adapter(base).embedding_size
+    assert make_adapter(other).embedding_size == (expected.shape[1] if same else make_adapter(base).embedding_size)
 
 
 def test_transformers_alone_loads_the_merged_encoder(kind, base, extractor, tmp_path) -> None:

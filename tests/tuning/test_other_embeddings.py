@@ -102,11 +102,31 @@ def test_padding_and_other_clips_do_not_change_whispers_views(make_model) -> Non
     assert seen.shape == (3, 48, 1) and seen.sum((1, 2)).tolist() == [48, 20, 4]
 
 
-def test_an_encoder_that_was_whitened_is_tuned_without_it(make_model) -> None:
+def test_an_encoder_that_was_whitened_is_tuned_without_it_and_says_so(make_model, caplog) -> None:
     encoder = small_whisper()
-    encoder.embedding_settings = EmbeddingSettings(2, None, (torch.zeros(32), torch.eye(32, 3)))
+    encoder.embedding_settings = EmbeddingSettings(2, None, (torch.zeros(32), torch.eye(32, 3)), max_length=60)
     model = make_model(encoder=encoder)
-    assert model.adapter.embedding_size == 32 and settings_of(encoder) == EmbeddingSettings(2)
+    assert model.adapter.embedding_size == 32 and settings_of(encoder) == EmbeddingSettings(2, max_length=60)
+    assert "The whitening of WhisperEncoder is left out" in caplog.text
+
+
+def test_views_and_windows_are_no_longer_than_max_length(make_dataset, make_args, tmp_path: Path) -> None:
+    from uamix_hf.tuning import make_model as make
+
+    encoder, lengths = small_whisper(), []
+    extractor = front_end("whisper", max_length=41)
+    model = make(encoder, make_args(queue_size=4, topk=1, projector_hidden_size=8, projection_size=8), extractor)
+    encoder.conv1.register_forward_hook(lambda module, args, output: lengths.append(args[0].shape[2]))
+    data = make_dataset([120, 100, 90, 300], mel=80)
+    StageTrainer(model, make_args(max_steps=2), data, extractor).train()
+    assert lengths and max(lengths) == 40 + 2  # whole tokens, and the silence after them
+    lengths.clear()
+    fit_whitening(encoder, extractor, data, size=3)
+    assert max(lengths) == 42 + 2
+    save_encoder(encoder, tmp_path, extractor)
+    assert json.loads((tmp_path / "embedding_config.json").read_text())["max_length"] == 41
+    model.save_pretrained(tmp_path / "method")
+    assert UaMixForContrastiveTuning.from_pretrained(tmp_path / "method").max_frames == 40
 
 
 def test_a_feature_extractor_of_another_scale_is_refused(make_args) -> None:

@@ -56,7 +56,7 @@ def check_length(extractor: Any, max_frames: int) -> None:
     if extractor.max_length > max_frames:
         raise ValueError(
             f"{type(extractor).__name__} has max_length={extractor.max_length}, the length of windows, and the model "
-            f"takes {max_frames} frames: set feature_extractor.max_length to that or less."
+            f"takes {max_frames} frames: set feature_extractor.max_length (--max_length) to that or less."
         )
 
 

@@ -55,12 +55,25 @@ class AudioEmbedder:
         self.model = self.adapter.base.eval()
 
     @classmethod
-    def from_pretrained(cls, name_or_path: str, device: torch.device | str | None = None, **kwargs) -> "AudioEmbedder":
+    def from_pretrained(
+        cls,
+        name_or_path: str,
+        device: torch.device | str | None = None,
+        *,
+        embedding_layer: int | None = None,
+        pooling: str | None = None,
+        max_length: int | None = None,
+        **kwargs: Any,
+    ) -> "AudioEmbedder":
         """Loads an encoder and its feature extractor.
 
         Args:
             name_or_path: Folder or Hub repository of an encoder.
             device: Device of the encoder; by default a GPU if there is one.
+            embedding_layer: Layer whose output is the embedding, from 1 on, instead of the recorded or last one; a
+                whitening of another layer is left out.
+            pooling: Pooling of its tokens instead of the recorded one, or of the encoder's own; as with the layer.
+            max_length: Longest window in frames instead of the recorded one.
             **kwargs: Arguments of `AutoModel.from_pretrained`, such as `dtype`. Those that locate the folder, such as
                 `revision` or `token`, are used for the feature extractor too. `device_map` instead of `device`
                 distributes the model over devices, memory and disk.
@@ -68,17 +81,18 @@ class AudioEmbedder:
         Raises:
             OSError: No such folder or repository.
             TypeError: The model is not an encoder.
-            ValueError: Both `device` and `device_map`, or a feature extractor that does not fit the model.
+            EmbeddingConfigError: The encoder has no such layer or pooling.
+            ValueError: Both `device` and `device_map`, or a feature extractor that does not fit the model, such as
+                windows that are longer than it takes.
         """
         shared = {name: kwargs[name] for name in HUB_OPTIONS if name in kwargs}
         check_config(load_config(name_or_path, **shared)[0], name_or_path)
-        extractor = load_feature_extractor(name_or_path, **shared)
-        if kwargs.get("device_map") is None:
-            model: Any = load_encoder(name_or_path, **kwargs)
-            return cls(model.to(device or ("cuda" if torch.cuda.is_available() else "cpu")), extractor)
-        if device is not None:
-            raise ValueError(f"device={device!r} and device_map={kwargs['device_map']!r}: give one of them.")
-        return cls(load_encoder(name_or_path, **kwargs), extractor)
+        distributed = kwargs.get("device_map")
+        if device is not None and distributed is not None:
+            raise ValueError(f"device={device!r} and device_map={distributed!r}: give one of them.")
+        extractor = load_feature_extractor(name_or_path, max_length, **shared)
+        model: Any = load_encoder(name_or_path, embedding_layer, pooling, **kwargs)
+        return cls(model if distributed is not None else model.to(device or default_device()), extractor)
 
     @property
     def device(self) -> torch.device:
@@ -180,6 +194,11 @@ class AudioEmbedder:
         return embeddings.double().cpu().numpy(), lengths.cpu().numpy()
 
 
+def default_device() -> str:
+    """A GPU if there is one."""
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
 def as_recordings(inputs: Any) -> Iterable[Any] | None:
     """Returns the recordings of an input in order, or None if the input is a single recording.
 
@@ -239,4 +258,4 @@ def by_length(items: list[tuple[int, np.ndarray]], batch_size: int) -> Iterator[
         yield items[start : start + batch_size]
 
 
-__all__ = ["AudioEmbedder"]
+__all__ = ["AudioEmbedder", "default_device"]

@@ -102,7 +102,7 @@ def embed_features(
     adapter = make_adapter(encoder)
     feature_extractor = front_end_of(encoder, feature_extractor)
     adapter.check_fit(feature_extractor)
-    padding, max_frames = feature_extractor.padding_value, min(feature_extractor.max_length, adapter.max_frames)
+    padding, max_frames = feature_extractor.padding_value, feature_extractor.max_length
     return average_outputs(
         lambda values, mask: adapter.encode(values, mask.sum(1), 0.0, padding)[0],
         adapter.base, feature_extractor, dataset, rows, batch_size, adapter.embedding_size, max_frames,

@@ -1,6 +1,7 @@
 """Which adapter an encoder has, and how encoders are loaded with the settings of their embedding."""
 
 import copy
+import logging
 import os
 from dataclasses import replace
 from typing import Any
@@ -19,6 +20,13 @@ from .spectrogram_transformer import ASTAdapter
 from .wav2vec2_bert import Wav2Vec2BertAdapter
 from .waveform import WaveformAdapter
 from .whisper import AudioTowerAdapter, AveragingAudioTowerAdapter, WhisperAdapter
+
+logger = logging.getLogger(__name__)
+
+LEFT_OUT = (
+    "%s has a whitening of another embedding than that of layer=%s, pooling=%s: it is left out. "
+    "AudioEmbedder.fit_whitening fits one to the embedding that you chose."
+)
 
 ADAPTERS: dict[str, type[EncoderAdapter]] = {
     "audio_mae": AudioMAEAdapter,
@@ -97,8 +105,9 @@ def load_encoder(
 
     Args:
         name_or_path: Folder or Hub repository.
-        layer: Layer whose output is the embedding, from 1 on, instead of the recorded one; without its whitening.
-        pooling: Pooling instead of the recorded one; without its whitening.
+        layer: Layer whose output is the embedding, from 1 on, instead of the recorded one. A whitening that was fitted
+            to another layer is left out, with a warning.
+        pooling: Pooling instead of the recorded one; as with the layer.
         **kwargs: Keywords of `from_pretrained`.
 
     Raises:
@@ -114,17 +123,29 @@ def load_encoder(
         return load_merged(name, base, layer, pooling, **kwargs)
     kind = adapter_class(config)
     fields = kind.chosen_fields(config, layer, pooling)
+    chosen = fields.keys() - {"whitening_size"}
+    if kind.own_fields and all(getattr(config, field, None) == fields[field] for field in chosen):
+        fields = {}  # what is recorded
     encoder = kind.load(name, **kwargs, **fields)
     settings = settings_of(encoder)  # those of a classifier are in its configuration
     if settings == EmbeddingSettings() and not kind.own_whitening:
         settings = EmbeddingSettings.load(name, **shared)
-    if layer is not None or pooling is not None:
+    same = not fields if kind.own_fields else is_same(kind, settings, layer, pooling)
+    if not same and (settings.whitening is not None or getattr(config, "whitening_size", None)):
+        logger.warning(LEFT_OUT, name, layer, pooling)
+        settings = replace(settings, whitening=None)
+    if not kind.own_fields:
         layer, pooling = settings.layer if layer is None else layer, pooling or settings.pooling
-        settings = EmbeddingSettings() if kind.own_fields else EmbeddingSettings(layer, pooling)
-    if settings != EmbeddingSettings():
+        settings = replace(settings, layer=layer, pooling=pooling)
+    if settings != settings_of(encoder):
         encoder.embedding_settings = settings  # type: ignore[assignment]
         make_adapter(encoder)  # which checks them
     return encoder
+
+
+def is_same(kind: type[EncoderAdapter], recorded: EmbeddingSettings, layer: int | None, pooling: str | None) -> bool:
+    """Whether a chosen layer and pooling are the recorded ones, so that a whitening is of their embedding."""
+    return layer in (None, recorded.layer) and pooling in (None, recorded.pooling or kind.poolings[0])
 
 
 def load_merged(name: str, base: AdapterBase, layer: int | None, pooling: str | None, **kwargs: Any) -> PreTrainedModel:
@@ -147,8 +168,11 @@ def load_merged(name: str, base: AdapterBase, layer: int | None, pooling: str | 
     )
     encoder = merge_folder(encoder, name, **location)
     if recorded is not None:
-        whitening = recorded.whitening if (layer, pooling) == (None, None) else None
-        adapter_class(encoder.config).set_whitening(encoder, whitening)
+        kind, whitening = adapter_class(encoder.config), recorded.whitening
+        if whitening is not None and not is_same(kind, recorded, layer, pooling):
+            logger.warning(LEFT_OUT, name, layer, pooling)
+            whitening = None
+        kind.set_whitening(encoder, whitening)
         if recorded.max_length is not None:
             settings = replace(settings_of(encoder), max_length=recorded.max_length)
             encoder.embedding_settings = settings  # type: ignore[assignment]

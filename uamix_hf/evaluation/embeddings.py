@@ -3,6 +3,7 @@
 import hashlib
 import logging
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import TypeGuard
 
@@ -17,35 +18,40 @@ from ..data.features import source_key
 from ..embedding.embedder import AudioEmbedder
 from ..embedding.peft_folders import adapter_base
 from ..models.front_ends import FrontEnd
+from ..training.models import EncoderArguments
 from ..version import __version__
 
 logger = logging.getLogger(__name__)
 
-# Folder or Hub repository, embedder, or encoder with its feature extractor.
-Encoder = str | os.PathLike | AudioEmbedder | tuple[PreTrainedModel, FrontEnd]
+# Folder or Hub repository, perhaps with choices, embedder, or encoder with its feature extractor.
+Encoder = str | os.PathLike | EncoderArguments | AudioEmbedder | tuple[PreTrainedModel, FrontEnd]
 
 # What from_pretrained reads of a folder; a run leaves much else in it, which changes without changing the model.
 MODEL_FILES = ("*config.json", "*.safetensors", "*.safetensors.index.json", "*.bin")
 
 
-def is_path(encoder: Encoder) -> TypeGuard[str | os.PathLike]:
+def is_path(encoder: Encoder) -> TypeGuard[str | os.PathLike | EncoderArguments]:
     """Whether an encoder is given as a folder or repository."""
-    return isinstance(encoder, (str, os.PathLike))
+    return isinstance(encoder, (str, os.PathLike, EncoderArguments))
+
+
+def source_of(encoder: str | os.PathLike | EncoderArguments) -> EncoderArguments:
+    """The folder or repository of an encoder, with what is chosen of its embedding."""
+    return encoder if isinstance(encoder, EncoderArguments) else EncoderArguments(os.fspath(encoder))
 
 
 def load_embedder(encoder: Encoder, device: str | None = None) -> AudioEmbedder:
     """Embedder of an encoder in any form.
 
     Args:
-        encoder: Folder or Hub repository, embedder, or encoder with its feature extractor.
+        encoder: Folder or Hub repository, [`EncoderArguments`], embedder, or encoder with its feature extractor.
         device: Where to load a folder or repository; a GPU if there is one by default. Objects stay where they are.
     """
     if isinstance(encoder, AudioEmbedder):
         return encoder
-    if isinstance(encoder, (str, os.PathLike)):
-        return AudioEmbedder.from_pretrained(os.fspath(encoder), device=device)
-    model, extractor = encoder
-    return AudioEmbedder(model, extractor)
+    if isinstance(encoder, tuple):
+        return AudioEmbedder(*encoder)
+    return source_of(encoder).load_embedder(device)
 
 
 def embed_recordings(
@@ -58,7 +64,7 @@ def embed_recordings(
     """Embeddings (recordings, embedding_size) float32 by an encoder in any form.
 
     Args:
-        encoder: Folder or Hub repository, embedder, or encoder with its feature extractor.
+        encoder: Folder or Hub repository, [`EncoderArguments`], embedder, or encoder with its feature extractor.
         recordings: Of [`load_recordings`].
         cache_dir: Where embeddings by a folder or repository are cached; nowhere by default. Those by objects, whose
             weights have no name, are not cached.
@@ -68,14 +74,14 @@ def embed_recordings(
     Raises:
         AudioInputError: a recording that cannot be embedded, with its name.
     """
-    if cache_dir is not None and is_path(encoder):
+    if cache_dir is not None and is_path(encoder) and not source_of(encoder).random_weights:
         return cached_embeddings(encoder, recordings, cache_dir, batch_size, progress_bar)
     batch_size = checked_batch_size(batch_size)
     return load_embedder(encoder).encode(recordings["audio"][:], batch_size, progress_bar)
 
 
 def cached_embeddings(
-    model_path: str | os.PathLike,
+    model_path: str | os.PathLike | EncoderArguments,
     recordings: Dataset,
     cache_dir: str | os.PathLike,
     batch_size: int = 16,
@@ -84,7 +90,8 @@ def cached_embeddings(
     """Embeddings (recordings, embedding_size) float32; a second call with the same model and recordings reads a file.
 
     Args:
-        model_path: Folder or Hub repository of an encoder, identified by the content of its files or by its commit.
+        model_path: Folder or Hub repository of an encoder, identified by the content of its files or by its commit, and
+            by what [`EncoderArguments`] choose of its embedding.
         recordings: Of [`load_recordings`]; identified by path, size and time of change.
         cache_dir: Folder of the cache; created if it does not exist.
         batch_size: Windows in a batch.
@@ -95,14 +102,15 @@ def cached_embeddings(
         OSError: there is no such model.
     """
     batch_size = checked_batch_size(batch_size)  # also where the embeddings are in the cache
-    name = os.fspath(model_path)
-    revision = None if os.path.isdir(name) else hub_commit(name)
+    source = source_of(model_path)
+    name = source.model_name_or_path
+    revision = None if os.path.isdir(name) else hub_commit(name, source.model_revision)
     sources = [source_key(value) for value in recordings["audio"]]
-    key = repr((__version__, revision or folder_hash(name), sources)).encode()
+    key = repr((__version__, revision or folder_hash(name), source.choices, sources)).encode()
     file = Path(cache_dir) / f"{hashlib.sha256(key).hexdigest()}.npy"
     vectors = read_vectors(file, len(sources))
     if vectors is None:
-        embedder = AudioEmbedder.from_pretrained(name, revision=revision or "main")
+        embedder = replace(source, model_revision=revision or source.model_revision).load_embedder()
         vectors = embedder.encode(recordings["audio"][:], batch_size, progress_bar)
         write_vectors(file, vectors)
     return vectors
@@ -120,13 +128,13 @@ def folder_hash(folder: str) -> str:
     return digest.hexdigest()
 
 
-def hub_commit(repo_id: str) -> str:
-    """Latest commit of a Hub repository, or the cached one where there is no connection.
+def hub_commit(repo_id: str, revision: str = "main") -> str:
+    """Latest commit of a Hub repository's revision, or the cached one where there is no connection.
 
     Raises:
         OSError: the repository has no config.json.
     """
-    commit = extract_commit_hash(cached_file(repo_id, "config.json"), None)
+    commit = extract_commit_hash(cached_file(repo_id, "config.json", revision=revision), None)
     if commit is None:
         raise OSError(f"{repo_id} has no config.json that could be found: it is not an encoder.")
     return commit
@@ -165,4 +173,4 @@ def write_vectors(file: Path, vectors: np.ndarray) -> None:
         partial.unlink(missing_ok=True)
 
 
-__all__ = ["Encoder", "cached_embeddings", "embed_recordings", "is_path", "load_embedder"]
+__all__ = ["Encoder", "cached_embeddings", "embed_recordings", "is_path", "load_embedder", "source_of"]

@@ -12,7 +12,7 @@ from datasets import Dataset
 from ..data import leave_out_unreadable, load_recordings, read_labels
 from ..metrics.checks import EvaluationError
 from .arguments import ProtocolArguments
-from .embeddings import Encoder, embed_recordings, is_path, load_embedder
+from .embeddings import Encoder, embed_recordings, is_path, load_embedder, source_of
 from .protocols import evaluate_embeddings, protocol_splits
 from .results import result_tree
 
@@ -43,8 +43,8 @@ def evaluate_encoders(
     ```
 
     Args:
-        encoders: Encoders by name: folder or Hub repository, [`AudioEmbedder`], or encoder with its feature extractor.
-            The first is the baseline that the others are compared with.
+        encoders: Encoders by name: folder or Hub repository, [`EncoderArguments`] of one, [`AudioEmbedder`], or encoder
+            with its feature extractor. The first is the baseline that the others are compared with.
         recordings: Table of [`load_recordings`], or folders of audio.
         label_column: Column of the labels.
         protocols: Protocols and their settings; few-shot episodes by default.
@@ -121,8 +121,11 @@ def as_paths(folders: str | os.PathLike | Sequence[str | os.PathLike]) -> list[s
 
 
 def origin(encoder: Encoder) -> str:
-    """Folder or repository of an encoder, or the class of an encoder that is given as an object."""
-    return os.fspath(encoder) if is_path(encoder) else f"{type(load_embedder(encoder).model).__name__} in memory"
+    """Folder or repository of an encoder, with what is chosen, or the class of one that is given as an object."""
+    if not is_path(encoder):
+        return f"{type(load_embedder(encoder).model).__name__} in memory"
+    source = source_of(encoder)
+    return ", ".join([source.model_name_or_path, *(f"{name}={value}" for name, value in source.choices.items())])
 
 
 __all__ = ["evaluate_encoders"]

@@ -184,7 +184,7 @@ class AudioEncoder(InputModule):
             raise ValueError(f"AudioEncoder takes no {', '.join(given)}.")
         if backend != "torch":
             raise ValueError(f"backend={backend!r}: AudioEncoder computes with torch.")
-        options = {
+        options: dict[str, Any] = {
             "subfolder": subfolder, "token": token, "cache_dir": cache_folder, "revision": revision,
             "local_files_only": local_files_only, "trust_remote_code": trust_remote_code,
         }  # fmt: skip

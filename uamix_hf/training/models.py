@@ -1,11 +1,13 @@
 """Encoder flags of the scripts, and the encoder and feature extractor that they load."""
 
 import copy
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
+import torch
 from transformers import PreTrainedModel
 
+from ..embedding.embedder import AudioEmbedder, default_device
 from ..embedding.kinds import load_encoder, load_feature_extractor, settings_of
 from ..embedding.settings import EmbeddingSettings
 
@@ -22,6 +24,8 @@ class EncoderArguments:
         random_weights: Whether to start from random weights in an encoder of the same configuration instead.
         embedding_layer: Layer whose output is the embedding, from 1 on; the recorded one, or else the last, if None.
         pooling: How its tokens are pooled, such as `"mean"`; the recorded way, or else the encoder's own, if None.
+        max_length: Longest window in frames, of embeddings and of views; the recorded one, or else what the encoder's
+            feature extractor says, if None.
     """
 
     model_name_or_path: str = field(metadata={"help": "Encoder to start from: folder or Hub repository."})
@@ -41,6 +45,10 @@ class EncoderArguments:
     pooling: str | None = field(
         default=None,
         metadata={"help": "Pooling of its tokens, such as mean; the recorded one, or the encoder's own, if unset."},
+    )
+    max_length: int | None = field(
+        default=None,
+        metadata={"help": "Longest window in frames (10 ms); the recorded one, or the feature extractor's, if unset."},
     )
 
     @property
@@ -72,7 +80,27 @@ class EncoderArguments:
         Raises:
             OSError: No such folder or repository, or no feature extractor in it.
         """
-        return load_feature_extractor(**self.source)
+        return load_feature_extractor(**self.source, max_length=self.max_length)
+
+    def load_embedder(self, device: torch.device | str | None = None) -> AudioEmbedder:
+        """Loads the encoder and its feature extractor for embeddings.
+
+        Args:
+            device: Device of the encoder; by default a GPU if there is one.
+
+        Raises:
+            OSError: No such folder or repository, or no feature extractor in it.
+            EmbeddingConfigError: The encoder has no such layer or pooling.
+            ValueError: Longer windows than the encoder takes.
+        """
+        encoder: Any = self.load_encoder()
+        return AudioEmbedder(encoder.to(device or default_device()), self.load_feature_extractor())
+
+    @property
+    def choices(self) -> dict[str, Any]:
+        """What is chosen of the embedding, instead of what is recorded."""
+        names = ("embedding_layer", "pooling", "max_length", "random_weights")
+        return {name: getattr(self, name) for name in names if getattr(self, name)}
 
 
 def with_random_weights(encoder: PreTrainedModel) -> PreTrainedModel:
@@ -80,9 +108,9 @@ def with_random_weights(encoder: PreTrainedModel) -> PreTrainedModel:
     config = copy.deepcopy(encoder.config)
     config.name_or_path = ""
     fresh = type(encoder)(config)
-    settings = settings_of(encoder)
-    if settings != EmbeddingSettings():  # without its whitening, which is of the old weights
-        fresh.embedding_settings = EmbeddingSettings(settings.layer, settings.pooling)  # type: ignore[assignment]
+    settings = replace(settings_of(encoder), whitening=None)  # which is of the old weights
+    if settings != EmbeddingSettings():
+        fresh.embedding_settings = settings  # type: ignore[assignment]
     return fresh
 
 

@@ -25,6 +25,7 @@ class UaMixConfig(PreTrainedConfig):
         layers_path: Where the encoder keeps its list of layers, such as `"encoder.layers"`; found by name if None.
         embedding_layer: Layer of the encoder whose pooled output is tuned, from 1 on; None for its last output.
         embedding_pooling: How the encoder's tokens are pooled; None for the encoder's own way.
+        max_length: Longest view in frames, the feature extractor's `max_length`; None for what the encoder takes.
         input_mean: Mean of the raw log-mels; views are cut from raw log-mels and normalised afterwards. None:
             AudioSet's, or 0 for waveforms, which are not normalised here.
         input_std: Standard deviation of the raw log-mels. None: AudioSet's, or 1 for waveforms.
@@ -77,6 +78,7 @@ class UaMixConfig(PreTrainedConfig):
     layers_path: str | None = None
     embedding_layer: int | None = None
     embedding_pooling: str | None = None
+    max_length: int | None = None
     input_mean: float | int | None = None
     input_std: float | int | None = None
     input_std_factor: float | int | None = None
@@ -120,7 +122,7 @@ class UaMixConfig(PreTrainedConfig):
             ValueError: a value out of range.
         """
         for name, low, high in (
-            ("input_std", 1e-6, 1e6), ("input_std_factor", 1e-6, 1e6), ("min_crop", 0.01, 1),
+            ("max_length", 1, 1e9), ("input_std", 1e-6, 1e6), ("input_std_factor", 1e-6, 1e6), ("min_crop", 0.01, 1),
             ("min_view_frames", 0, 1e6), ("resize_time", 1, 10), ("resize_mel", 1, 10), ("background", 0, 0.99),
             ("gain_alpha", 0, 1e6), ("equalizer_db", 0, 60), ("noise_snr", -100, 100), ("token_drop", 0, 0.99),
             ("mix_alpha", 1e-3, 1e3), ("mix_probability", 0, 1), ("mix_align", 1, 1e4), ("mix_weight", 0, 1e6),
@@ -135,7 +137,7 @@ class UaMixConfig(PreTrainedConfig):
 METHOD_FIELDS = tuple(
     name
     for name in UaMixConfig.__annotations__
-    if name not in ("encoder_config", "embedding_layer", "embedding_pooling")
+    if name not in ("encoder_config", "embedding_layer", "embedding_pooling", "max_length")
     and name not in ("input_mean", "input_std", "input_std_factor")
 )
 

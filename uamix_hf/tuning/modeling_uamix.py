@@ -4,9 +4,10 @@ See docs/concepts/method.md.
 """
 
 import copy
+import logging
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Literal
 
@@ -20,7 +21,6 @@ from transformers.utils import ModelOutput
 from ..data.checks import refuse_idle
 from ..embedding.encoders import base_of
 from ..embedding.kinds import encoder_from_config, make_adapter, settings_of
-from ..embedding.settings import EmbeddingSettings
 from ..training.augmentations import two_views
 from ..training.distributed import gather, world
 from ..training.encoders import EncoderError
@@ -30,6 +30,8 @@ from .defaults import resolve_for_encoder
 from .heads import ContrastiveHeads
 from .losses import virtual_label_loss
 from .neighbour_queue import NeighbourQueue
+
+logger = logging.getLogger(__name__)
 
 Stage = Literal["head", "tune"]
 
@@ -92,8 +94,14 @@ class UaMixForContrastiveTuning(PreTrainedModel):
         for module in encoder.modules() if encoder else ():
             module._is_hf_initialized = True  # type: ignore[assignment]  # post_init would initialise adapters again
         self.encoder: Any = encoder or encoder_from_config(config.encoder_config)  # type: ignore[arg-type]
-        settings = EmbeddingSettings(config.embedding_layer, config.embedding_pooling)
-        if settings_of(self.encoder) != settings:  # a whitening of the encoder before tuning ends here
+        before = settings_of(self.encoder)
+        if before.whitening is not None:
+            logger.warning(
+                "The whitening of %s is left out: tuning changes the embedding that it was fitted to. A new one is "
+                "fitted at the end (whiten=True, --whiten true).", type(base_of(self.encoder)).__name__,
+            )  # fmt: skip
+        settings = replace(before, layer=config.embedding_layer, pooling=config.embedding_pooling, whitening=None)
+        if before != settings:
             base_of(self.encoder).embedding_settings = settings  # type: ignore[assignment]
         self.adapter = make_adapter(self.encoder, config.layers_path)
         resolve_for_encoder(config, self.adapter)
@@ -249,7 +257,7 @@ class UaMixForContrastiveTuning(PreTrainedModel):
             attention_mask.sum(dim=1),
             config,
             self.adapter.patch,
-            self.adapter.max_frames,
+            self.max_frames,
             self.adapter.domain,
         )
         partner = mixing.draw_partners(len(view_a), config.pairing, view_a.device)
@@ -258,6 +266,12 @@ class UaMixForContrastiveTuning(PreTrainedModel):
         return self.contrast(
             self.normalize(view_a), self.normalize(view_b), lengths, sample_id, partner, mix_masks, labels
         )
+
+    @property
+    def max_frames(self) -> int:
+        """Frames of the longest view."""
+        most, patch, chosen = self.adapter.max_frames, self.adapter.patch, self.config.max_length
+        return most if chosen is None or chosen >= most else max(patch, chosen // patch * patch)
 
     @property
     def mixed_views(self) -> int:

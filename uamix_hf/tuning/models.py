@@ -9,6 +9,7 @@ from ..training.lora import LoraError, add_lora, check_adapters
 from .arguments import UaMixTrainingArguments
 from .modeling_uamix import UaMixForContrastiveTuning
 
+# Fields of the model's configuration that the feature extractor says.
 STATISTICS = {"input_mean": "mean", "input_std": "std", "input_std_factor": "std_factor"}
 
 
@@ -38,7 +39,8 @@ def make_model(
             model = add_lora(model, lora, feature_extractor, args.layers_path, frozen)
         elif has_adapters(model):
             check_adapters(model, feature_extractor, args.layers_path)
-        model = UaMixForContrastiveTuning.from_encoder(model, **statistics, **args.method_settings())
+        fields = statistics | {"max_length": feature_extractor.max_length}
+        model = UaMixForContrastiveTuning.from_encoder(model, **fields, **args.method_settings())
         model.adapter.check_fit(feature_extractor)
         return model
     if lora is not None:
@@ -50,6 +52,7 @@ def make_model(
                 f"The model normalises log-mels with {field}={getattr(model.config, field)}, the feature extractor "
                 f"with {value}: give from_encoder the feature extractor's mean, std and std_factor."
             )
+    model.config.max_length = feature_extractor.max_length
     return model
 
 

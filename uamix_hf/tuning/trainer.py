@@ -73,7 +73,7 @@ class StageTrainer(LengthBucketTrainer):
         if stage == "head":
             self.may_change_with_warning = MAY_CHANGE_WITH_WARNING | {"head_steps", "head_epochs"}
         # Views crop further, so that a long recording gives two different stretches of it.
-        collator = FeatureCollator(feature_extractor, 2 * model.adapter.max_frames, normalize=False, seed=args.seed)
+        collator = FeatureCollator(feature_extractor, 2 * model.max_frames, normalize=False, seed=args.seed)
         super().__init__(
             model=model,
             args=args,
