@@ -8,11 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from all_encoders import write_encoder
 from hub_server import HubServer
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file
 from toy_sounds import CONFIG, EXTRACTOR, tones, write_tones
-from transformers import ASTConfig, ASTModel, AutoModel, TrainerCallback, set_seed
+from transformers import AutoModel, TrainerCallback, set_seed
 from travelling import AUDIO_MAE_CODE
 
 from uamix_hf import (
@@ -25,11 +26,13 @@ from uamix_hf import (
 )
 from uamix_hf.data import load_recordings
 from uamix_hf.embedding import load_encoder
+from uamix_hf.embedding.encoders import base_of
 from uamix_hf.evaluation import ProtocolArguments
 from uamix_hf.training import EncoderArguments, LoraArguments, LoraError
 
 HEADS = {"projector_hidden_size": 24, "projection_size": 16, "predictor_hidden_size": 32, "queue_size": 16, "topk": 2}
 FEW = ProtocolArguments(["few_shot"], n_way=3, k_shot=[1], queries=3, episodes=12)
+TARGET = {"ast": "v_proj", "wavlm": "output_dense", "whisper": "fc1"}
 LORA = LoraArguments(lora_r=2, lora_dropout=0.1)
 
 
@@ -134,21 +137,19 @@ def test_a_stopped_run_goes_on_as_if_it_never_had(tuned, base, sounds, tmp_path,
     assert same_weights(trainer.model, tuned.model)
 
 
-def test_another_kind_of_encoder_is_whitened_beside_its_adapter(sounds: Path, tmp_path: Path) -> None:
-    set_seed(0)
-    sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 16}
-    ASTModel(ASTConfig(**sizes, max_length=64, num_mel_bins=32)).save_pretrained(tmp_path / "base")
-    EXTRACTOR.save_pretrained(tmp_path / "base")
+@pytest.mark.parametrize("kind", ["ast", "wavlm", "whisper"])
+def test_another_kind_of_encoder_is_whitened_beside_its_adapter(sounds: Path, tmp_path: Path, kind: str) -> None:
+    write_encoder(kind, tmp_path / "base")
     args = arguments(tmp_path / "tuned", save_strategy="no", max_steps=1, head_steps=0, save_steps=500)
-    trainer = UaMixTrainer(tmp_path / "base", args, sounds, lora=LoraConfig(r=2, target_modules=["v_proj"]))
+    trainer = UaMixTrainer(tmp_path / "base", args, sounds, lora=LoraConfig(r=2, target_modules=[TARGET[kind]]))
     trainer.train()
     now = vectors(AudioEmbedder(trainer.encoder, trainer.feature_extractor), sounds)
     np.testing.assert_allclose(now.mean(axis=0), 0, atol=0.05)
     for place in ("tuned", "tuned/adapter"):
         embedder = AudioEmbedder.from_pretrained(str(tmp_path / place), device="cpu")
-        assert type(embedder.model) is ASTModel
+        assert type(embedder.model) is type(base_of(trainer.encoder))
         np.testing.assert_allclose(vectors(embedder, sounds), now, atol=1e-4)
-    assert "| lora_target_modules | v_proj |" in (tmp_path / "tuned" / "README.md").read_text()
+    assert f"| lora_target_modules | {TARGET[kind]} |" in (tmp_path / "tuned" / "README.md").read_text()
 
 
 def test_an_encoder_that_the_user_wrapped_is_saved_alike(base: Path, sounds: Path, tmp_path: Path) -> None:
@@ -194,5 +195,5 @@ def test_encoder_and_adapter_are_pushed(tuned, tmp_path: Path, monkeypatch: pyte
     assert files == {
         "README.md", "config.json", "model.safetensors", "preprocessor_config.json", "adapter/adapter_config.json",
         "adapter/adapter_model.safetensors", "adapter/embedding_config.json", "adapter/preprocessor_config.json",
-        "adapter/embedding_whitening.safetensors",
+        "adapter/embedding_whitening.safetensors", "modules.json", "config_sentence_transformers.json",
     }  # fmt: skip

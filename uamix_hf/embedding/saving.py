@@ -44,7 +44,7 @@ def save_encoder(encoder: Any, folder: str | os.PathLike, feature_extractor: Any
         settings = replace(settings, max_length=None if same else front_end.max_length)
     if not kind.own_whitening:
         settings.save(folder)
-    for place in places[1:]:  # of an encoder without a whitening, and perhaps with other fields
+    for place in places[1:]:  # the encoder that adapters belong to has no whitening, and perhaps another layer
         replace(kind.read_settings(base), max_length=settings.max_length).save(place)
 
 
