@@ -10,6 +10,7 @@ from processes import run_processes
 from sklearn.cluster import KMeans
 from sklearn.metrics import adjusted_rand_score, silhouette_score
 from sklearn.preprocessing import normalize
+from toy_encoders import WaveConfig, WaveModel
 from toy_sounds import CONFIG, EXTRACTOR, log_mels, tones
 from transformers import set_seed
 
@@ -18,6 +19,7 @@ from uamix_hf.embedding.features import embed_features
 from uamix_hf.fine_tuning import make_classifier, pseudo_labels
 from uamix_hf.fine_tuning.labels import labelled_rows
 from uamix_hf.fine_tuning.pseudo_labels import PSEUDO_LABELS_IGNORE, PseudoLabelTrainer, cluster, tune_on_pseudo_labels
+from uamix_hf.models.waveform_frames import WaveformFrames
 from uamix_hf.training import augmentations as views
 from uamix_hf.tuning import METHOD_FIELDS, UaMixConfig, UaMixTrainingArguments
 
@@ -200,6 +202,15 @@ def test_two_stretches_of_a_long_recording_are_learnt_from(encoder, make_args):
         assert inputs["input_values"].shape == (2, 64, 32) and inputs["labels"].tolist() == [1, 1]
         starts |= set(inputs["input_values"][:, 0, 0].tolist())
     assert len(starts) > 10
+
+
+def test_settings_without_meaning_for_an_encoder_are_refused(make_args):
+    clips = log_mels(WAVES[:6], WaveformFrames(patch_size=2))
+    for given, name in (({"token_drop": 0.5}, r"token_drop=0\.5: WaveModel"), ({"resize_mel": 1.2}, "resize_mel=1")):
+        with pytest.raises(ValueError, match=name):
+            tune_on_pseudo_labels(
+                WaveModel(WaveConfig()), WaveformFrames(patch_size=2), clips, UaMixConfig(**given), make_args(), 2
+            )
 
 
 # --- where the clusters come from

@@ -43,7 +43,7 @@ def test_given_settings_are_kept(make_model) -> None:
     [
         ({"token_drop": 0.5}, r"token_drop=0\.5: WaveModel cannot drop tokens"),
         ({"resize_mel": 1.15}, r"resize_mel=1\.15: a waveform has no mel bins"),
-        ({"mix": "cutmix"}, "mix='cutmix': its boxes .* WaveModel"),
+        ({"mix": "cutmix"}, "mix='cutmix': its boxes .* WaveModel, which takes waveforms"),
     ],
 )
 def test_what_has_no_meaning_for_waveforms_is_refused_by_name(make_model, given, message) -> None:

@@ -19,9 +19,10 @@ from transformers import PreTrainedModel, set_seed
 
 from ..data import FeatureCollator
 from ..embedding.features import embed_features
+from ..embedding.kinds import make_adapter
 from ..models.front_ends import FrontEnd
 from ..training.arguments import LayerwiseArguments
-from ..training.augmentations import ViewSettings, resolve_resize_mel, resolve_token_drop, two_views
+from ..training.augmentations import ViewSettings, checked_token_drop, resolve_resize_mel, resolve_token_drop, two_views
 from ..training.trainer import LengthBucketTrainer
 from .labels import labelled_rows
 from .models import adapter_of, encoder_of, freeze, longest_window, make_classifier
@@ -95,7 +96,6 @@ class PseudoLabelTrainer(LengthBucketTrainer):
         self.views = config
         self.frozen = frozen
         self.feature_extractor = feature_extractor
-        self.adapter = adapter_of(model)
         self.max_frames = longest_window(model, feature_extractor)
         super().__init__(
             model=model,
@@ -120,7 +120,7 @@ class PseudoLabelTrainer(LengthBucketTrainer):
             "input_values": views.masked_fill(~valid[..., None], extractor.padding_value),
             "attention_mask": valid.long(),
             "labels": batch["labels"].repeat(2),
-            "mask_ratio": (self.adapter.drops_tokens and self.views.token_drop) or None,
+            "mask_ratio": self.views.token_drop or None,
         }
 
     def compute_loss(self, model: Any, inputs: dict[str, Any], *args, **kwargs) -> Any:
@@ -158,7 +158,7 @@ def tune_on_pseudo_labels(
         `trainer.views`.
 
     Raises:
-        ValueError: a setting without effect, no rounds, or an impossible number of clusters.
+        ValueError: a setting without effect or meaning for the encoder, no rounds, or an impossible number of clusters.
         EncoderError: an encoder that does not meet the contract of its adapter.
     """
     refuse_unused(config, args)
@@ -168,9 +168,10 @@ def tune_on_pseudo_labels(
         raise ValueError(f"rounds={rounds}: at least one is needed.")
     args = dataclasses.replace(args, save_strategy="no", dataloader_drop_last=False)
     config = copy.deepcopy(config)
+    trained = encoder if student is None else student
+    config.token_drop = checked_token_drop(config.token_drop, make_adapter(trained))
     config.token_drop = resolve_token_drop(config, dataset, feature_extractor)
     config.resize_mel = resolve_resize_mel(config.resize_mel, feature_extractor.domain)
-    trained = encoder if student is None else student
     for _ in range(rounds):
         set_seed(args.seed)
         model: Any = make_classifier(trained, clusters, feature_extractor)

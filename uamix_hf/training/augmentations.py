@@ -11,6 +11,7 @@ import torch
 from datasets import Dataset
 
 from ..data.domains import LOG_MEL, WAVEFORM, amplify
+from ..embedding.encoders import EncoderAdapter
 from ..models.front_ends import FrontEnd
 from . import log_mel_augmentations, waveform_augmentations
 from .distributed import broadcast_from_first
@@ -88,6 +89,24 @@ class ViewSettings(Protocol):
     equalizer_db: float
     noise_snr: float | None
     token_drop: float | None
+
+
+def checked_token_drop(value: float | None, adapter: EncoderAdapter) -> float | None:
+    """Returns the fraction of tokens to drop: 0 where the encoder cannot, and None if [`resolve_token_drop`] chooses.
+
+    Args:
+        value: The given one, or None.
+        adapter: Adapter of the encoder.
+
+    Raises:
+        ValueError: A fraction for an encoder that cannot drop tokens.
+    """
+    if adapter.drops_tokens:
+        return value
+    if value:
+        name = type(adapter.base).__name__
+        raise ValueError(f"token_drop={value}: {name} cannot drop tokens. Leave it out, or set it to 0.")
+    return 0.0
 
 
 def resolve_token_drop(config: ViewSettings, dataset: Dataset, feature_extractor: FrontEnd) -> float:
@@ -200,6 +219,7 @@ def two_views(
 
 __all__ = [
     "augmentations_of",
+    "checked_token_drop",
     "crop_lengths",
     "draw_crop",
     "random_crop",

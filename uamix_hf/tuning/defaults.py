@@ -2,7 +2,7 @@
 
 from ..data.domains import LOG_MEL, WAVEFORM
 from ..embedding.encoders import EncoderAdapter
-from ..training.augmentations import resolve_resize_mel
+from ..training.augmentations import checked_token_drop, resolve_resize_mel
 from .configuration_uamix import UaMixConfig
 
 # Mean, standard deviation and its factor: AudioSet's of Audio-MAE, and waveforms as they are.
@@ -21,17 +21,13 @@ def resolve_for_encoder(config: UaMixConfig, adapter: EncoderAdapter) -> None:
     Raises:
         ValueError: A setting that has no meaning for the encoder.
     """
-    name = type(adapter.base).__name__
-    if config.token_drop and not adapter.drops_tokens:
-        raise ValueError(f"token_drop={config.token_drop}: {name} cannot drop tokens. Leave it out, or set it to 0.")
     if adapter.domain == WAVEFORM and config.mix == "cutmix":
         raise ValueError(
-            f"mix='cutmix': its boxes in time and frequency do not exist in the waveforms that {name} takes. "
-            "t-cutmix, mixup and none do."
+            f"mix='cutmix': its boxes in time and frequency have no meaning for {type(adapter.base).__name__}, which "
+            "takes waveforms: choose t-cutmix, mixup or none."
         )
     config.resize_mel = resolve_resize_mel(config.resize_mel, adapter.domain)
-    if not adapter.drops_tokens:
-        config.token_drop = 0.0
+    config.token_drop = checked_token_drop(config.token_drop, adapter)
     fields = ("input_mean", "input_std", "input_std_factor")
     for field, value in zip(fields, STATISTICS[adapter.domain], strict=True):
         if getattr(config, field) is None:
