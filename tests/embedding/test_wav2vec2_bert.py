@@ -7,12 +7,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from datasets import Dataset
 from toy_encoders import small_wav2vec2_bert
 from transformers import SeamlessM4TFeatureExtractor, Wav2Vec2BertModel
 
 from uamix_hf import AudioEmbedder, AudioMAEFeatureExtractor, load_audio
-from uamix_hf.embedding import EmbeddingConfigError, EmbeddingSettings, EncoderError, save_encoder
+from uamix_hf.embedding import EmbeddingConfigError, EmbeddingSettings, EncoderError, embed_features, save_encoder
 from uamix_hf.embedding.kinds import make_adapter, make_front_end
+from uamix_hf.models.front_ends import front_end
 
 # That of the published weights pads with 1, and its odd last frames have no token either.
 OWN = SeamlessM4TFeatureExtractor(padding_value=1.0)
@@ -81,6 +83,18 @@ def test_the_layer_is_recorded_and_a_saved_folder_loads(waves, embedder: AudioEm
     assert np.array_equal(loaded.encode(waves, progress_bar=False), vectors)
     assert type(loaded.model) is Wav2Vec2BertModel
     assert loaded.model.config.apply_spec_augment and loaded.model.config.layerdrop == 0.5
+
+
+def test_windows_may_be_longer_than_by_default_also_of_cached_features(waves) -> None:
+    wave = np.resize(np.concatenate(waves), 31 * 16_000)
+    encoder = small_wav2vec2_bert(num_hidden_layers=1, num_attention_heads=1, position_embeddings_type="rotary")
+    made = front_end("wav2vec2_bert", max_length=4000)
+    mel = made.log_mels([wave])[0]
+    with torch.no_grad():
+        expected, _ = make_adapter(encoder).encode(mel[None], torch.tensor([len(mel)]), 0.0, 0.0)
+    data = Dataset.from_dict({"features": [mel.numpy()], "length": [len(mel)], "sample_id": [0]}).with_format("torch")
+    np.testing.assert_allclose(embed_features(encoder, made, data), expected, atol=1e-5)
+    np.testing.assert_allclose(AudioEmbedder(encoder, made).encode([wave], progress_bar=False), expected, atol=1e-5)
 
 
 def test_what_does_not_fit_is_refused_by_name() -> None:

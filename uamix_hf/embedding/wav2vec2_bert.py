@@ -8,12 +8,12 @@ from transformers import PreTrainedModel, SeamlessM4TFeatureExtractor
 
 from ..models.audio_mae.feature_extraction_audio_mae import AudioMAEFeatureExtractor
 from ..models.front_ends import front_end
-from .checks import check_length, check_statistics
+from .checks import check_statistics
 from .encoders import EncoderAdapter, EncoderError
 from .overrides import overridden
 
 STACKED = 2  # frames in a token
-FRAMES = 3000  # of 30 s
+FRAMES = 3000  # of 30 s, the longest window by default
 
 
 class Wav2Vec2BertAdapter(EncoderAdapter):
@@ -22,7 +22,7 @@ class Wav2Vec2BertAdapter(EncoderAdapter):
     Each view or mixture is normalised per mel bin to zero mean and unit variance over its frames, so that gain has no
     effect. An odd last frame counts in the normalisation and has no token, as with `SeamlessM4TFeatureExtractor`; a
     clip of one frame has one token. The model's own masking of its input and of whole layers is off while tuning.
-    Recordings are embedded in windows of 30 s.
+    Recordings are embedded in windows of 30 s, or of the feature extractor's `max_length`.
 
     Args:
         encoder: The encoder.
@@ -40,7 +40,7 @@ class Wav2Vec2BertAdapter(EncoderAdapter):
                 "is of the encoder's output."
             )
         self.variable_length = True
-        self.max_frames = FRAMES
+        self.max_frames = FRAMES  # until `check_fit` knows the front end's
         self.pooled_size = config.hidden_size
         self.patch = STACKED
         self.patch_shape = self.strides = (STACKED, config.feature_projection_input_dim // STACKED)
@@ -71,7 +71,7 @@ class Wav2Vec2BertAdapter(EncoderAdapter):
 
     def check_fit(self, extractor: Any) -> None:
         check_statistics(extractor, "wav2vec2_bert", num_mel_bins=self.patch_shape[1])
-        check_length(extractor, self.max_frames)
+        self.max_frames = extractor.max_length  # the encoder takes any length
 
     def trainable_names(self) -> set[str]:
         return super().trainable_names() - {"masked_spec_embed"}  # of the masking that is off
