@@ -85,6 +85,8 @@ def main() -> None:
         repo_id=repo_id if args.push_to_hub else None,
         dataset=data_args.dataset_name,
         objective="pseudo_labels",
+        encoder_type=tuned.config.model_type,
+        has_code=tuned._auto_class is not None,
         random_weights=random_weights,
     )
     card.save(output / "README.md")

@@ -5,7 +5,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+import torch
 from datasets import Dataset
+from tiny_encoders import tiny_encoder
 from toy_sounds import CONFIG, EXTRACTOR, PLAIN, log_mels, tones
 from transformers import set_seed
 
@@ -104,3 +106,15 @@ def test_what_cannot_be_measured_is_refused(measure):
         measure(splits=[(np.arange(40), np.arange(39, 48))])
     with pytest.raises(ValueError, match="48 clips"):
         measure(labels=np.concatenate([LABELS, LABELS]))
+
+
+@pytest.mark.parametrize("kind", ["whisper", "wav2vec2", "beats"])
+def test_encoders_of_other_kinds_are_fine_tuned(kind, recordings):
+    args = FineTuningArguments(
+        use_cpu=True, disable_tqdm=True, logging_strategy="no", max_steps=1, per_device_train_batch_size=6
+    )
+    encoder = tiny_encoder(kind)
+    before = {name: value.clone() for name, value in encoder[0].state_dict().items()}
+    scores = fine_tune_low_shot(encoder, recordings, LABELS, SPLITS[:1], 2, (0,), args, progress_bar=False)
+    assert len(scores.values) == 3 and 0 <= scores.mean <= 1
+    assert all(torch.equal(value, before[name]) for name, value in encoder[0].state_dict().items())

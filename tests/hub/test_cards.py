@@ -2,6 +2,7 @@
 
 import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ import soundfile
 import torch
 import yaml
 from huggingface_hub import ModelCard
+from tiny_encoders import tiny_encoder
 from transformers import EvalPrediction
 
 from uamix_hf import (
@@ -19,6 +21,8 @@ from uamix_hf import (
     AudioMAEModel,
     __version__,
 )
+from uamix_hf.embedding import save_encoder
+from uamix_hf.fine_tuning import make_classifier
 from uamix_hf.fine_tuning.metrics import make_compute_metrics
 from uamix_hf.hub.cards import base_licence, fine_tuned_card, placed_at, tuned_card
 from uamix_hf.hub.push import published_files
@@ -147,6 +151,25 @@ def test_lines_of_a_card_run_in_its_folder_wherever_that_is(
     exec(code, names)
     assert "classifier" in names or names["embedding"].isfinite().all()
     assert str(tmp_path) not in code and "repository" not in code
+
+
+@pytest.mark.parametrize("classifies", [False, True])
+def test_lines_of_the_cards_of_other_encoders_run(tmp_path: Path, monkeypatch, classifies: bool) -> None:
+    monkeypatch.setattr("uamix_hf.hub.cards.base_licence", lambda name: None)
+    encoder, extractor = tiny_encoder("whisper")
+    if classifies:
+        make_classifier(encoder, 2, extractor).save_pretrained(tmp_path)
+        extractor.save_pretrained(tmp_path)
+    else:
+        save_encoder(encoder, tmp_path, extractor)
+    other: dict[str, Any] = {"encoder_type": "whisper", "has_code": False}
+    card = fine_tuned("you/base", **other) if classifies else tuned("you/base", **other)
+    monkeypatch.chdir(tmp_path)
+    names = {"waveform": np.random.default_rng(0).uniform(-0.5, 0.5, 8000).astype(np.float32)}
+    exec(python_of(str(card)).replace('"recording.wav"', "waveform"), names)
+    assert "classifier" in names or np.isfinite(names["embedding"]).all()
+    assert "whisper" in card.data.tags and "audio-mae" not in card.data.tags
+    assert "trust_remote_code" not in str(card) and "masked" not in str(card)
 
 
 @pytest.mark.parametrize("card", SHIPPED, ids=lambda card: card.parent.name)

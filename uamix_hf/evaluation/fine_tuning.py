@@ -35,8 +35,8 @@ def fine_tune_low_shot(
     pairs.
 
     Args:
-        encoder: Folder or Hub repository of an Audio-MAE encoder, an [`AudioEmbedder`], or an encoder with its
-            feature extractor; left as it is.
+        encoder: Folder or Hub repository of an encoder, an [`AudioEmbedder`], or an encoder with its feature
+            extractor; left as it is.
         recordings: Of [`load_recordings`].
         labels: Class numbers (clips,), one for each recording.
         splits: Of [`make_splits`].
@@ -50,7 +50,7 @@ def fine_tune_low_shot(
         EvaluationError: several labels per clip.
         SplitError: no splits or seeds.
         DataError: too few clips of a class.
-        TypeError: another kind of encoder.
+        EncoderError: an encoder that does not meet the contract of its adapter.
         AudioInputError: an unreadable recording.
     """
     check_single_label(labels, "fine_tune_low_shot")

@@ -97,7 +97,7 @@ def save_results(
         dataset=data.dataset_name,
         random_weights=random_weights,
         encoder_type=trainer.adapter.base.config.model_type,
-        has_code=bool(getattr(trainer.model.config, "auto_map", None)),
+        has_code=trainer.model._auto_class is not None,
     )
     card.save(output / "README.md")
     return tree

@@ -94,6 +94,8 @@ def tuned_card(
     random_weights: bool = False,
     evaluations: Sequence[CardEvaluation] = (),
     adapter: str | None = None,
+    encoder_type: str = "audio_mae",
+    has_code: bool = True,
 ) -> ModelCard:
     """Card of a tuned encoder.
 
@@ -111,10 +113,12 @@ def tuned_card(
             keep its licence to be safe.
         evaluations: Measurements before and after tuning; those after tuning are also metadata for the Hub.
         adapter: Kind of the adapters that were tuned and merged, such as `"LORA"`; None for the weights themselves.
+        encoder_type: `model_type` of the encoder.
+        has_code: Whether the folder holds the code of the model, whose `pooler_output` is the embedding.
     """
     card_data = trained_card_data(base_model, dataset, random_weights)
     card_data.pipeline_tag = "feature-extraction"
-    card_data.tags = ["audio", "audio-mae", *OBJECTIVE_TAGS[objective], "few-shot"]
+    card_data.tags = ["audio", encoder_type.replace("_", "-"), *OBJECTIVE_TAGS[objective], "few-shot"]
     card_data.tags += [] if adapter is None else [adapter.lower(), "peft"]
     scores = [
         EvalResult(
@@ -127,7 +131,7 @@ def tuned_card(
     add_scores(card_data, scores, repo_id or f"{base_name(base_model)}, tuned")
     return trained_card(
         "tuned.md", card_data, base_model, repo_id, settings, results,
-        objective=objective, random_weights=random_weights, data=data, clips=clips, adapter=adapter,
+        objective=objective, random_weights=random_weights, data=data, clips=clips, adapter=adapter, has_code=has_code,
         evaluations=[vars(one) | {"rows": [list(map(cell_text, row)) for row in one.rows]} for one in evaluations],
     )  # fmt: skip
 

@@ -8,6 +8,7 @@ from huggingface_hub import ModelCard
 from transformers import TrainerState
 
 from ..data import PreparedData
+from ..embedding.encoders import base_of
 from ..embedding.saving import save_encoder
 from ..hub.cards import tuned_card
 from ..hub.module_files import save_module_files
@@ -77,6 +78,7 @@ class TunedEncoder:
             NotTunedError: the encoder has not been trained yet.
         """
         data = self.check_tuned("a card")
+        encoder: Any = base_of(self.encoder)
         card = tuned_card(
             base_model=self.base_name,
             data=self.source.name,
@@ -88,6 +90,8 @@ class TunedEncoder:
             random_weights=self.random_weights,
             evaluations=[one.for_card() for one in self.evaluations],
             adapter=self.used.get("adapter"),
+            encoder_type=encoder.config.model_type,
+            has_code=encoder._auto_class is not None,
         )
         if self.writes:
             card.save(Path(str(self.args.output_dir)) / "README.md")
