@@ -10,6 +10,7 @@ import torch
 from all_encoders import write_encoder
 from toy_sounds import write_tones
 from transformers import AutoFeatureExtractor, AutoModel
+from waveform_encoders import waveform_encoder
 
 from uamix_hf import UaMixForContrastiveTuning, UaMixTrainer, UaMixTrainingArguments
 
@@ -125,3 +126,14 @@ def test_small_encoder_batches_have_the_gradients_of_the_whole_batch(kind, recor
     largest = max(value.abs().max().item() for name, value in gradients[0].items() if name.startswith("encoder."))
     for name, value in gradients[0].items():
         torch.testing.assert_close(gradients[1][name], value, atol=1e-5 * largest, rtol=1e-3)
+
+
+@pytest.mark.parametrize("kind", ["wav2vec2-large", "data2vec", "sew"])
+def test_clips_shorter_than_a_token_are_tuned_as_one(kind: str) -> None:
+    encoder = waveform_encoder(kind)
+    encoder.config.do_normalize = True
+    model = UaMixForContrastiveTuning.from_encoder(encoder, **HEADS).train()
+    lengths = torch.tensor([2, 2, 1, 1])
+    valid = torch.arange(2) < lengths[:, None]
+    output = model(torch.randn(4, 2, 160) * valid[..., None], valid.long(), torch.arange(4))
+    assert output.loss.isfinite() and output.mix_lambda == 1

@@ -81,7 +81,7 @@ def test_a_layers_output_is_transformers_own(kind: str) -> None:
 def test_tokens_are_counted_as_in_transformers(kind: str) -> None:
     encoder = waveform_encoder(kind)
     adapter = make_adapter(encoder)
-    size, stride = adapter.patch_shape[0], adapter.patch
+    size, stride = adapter.patch, adapter.strides[0]
     assert (size, stride) == ((5, 4) if kind.startswith("sew") else (3, 2))
     for frames in range(size, 30):
         samples = torch.tensor([160 * frames])

@@ -16,7 +16,7 @@ from .convolutions import Convolutions, keeps_clips_apart
 from .encoders import EncoderAdapter, EncoderError
 from .overrides import overridden
 
-SECONDS = 30  # of the longest window by default
+FRAMES = 3000  # of the longest window by default: 30 s at 16 kHz
 VARIANCE_FLOOR = 1e-7  # of Wav2Vec2FeatureExtractor
 # Of the encoder's own training: masked tokens, and layers that are skipped at random.
 MASKS = {"mask_time_prob": 0.0, "mask_feature_prob": 0.0, "layerdrop": 0.0}
@@ -50,12 +50,12 @@ class WaveformAdapter(EncoderAdapter):
     def read_sizes(self, config: Any) -> None:
         self.convolutions = Convolutions.of(config)
         self.variable_length = True
-        self.max_frames = 100 * SECONDS  # until `check_fit` knows the front end's
+        self.max_frames = FRAMES  # until `check_fit` knows the front end's
         adapted = self.settings.layer is None and getattr(config, "add_adapter", False)
         self.pooled_size = config.output_hidden_size if adapted else config.hidden_size
-        size, self.patch = self.convolutions.frames
+        self.patch, stride = self.convolutions.frames
         samples = self.convolutions.frame_samples
-        self.patch_shape, self.strides = (size, samples), (self.patch, samples)
+        self.patch_shape, self.strides = (self.patch, samples), (stride, samples)
         self.masks_padding = keeps_clips_apart(self.base, self.layers_path)
 
     @classmethod
@@ -77,8 +77,7 @@ class WaveformAdapter(EncoderAdapter):
         size, stride = convolutions.frames
         return WaveformFrames(
             sampling_rate=made.sampling_rate, frame_shift=convolutions.frame_samples, patch_size=size,
-            time_stride=stride, max_length=SECONDS * made.sampling_rate // convolutions.frame_samples,
-            do_normalize=made.do_normalize,
+            time_stride=stride, max_length=FRAMES, do_normalize=made.do_normalize,
         )  # fmt: skip
 
     @classmethod
@@ -99,7 +98,7 @@ class WaveformAdapter(EncoderAdapter):
         config.do_normalize = front_end.do_normalize
 
     def check_fit(self, extractor: Any) -> None:
-        (size, samples), stride = self.patch_shape, self.patch
+        (size, samples), (stride, _) = self.patch_shape, self.strides
         for name, taken in (("frame_shift", samples), ("patch_size", size), ("time_stride", stride)):
             if getattr(extractor, name, None) != taken:
                 raise ValueError(
@@ -150,7 +149,7 @@ class WaveformAdapter(EncoderAdapter):
         return centred / (variance + VARIANCE_FLOOR).sqrt()
 
     def valid_tokens(self, lengths: torch.Tensor, frames: int, mel_bins: int) -> torch.Tensor:
-        size, stride = self.patch_shape[0], self.patch
+        size, stride = self.patch, self.strides[0]
         start = torch.arange(0, max(frames, size) - size + 1, stride, device=lengths.device)
         return (start + size <= lengths.clamp_min(size)[:, None])[..., None].float()
 

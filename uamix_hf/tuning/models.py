@@ -52,6 +52,7 @@ def make_model(
                 f"The model normalises log-mels with {field}={getattr(model.config, field)}, the feature extractor "
                 f"with {value}: give from_encoder the feature extractor's mean, std and std_factor."
             )
+    model.adapter.check_fit(feature_extractor)
     model.config.max_length = feature_extractor.max_length
     return model
 

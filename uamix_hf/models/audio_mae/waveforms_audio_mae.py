@@ -56,7 +56,7 @@ def to_waveform(clip: Any, device: torch.device | str | None = None) -> torch.Te
     if peak > LOUD_PEAK:
         logger.warning_once(
             f"A float clip reaches {peak:.3g}; samples are expected in [-1, 1]. Divide 16-bit values kept "
-            "as floats by 32768, or the log-mel spectrogram is far from the model's training data."
+            "as floats by 32768, or the model's input is far from its training data."
         )
     return wave
 
