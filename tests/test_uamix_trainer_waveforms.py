@@ -13,6 +13,8 @@ from transformers import AutoFeatureExtractor, AutoModel
 from waveform_encoders import waveform_encoder
 
 from uamix_hf import UaMixForContrastiveTuning, UaMixTrainer, UaMixTrainingArguments
+from uamix_hf.embedding import load_feature_extractor
+from uamix_hf.models.waveform_frames import WaveformFrames
 
 HEADS = {"projector_hidden_size": 16, "projection_size": 8, "predictor_hidden_size": 16, "queue_size": 8, "topk": 1}
 FAST = "wav2vec2"
@@ -137,3 +139,12 @@ def test_clips_shorter_than_a_token_are_tuned_as_one(kind: str) -> None:
     valid = torch.arange(2) < lengths[:, None]
     output = model(torch.randn(4, 2, 160) * valid[..., None], valid.long(), torch.arange(4))
     assert output.loss.isfinite() and output.mix_lambda == 1
+
+
+def test_a_given_model_takes_windows_of_the_front_end(recordings, tmp_path) -> None:
+    base = write_encoder(FAST, tmp_path / "base")
+    model = UaMixForContrastiveTuning.from_encoder(AutoModel.from_pretrained(base), **HEADS)
+    trainer = UaMixTrainer(model, arguments(tmp_path), recordings, load_feature_extractor(base, max_length=200))
+    assert trainer.model is model and model.adapter.max_frames == 200
+    with pytest.raises(ValueError, match="frame_shift=320 and the encoder 160"):
+        UaMixTrainer(model, arguments(tmp_path), recordings, WaveformFrames(frame_shift=320, do_normalize=False))

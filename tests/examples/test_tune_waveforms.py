@@ -7,9 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import soundfile
 import torch
 from all_encoders import write_encoder
-from toy_sounds import write_tones
+from processes import run_example
+from toy_sounds import tones, write_tones
 from transformers import Wav2Vec2FeatureExtractor, Wav2Vec2Model
 
 from uamix_hf import AudioEmbedder
@@ -77,3 +79,14 @@ def test_it_tunes_from_the_command_line(base, recordings, tmp_path) -> None:
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
     check_tuned(base, recordings, tmp_path)
+
+
+@pytest.mark.slow
+def test_two_processes_tune_clips_of_unequal_length(base, tmp_path) -> None:
+    """The clips of each process pass the encoder in groups of equal length, as many as there are lengths."""
+    sounds = tmp_path / "sounds"
+    sounds.mkdir()
+    for number, wave in enumerate(tones(8)[0]):
+        soundfile.write(sounds / f"{number}.wav", np.resize(wave, 16_000 + 1600 * number), 16_000)
+    run_example("tune.py", *flags(base, sounds, tmp_path / "tuned", "--min_view_frames", 0), world=2).well()
+    check_tuned(base, sounds, tmp_path / "tuned")
