@@ -14,7 +14,7 @@ from transformers import HfArgumentParser, set_seed
 from uamix_hf import UaMixTrainingArguments, fit_whitening
 from uamix_hf.data import DataArguments, prepare
 from uamix_hf.data.sources import check_groups
-from uamix_hf.embedding import save_encoder
+from uamix_hf.embedding import check_whitening, save_encoder
 from uamix_hf.embedding.features import embed_features
 from uamix_hf.fine_tuning import encoder_of
 from uamix_hf.fine_tuning.pseudo_labels import PSEUDO_LABELS_IGNORE, tune_on_pseudo_labels
@@ -23,7 +23,7 @@ from uamix_hf.hub.module_files import save_module_files
 from uamix_hf.hub.push import push_folder
 from uamix_hf.metrics.knn import leave_one_out_knn, resolve_neighbours
 from uamix_hf.training import EncoderArguments, with_random_weights
-from uamix_hf.tuning import METHOD_FIELDS, check_whitening
+from uamix_hf.tuning import METHOD_FIELDS
 
 NEIGHBOURS = 10  # that vote in the kNN check
 

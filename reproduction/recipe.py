@@ -24,9 +24,9 @@ from transformers import HfArgumentParser, set_seed
 from uamix_hf import fit_whitening
 from uamix_hf.data import DataArguments, cached_features, column_as_text, load_recordings, prepare, read_groups
 from uamix_hf.embedding import load_encoder, load_feature_extractor, save_encoder
+from uamix_hf.embedding.whitening import whitening_of
 from uamix_hf.evaluation import Scores, cached_embeddings, few_shot_accuracy, knn_probe, linear_probe, make_splits
 from uamix_hf.training.models import with_random_weights
-from uamix_hf.tuning.whitening import whitening_of
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 TRAINING_ROWS = ("esc10:fold=1,2,3", "fsdd:speaker=george,jackson", "speech_commands_sub:split=train")

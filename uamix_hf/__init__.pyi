@@ -2,6 +2,7 @@ from .audio.errors import AudioDecodeError, DamagedAudioWarning, TruncatedAudioW
 from .audio.loading import load_audio, stream_audio
 from .data import DataError, compute_norm_stats
 from .embedding.embedder import AudioEmbedder
+from .embedding.whitening import fit_whitening
 from .fine_tuning.configuration_classifier import EncoderClassifierConfig
 from .fine_tuning.modeling_classifier import EncoderForAudioClassification
 from .models.audio_mae.configuration_audio_mae import AudioMAEConfig
@@ -26,7 +27,6 @@ from .training.interruption import RunStoppedError
 from .training.run_identity import AnotherRunError
 from .training.trainer import NonFiniteLossError
 from .tuning import UaMixConfig, UaMixForContrastiveTuning, UaMixTrainingArguments
-from .tuning.whitening import fit_whitening
 from .version import __version__
 
 __all__ = [

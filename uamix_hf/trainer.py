@@ -14,6 +14,7 @@ from transformers.trainer_utils import TrainOutput
 from .data import DataArguments, FeatureCollator, PreparedData, open_recordings, training_data
 from .embedding.embedder import AudioEmbedder
 from .embedding.kinds import front_end_of
+from .embedding.whitening import check_whitening, fit_whitening
 from .evaluation import ProtocolArguments, TuningEvaluation, evaluate_encoders
 from .models.front_ends import FrontEnd
 from .training.lora import LoraArguments, LoraError, lora_config
@@ -22,8 +23,6 @@ from .tuning import (
     KNNCallback,
     UaMixForContrastiveTuning,
     UaMixTrainingArguments,
-    check_whitening,
-    fit_whitening,
     make_model,
     train_stages,
 )

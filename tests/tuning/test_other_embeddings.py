@@ -12,10 +12,10 @@ from transformers import ASTModel, WhisperConfig
 from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
 from uamix_hf import AudioEmbedder, AudioMAEFeatureExtractor, UaMixForContrastiveTuning, fit_whitening
-from uamix_hf.embedding import EmbeddingSettings, load_encoder, save_encoder
+from uamix_hf.embedding import EmbeddingSettings, check_whitening, load_encoder, save_encoder
 from uamix_hf.embedding.kinds import settings_of
 from uamix_hf.models.front_ends import front_end
-from uamix_hf.tuning import StageTrainer, check_whitening
+from uamix_hf.tuning import StageTrainer
 
 
 def clips(*samples: int) -> list[np.ndarray]:

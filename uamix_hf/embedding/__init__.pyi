@@ -5,6 +5,7 @@ from .kinds import load_encoder, load_feature_extractor, make_adapter, register_
 from .saving import save_encoder, save_feature_extractor
 from .settings import EmbeddingConfigError, EmbeddingSettings
 from .waveform import WaveformAdapter
+from .whitening import check_whitening
 
 __all__ = [
     "AudioEmbedder",
@@ -14,6 +15,7 @@ __all__ = [
     "EncoderError",
     "WaveformAdapter",
     "average_outputs",
+    "check_whitening",
     "embed_features",
     "load_encoder",
     "load_feature_extractor",

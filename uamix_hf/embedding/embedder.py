@@ -1,8 +1,7 @@
 """Embeddings of audio in any form: windows of long recordings, batches by length, a progress bar."""
 
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sized
-from numbers import Number
+from collections.abc import Iterable, Iterator, Sized
 from typing import Any
 
 import numpy as np
@@ -11,10 +10,14 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from ..audio.loading import stream_audio
+from ..data import load_recordings
 from ..data.checks import checked_batch_size
-from ..models.audio_mae.waveforms_audio_mae import split_clips
+from .encoders import EncoderAdapter
 from .kinds import front_end_of, load_encoder, load_feature_extractor, make_adapter
 from .peft_folders import load_config
+from .recordings import as_recordings
+from .saving import save_encoder
+from .whitening import refit
 from .windows import average_windows
 
 # Number of batches of short clips that are sorted by length together: bounds memory, leaves little padding.
@@ -186,6 +189,53 @@ class AudioEmbedder:
         )
         return inputs["input_values"], inputs["attention_mask"].sum(1)
 
+    def fit_whitening(
+        self, inputs: Any, size: int | None = None, batch_size: int = 16, progress_bar: bool = True
+    ) -> None:
+        """Adds a whitening of the embedding to the encoder, over unlabelled recordings; an earlier one is replaced.
+
+        After an error the encoder is as it was.
+
+        Args:
+            inputs: Several recordings as in [`encode`], or a folder of audio; about as many clips as `size`, or more.
+            size: Dimensions of the new embedding; by default 128, or as many as it has where that is less.
+            batch_size: Windows in a batch.
+            progress_bar: Whether to show a progress bar, which counts recordings.
+
+        Raises:
+            AudioInputError: A recording that cannot be embedded; the message names it.
+            DataError: A folder without audio.
+            TypeError: A single recording, or an encoder that cannot be whitened.
+            ValueError: Too few recordings, or all embeddings are equal.
+        """
+        if isinstance(inputs, (str, os.PathLike)) and os.path.isdir(inputs):
+            inputs = load_recordings(os.fspath(inputs))["audio"][:]
+        if as_recordings(inputs) is None:
+            raise TypeError("fit_whitening takes several recordings, or a folder of them.")
+
+        def embed() -> np.ndarray:
+            self.adapter = self.new_adapter()
+            return self.encode(inputs, batch_size, progress_bar)
+
+        try:
+            refit(self.adapter.encoder, embed, size)
+        finally:
+            self.adapter = self.new_adapter()
+
+    def save_pretrained(self, folder: str | os.PathLike) -> None:
+        """Saves the encoder, the settings of its embedding and its own feature extractor, for [`from_pretrained`].
+
+        Args:
+            folder: Folder, created if it does not exist.
+        """
+        save_encoder(self.adapter.encoder, folder, self.feature_extractor)
+
+    def new_adapter(self) -> EncoderAdapter:
+        """The adapter of the encoder as it is now."""
+        adapter = make_adapter(self.adapter.encoder, self.adapter.layers_path)
+        adapter.check_fit(self.feature_extractor)
+        return adapter
+
     @torch.inference_mode()
     def embed(self, waves: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
         """Computes the embeddings (clips, embedding_size) float64 and numbers of frames (clips,) of one batch."""
@@ -197,33 +247,6 @@ class AudioEmbedder:
 def default_device() -> str:
     """A GPU if there is one."""
     return "cuda" if torch.cuda.is_available() else "cpu"
-
-
-def as_recordings(inputs: Any) -> Iterable[Any] | None:
-    """Returns the recordings of an input in order, or None if the input is a single recording.
-
-    Raises:
-        AudioInputError: An array whose second axis can only be channels.
-        TypeError: A set, or an array of bytes.
-    """
-    if isinstance(inputs, (str, bytes, os.PathLike, Mapping)) or hasattr(inputs, "read"):
-        return None
-    if hasattr(inputs, "get_all_samples"):  # a decoder of `datasets`
-        return None
-    if isinstance(inputs, (set, frozenset)):
-        raise TypeError("A set has no order, so that embeddings cannot be assigned to its recordings: give a list.")
-    if isinstance(inputs, (list, tuple)):  # of numbers: the samples of one clip
-        return None if any(isinstance(value, Number) for value in inputs) else inputs
-    if hasattr(inputs, "__array__"):  # also columns of pandas and Arrow
-        array = inputs if isinstance(inputs, torch.Tensor) else np.asarray(inputs)
-        if isinstance(array, np.ndarray) and array.ndim == 1 and array.dtype.kind in "OSTU":
-            if array.dtype.kind == "S":
-                raise TypeError("NumPy drops zeros at the end of bytes: give the files' contents as a list.")
-            return array.tolist()
-        if array.ndim < 2:
-            return None
-        return split_clips(array) if len(array) else []
-    return inputs if isinstance(inputs, Iterable) else None
 
 
 def check_config(config: PreTrainedConfig | None, name: str) -> None:

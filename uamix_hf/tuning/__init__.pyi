@@ -4,7 +4,6 @@ from .configuration_uamix import METHOD_FIELDS, MIXES, UaMixConfig
 from .modeling_uamix import UaMixForContrastiveTuning, UaMixOutput
 from .models import make_model
 from .trainer import StageTrainer, train_stages
-from .whitening import check_whitening, fit_whitening
 
 __all__ = [
     "KNNCallback",
@@ -16,8 +15,6 @@ __all__ = [
     "UaMixForContrastiveTuning",
     "UaMixOutput",
     "UaMixTrainingArguments",
-    "check_whitening",
-    "fit_whitening",
     "make_model",
     "train_stages",
 ]

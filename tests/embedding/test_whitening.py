@@ -12,7 +12,7 @@ from transformers import AutoModel
 
 from uamix_hf import AudioEmbedder, AudioMAEConfig, AudioMAEFeatureExtractor, AudioMAEModel, fit_whitening
 from uamix_hf.data import DataArguments, prepare
-from uamix_hf.tuning.whitening import whitening_of
+from uamix_hf.embedding.whitening import whitening_of
 
 
 def test_whitened_vectors_are_principal_components_of_unit_variance() -> None:

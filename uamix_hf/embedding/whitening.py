@@ -1,18 +1,17 @@
 """Whitening: embeddings with equal variance in all directions, so that distances between them are informative."""
 
-from dataclasses import replace
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import torch
 from datasets import Dataset
 
-from ..embedding.audio_mae import AudioMAEAdapter
-from ..embedding.encoders import base_of
-from ..embedding.features import embed_features
-from ..embedding.kinds import adapter_class, make_adapter, settings_of
 from ..models.audio_mae.modeling_audio_mae import AudioMAEModel
 from ..models.front_ends import FrontEnd
+from .encoders import base_of
+from .features import embed_features
+from .kinds import adapter_class, make_adapter, settings_of
 
 # Both chosen in docs/experiments.md. Dimensions that are kept:
 SIZE = 128
@@ -87,44 +86,37 @@ def fit_whitening(
         ValueError: too few clips, or all embeddings are equal.
         TypeError: an encoder that cannot be whitened.
     """
+    refit(encoder, lambda: embed_features(encoder, feature_extractor, dataset, batch_size=batch_size), size)
+
+
+def refit(encoder: Any, embed: Callable[[], np.ndarray], size: int | None) -> None:
+    """Replaces the whitening of an encoder; after an error the encoder is as it was.
+
+    Args:
+        encoder: Encoder to change.
+        embed: Computes embeddings (clips, width) by the encoder as it is then, which is without a whitening.
+        size: As in [`fit_whitening`].
+
+    Raises:
+        ValueError: As in [`fit_whitening`].
+        TypeError: As in [`fit_whitening`].
+    """
     check_whitening(encoder)
-    encoder = base_of(encoder)
-    if not isinstance(encoder, AudioMAEModel):
-        add_whitening(encoder, feature_extractor, dataset, size, batch_size)
-        return
-    config = encoder.config
-    before, width, training = encoder.whitening, config.whitening_size, encoder.training
-    encoder.whitening, config.whitening_size = torch.nn.Identity(), 0
+    base: Any = make_adapter(encoder).base
+    kind, training, settings = adapter_class(base.config), base.training, settings_of(base)
+    layer, width = getattr(base, "whitening", None), getattr(base.config, "whitening_size", None)
+    kind.set_whitening(base, None)
     try:
-        vectors = embed_features(encoder, feature_extractor, dataset, batch_size=batch_size)
-        mean, matrix = whitening_of(vectors, min(SIZE, config.pooled_size) if size is None else size)
-        AudioMAEAdapter.set_whitening(encoder, tensors(mean, matrix))
+        vectors = embed()
+        mean, matrix = whitening_of(vectors, min(SIZE, vectors.shape[1]) if size is None else size)
+        kind.set_whitening(base, (torch.from_numpy(mean).float(), torch.from_numpy(matrix.copy()).float()))
     except BaseException:  # an interrupt, too
-        encoder.whitening, config.whitening_size = before, width
-        encoder.train(training)
+        if kind.own_whitening:
+            base.whitening, base.config.whitening_size = layer, width
+        else:
+            base.embedding_settings = settings
+        base.train(training)
         raise
 
 
-def tensors(mean: np.ndarray, matrix: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
-    """A whitening as float32 tensors."""
-    return torch.from_numpy(mean).float(), torch.from_numpy(matrix.copy()).float()
-
-
-def add_whitening(
-    encoder: Any, feature_extractor: FrontEnd, dataset: Dataset, size: int | None, batch_size: int
-) -> None:
-    """As [`fit_whitening`], for an encoder with `embedding_settings`."""
-    before, training = settings_of(encoder), encoder.training
-    encoder.embedding_settings = replace(before, whitening=None)
-    try:
-        vectors = embed_features(encoder, feature_extractor, dataset, batch_size=batch_size)
-        width = make_adapter(encoder).embedding_size
-        mean, matrix = whitening_of(vectors, min(SIZE, width) if size is None else size)
-    except BaseException:  # an interrupt, too
-        encoder.embedding_settings = before
-        encoder.train(training)
-        raise
-    encoder.embedding_settings = replace(before, whitening=tensors(mean, matrix))
-
-
-__all__ = ["check_whitening", "fit_whitening", "whitening_of"]
+__all__ = ["check_whitening", "fit_whitening", "refit", "whitening_of"]
