@@ -6,30 +6,21 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from toy_encoders import small_clap, small_wav2vec2_bert
+from all_encoders import RANDOM, make_encoder
 from toy_sounds import CONFIG, EXTRACTOR, tones
-from transformers import (
-    AutoFeatureExtractor,
-    ClapAudioModel,
-    ClapFeatureExtractor,
-    SeamlessM4TFeatureExtractor,
-    Wav2Vec2BertModel,
-    set_seed,
-)
+from transformers import AutoFeatureExtractor, set_seed
 
 from uamix_hf import AudioEmbedder, AudioMAEModel, UaMixTrainer, UaMixTrainingArguments
 from uamix_hf.embedding.kinds import settings_of
 from uamix_hf.evaluation import ProtocolArguments, evaluate_encoders
 
 HEADS = {"projector_hidden_size": 24, "projection_size": 16, "predictor_hidden_size": 32, "queue_size": 16, "topk": 2}
-CLASSES = {"clap": ClapAudioModel, "wav2vec2-bert": Wav2Vec2BertModel}
+KINDS = ("clap", "wav2vec2-bert")
 CLIPS = 18
 
 
 def small(kind: str):
-    if kind == "clap":
-        return small_clap().audio_model, ClapFeatureExtractor(truncation="rand_trunc")
-    return small_wav2vec2_bert(), SeamlessM4TFeatureExtractor()
+    return make_encoder(kind), RANDOM[kind].extractor()
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +35,7 @@ def recordings(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", CLASSES)
+@pytest.mark.parametrize("kind", KINDS)
 def test_an_encoder_is_tuned_whitened_and_saved(recordings: Path, kind: str, tmp_path: Path) -> None:
     encoder, own = small(kind)
     args = UaMixTrainingArguments(
@@ -60,15 +51,15 @@ def test_an_encoder_is_tuned_whitened_and_saved(recordings: Path, kind: str, tmp
     loaded = AudioEmbedder.from_pretrained(str(tmp_path), device="cpu")
     assert np.array_equal(loaded.encode(files, progress_bar=False), now)
 
-    again = CLASSES[kind].from_pretrained(tmp_path)  # a folder of transformers
+    again = RANDOM[kind].model.from_pretrained(tmp_path)  # a folder of transformers
     assert all(torch.equal(value, trainer.encoder.state_dict()[name]) for name, value in again.state_dict().items())
     assert type(AutoFeatureExtractor.from_pretrained(tmp_path)) is type(own)
 
 
 def test_encoders_of_other_rates_are_evaluated_side_by_side(recordings: Path) -> None:
     set_seed(0)
-    encoders = {kind: small(kind) for kind in CLASSES} | {"audio-mae": (AudioMAEModel(CONFIG).eval(), EXTRACTOR)}
+    encoders = {kind: small(kind) for kind in KINDS} | {"audio-mae": (AudioMAEModel(CONFIG).eval(), EXTRACTOR)}
     protocols = ProtocolArguments(["few_shot"], n_way=3, k_shot=[2], queries=3, episodes=10)
     results = evaluate_encoders(encoders, recordings, protocols=protocols, progress_bar=False)
-    assert [model["name"] for model in results["models"]] == [*CLASSES, "audio-mae"]
+    assert [model["name"] for model in results["models"]] == [*KINDS, "audio-mae"]
     assert all(model["scores"] for model in results["models"])

@@ -7,10 +7,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from all_encoders import write_encoder
+from all_encoders import as_published, make_encoder, write_encoder
 from toy_sounds import write_tones
 from transformers import AutoFeatureExtractor, AutoModel
-from waveform_encoders import waveform_encoder
 
 from uamix_hf import UaMixForContrastiveTuning, UaMixTrainer, UaMixTrainingArguments
 from uamix_hf.embedding import load_feature_extractor
@@ -130,9 +129,9 @@ def test_small_encoder_batches_have_the_gradients_of_the_whole_batch(kind, recor
         torch.testing.assert_close(gradients[1][name], value, atol=1e-5 * largest, rtol=1e-3)
 
 
-@pytest.mark.parametrize("kind", ["wav2vec2-large", "data2vec", "sew"])
+@pytest.mark.parametrize("kind", ["wav2vec2-layer-norm", "data2vec-audio", "sew"])
 def test_clips_shorter_than_a_token_are_tuned_as_one(kind: str) -> None:
-    encoder = waveform_encoder(kind)
+    encoder = make_encoder(kind, **as_published(kind))
     encoder.config.do_normalize = True
     model = UaMixForContrastiveTuning.from_encoder(encoder, **HEADS).train()
     lengths = torch.tensor([2, 2, 1, 1])

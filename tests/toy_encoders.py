@@ -1,18 +1,9 @@
-"""Encoders that are built unlike those that the package knows, and small ones of transformers."""
-
-from typing import Any
+"""Encoders that are built unlike those that the package knows."""
 
 import torch
 from huggingface_hub.dataclasses import strict
 from torch import nn
-from transformers import (
-    ClapConfig,
-    ClapModel,
-    PreTrainedConfig,
-    PreTrainedModel,
-    Wav2Vec2BertConfig,
-    Wav2Vec2BertModel,
-)
+from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutput
 
 from uamix_hf.embedding import EncoderAdapter, register_encoder
@@ -56,27 +47,6 @@ class NestedModel(PreTrainedModel):
         for stage in self.trunk.stages:
             hidden = hidden + stage(hidden).tanh()
         return BaseModelOutput(last_hidden_state=self.last(self.trunk.after(hidden)))
-
-
-def small_clap(**config: Any) -> ClapModel:
-    """A whole CLAP with random weights; `.audio_model` is its encoder."""
-    torch.manual_seed(0)
-    audio = {
-        "patch_embeds_hidden_size": 8, "depths": [1, 2, 1], "num_attention_heads": [1, 2, 4], "hidden_size": 32,
-        "num_hidden_layers": 3, "patch_size": 8, "patch_stride": [8, 8], "aff_block_r": 2,
-    }  # fmt: skip
-    text = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
-    return ClapModel(
-        ClapConfig(audio_config=audio | config, text_config=text | {"vocab_size": 30}, projection_dim=12)
-    ).eval()
-
-
-def small_wav2vec2_bert(**config: Any) -> Wav2Vec2BertModel:
-    """Random weights, and what acts in training mode only as likely as it may be."""
-    torch.manual_seed(0)
-    sizes = {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 48}
-    acting = {"layerdrop": 0.5, "mask_time_prob": 0.5, "mask_time_length": 2}
-    return Wav2Vec2BertModel(Wav2Vec2BertConfig(**sizes | acting | config)).eval()
 
 
 class WaveConfig(PreTrainedConfig):

@@ -6,6 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from all_encoders import RANDOM
+from encoder_checks import scramble
 from transformers import (
     AudioFlamingo3Config,
     AudioFlamingo3ForConditionalGeneration,
@@ -23,27 +25,25 @@ from uamix_hf import AudioEmbedder, load_audio
 from uamix_hf.embedding import EmbeddingSettings, load_encoder, make_adapter, save_encoder
 
 KINDS = {
-    "qwen2_audio": (Qwen2AudioForConditionalGeneration, Qwen2AudioConfig),
-    "voxtral": (VoxtralForConditionalGeneration, VoxtralConfig),
-    "audioflamingo3": (AudioFlamingo3ForConditionalGeneration, AudioFlamingo3Config),
-    "musicflamingo": (MusicFlamingoForConditionalGeneration, MusicFlamingoConfig),
+    "qwen2_audio": (Qwen2AudioForConditionalGeneration, Qwen2AudioConfig, "qwen2_audio_encoder"),
+    "voxtral": (VoxtralForConditionalGeneration, VoxtralConfig, "voxtral_encoder"),
+    "audioflamingo3": (AudioFlamingo3ForConditionalGeneration, AudioFlamingo3Config, "audioflamingo3_encoder"),
+    "musicflamingo": (MusicFlamingoForConditionalGeneration, MusicFlamingoConfig, "audioflamingo3_encoder"),
 }
 OWN = WhisperFeatureExtractor(feature_size=128)
 
 
 def small(kind: str) -> PreTrainedModel:
     torch.manual_seed(0)
-    model, config = KINDS[kind]
-    audio = {
-        "d_model": 32, "encoder_layers": 2, "encoder_attention_heads": 2, "encoder_ffn_dim": 48, "hidden_size": 32,
-        "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 48,
-    }  # fmt: skip
+    model, config, encoder = KINDS[kind]
+    audio = {"model_type": encoder} | RANDOM[encoder].fields
     text = {
         "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "num_key_value_heads": 2, "head_dim": 8,
         "intermediate_size": 16, "vocab_size": 40,
     }  # fmt: skip
-    audio |= {"model_type": "audioflamingo3_encoder"} if kind == "musicflamingo" else {}
-    return model(config(audio_config=audio, text_config=text, audio_token_index=3, audio_token_id=3)).eval()
+    made = model(config(audio_config=audio, text_config=text, audio_token_index=3, audio_token_id=3))
+    scramble(made)
+    return made.eval()
 
 
 def tower_of(model: PreTrainedModel) -> PreTrainedModel:

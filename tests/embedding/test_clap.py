@@ -7,8 +7,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from toy_encoders import small_clap
-from transformers import ClapAudioModel, ClapAudioModelWithProjection, ClapFeatureExtractor, WhisperFeatureExtractor
+from all_encoders import CLAP, make_encoder
+from encoder_checks import scramble
+from transformers import (
+    ClapAudioModel,
+    ClapAudioModelWithProjection,
+    ClapConfig,
+    ClapFeatureExtractor,
+    ClapModel,
+    WhisperFeatureExtractor,
+)
 
 from uamix_hf import AudioEmbedder, AudioMAEFeatureExtractor, load_audio
 from uamix_hf.embedding import EmbeddingConfigError, EmbeddingSettings, EncoderError, load_encoder, save_encoder
@@ -29,8 +37,12 @@ def waves(esc10: Path) -> list[np.ndarray]:
 
 
 @pytest.fixture(scope="module")
-def whole():
-    return small_clap()
+def whole() -> ClapModel:
+    torch.manual_seed(0)
+    text = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    model = ClapModel(ClapConfig(audio_config=CLAP, text_config=text | {"vocab_size": 30}, projection_dim=12))
+    scramble(model)
+    return model.eval()
 
 
 @pytest.fixture(scope="module")
@@ -120,7 +132,7 @@ def test_gain_on_the_waveform_is_gain_on_the_log_mel(waves, embedder: AudioEmbed
 
 
 def test_recordings_are_windows_also_where_the_model_fuses(waves) -> None:
-    encoder = small_clap(enable_fusion=True, fusion_type="aff_2d").audio_model
+    encoder = make_encoder("clap", enable_fusion=True, fusion_type="aff_2d")
     own = ClapFeatureExtractor()
     features = own_input(waves[0], own)
     assert features.shape == (1, 4, 1001, 64)
@@ -192,7 +204,7 @@ def test_what_does_not_fit_is_refused_by_name(whole) -> None:
     with pytest.raises(ValueError, match="WhisperFeatureExtractor is not .* 'clap_audio_model': give a ClapFeature"):
         make_front_end(encoder.config, WhisperFeatureExtractor())
     with pytest.raises(EncoderError, match="takes 256 frames"):
-        make_adapter(small_clap(spec_size=64, num_mel_bins=16).audio_model)
+        make_adapter(make_encoder("clap", spec_size=64, num_mel_bins=16))
     for settings, message in (
         (EmbeddingSettings(4), "layers 1 to 3"),
         (EmbeddingSettings(pooling="pooler"), "has mean, projection"),

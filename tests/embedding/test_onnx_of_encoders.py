@@ -6,7 +6,7 @@ import numpy as np
 import onnxruntime
 import pytest
 import torch
-from all_encoders import KINDS, write_encoder
+from all_encoders import KINDS, WAVEFORMS, write_encoder
 from torch import nn
 
 from uamix_hf.embedding import load_encoder
@@ -15,9 +15,6 @@ from uamix_hf.embedding import load_encoder
 EXPORTED = [kind for kind in KINDS if kind != "ssamba"]
 # The exporter cannot follow a bias of attention through SDPA.
 EAGER = ("beats", "openbeats", "wav2vec2-bert")
-WAVEFORMS = (
-    "wav2vec2", "wav2vec2-layer-norm", "hubert", "wavlm", "data2vec-audio", "unispeech", "unispeech-sat", "sew",
-)  # fmt: skip
 FIXED = {"ast": (128, 128), "clap": (1, 1001, 64), "whisper": (80, 3000), "qwen2_audio_encoder": (128, 3000)}
 TOLERANCE = 1e-4  # relative to the output's scale
 

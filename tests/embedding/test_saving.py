@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from toy_encoders import small_clap, small_wav2vec2_bert
+from all_encoders import make_encoder
 from transformers import (
     ASTFeatureExtractor,
     ASTModel,
@@ -18,10 +18,8 @@ from transformers import (
     ClapAudioModel,
     ClapFeatureExtractor,
     SeamlessM4TFeatureExtractor,
-    WhisperConfig,
     WhisperFeatureExtractor,
 )
-from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
 from uamix_hf import AudioEmbedder, AudioMAEConfig, AudioMAEFeatureExtractor, AudioMAEModel
 from uamix_hf.embedding import load_feature_extractor, save_encoder
@@ -56,12 +54,6 @@ def by_transformers_alone(folder: Path, wave: np.ndarray) -> np.ndarray:
 
 def noise(samples: int) -> np.ndarray:
     return 0.1 * np.random.default_rng(1).standard_normal(samples, np.float32)
-
-
-def small_whisper(positions: int = 50) -> WhisperEncoder:
-    torch.manual_seed(0)
-    sizes = {"d_model": 32, "encoder_layers": 2, "encoder_attention_heads": 2, "encoder_ffn_dim": 48}
-    return WhisperEncoder(WhisperConfig(**sizes, max_source_positions=positions)).eval()
 
 
 def save_asts_folder(encoder: ASTModel, folder: Path, given: str) -> tuple[np.ndarray, np.ndarray]:
@@ -104,7 +96,7 @@ def test_transformers_alone_runs_whispers_saved_folder(whisper: Path, tmp_path: 
 @pytest.mark.parametrize("bins", [80, 128])
 def test_whispers_own_feature_extractor_is_saved_and_makes_the_same_front_end(tmp_path: Path, bins: int) -> None:
     own = WhisperFeatureExtractor(feature_size=bins)
-    encoder = WhisperEncoder(WhisperConfig(d_model=32, encoder_layers=1, encoder_attention_heads=2, num_mel_bins=bins))
+    encoder = make_encoder("whisper", num_mel_bins=bins)
     made = make_front_end(encoder.config, own)
     save_encoder(encoder, tmp_path, made)
     saved = AutoFeatureExtractor.from_pretrained(tmp_path)
@@ -115,7 +107,7 @@ def test_whispers_own_feature_extractor_is_saved_and_makes_the_same_front_end(tm
 
 @pytest.mark.parametrize("truncation", ["rand_trunc", "fusion"])
 def test_claps_own_feature_extractor_is_saved_and_makes_the_same_front_end(tmp_path: Path, truncation: str) -> None:
-    own, encoder = ClapFeatureExtractor(truncation=truncation), small_clap().audio_model
+    own, encoder = ClapFeatureExtractor(truncation=truncation), make_encoder("clap")
     made = make_front_end(encoder.config, own)
     save_encoder(encoder, tmp_path, made)
     saved, model = ClapFeatureExtractor.from_pretrained(tmp_path), ClapAudioModel.from_pretrained(tmp_path).eval()
@@ -129,7 +121,7 @@ def test_claps_own_feature_extractor_is_saved_and_makes_the_same_front_end(tmp_p
 
 
 def test_wav2vec2_berts_own_feature_extractor_is_saved_and_makes_the_same_front_end(tmp_path: Path) -> None:
-    own, encoder = SeamlessM4TFeatureExtractor(), small_wav2vec2_bert()
+    own, encoder = SeamlessM4TFeatureExtractor(), make_encoder("wav2vec2-bert")
     made = make_front_end(encoder.config, own)
     save_encoder(encoder, tmp_path, made)
     saved, model = AutoFeatureExtractor.from_pretrained(tmp_path), AutoModel.from_pretrained(tmp_path).eval()
@@ -186,7 +178,7 @@ def test_audio_maes_feature_extractor_is_its_own(tmp_path: Path) -> None:
 @pytest.mark.parametrize("attribute", [True, False])
 def test_the_longest_window_is_recorded_where_the_own_class_does_not_say_it(tmp_path: Path, attribute: bool) -> None:
     """A clip of two windows, where the encoder would take it as one."""
-    encoder, made = small_whisper(), front_end("whisper", max_length=40)
+    encoder, made = make_encoder("whisper", max_source_positions=50), front_end("whisper", max_length=40)
     save_encoder(encoder, tmp_path, made)
     assert type(AutoFeatureExtractor.from_pretrained(tmp_path)) is WhisperFeatureExtractor
     loaded = AudioEmbedder.from_pretrained(str(tmp_path), device="cpu")

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from all_encoders import make_encoder
 from datasets import Dataset
-from toy_encoders import small_wav2vec2_bert
 from transformers import SeamlessM4TFeatureExtractor, Wav2Vec2BertModel
 
 from uamix_hf import AudioEmbedder, AudioMAEFeatureExtractor, load_audio
@@ -29,7 +29,7 @@ def waves(esc10: Path) -> list[np.ndarray]:
 
 @pytest.fixture(scope="module")
 def embedder() -> AudioEmbedder:
-    return AudioEmbedder(small_wav2vec2_bert(), OWN)
+    return AudioEmbedder(make_encoder("wav2vec2-bert"), OWN)
 
 
 def prepared(embedder: AudioEmbedder, wave: np.ndarray) -> torch.Tensor:
@@ -48,12 +48,12 @@ def test_input_and_embedding_are_those_of_transformers(waves, embedder: AudioEmb
         assert difference.mean() < 1e-4 and difference.max() < 1e-2
         with torch.no_grad():
             expected = embedder.model(**theirs).last_hidden_state[0][mask].mean(0)
-        np.testing.assert_allclose(vector, expected, atol=1e-4)
+        np.testing.assert_allclose(vector, expected, atol=2e-4 * np.abs(expected.numpy()).max())
 
 
 @pytest.mark.parametrize("positions", ["relative_key", "relative", "rotary"])
 def test_a_clip_alone_has_the_embedding_that_it_has_in_a_batch(waves, positions: str) -> None:
-    embedder = AudioEmbedder(small_wav2vec2_bert(position_embeddings_type=positions), OWN)
+    embedder = AudioEmbedder(make_encoder("wav2vec2-bert", position_embeddings_type=positions), OWN)
     together = embedder.encode(waves, batch_size=len(waves), progress_bar=False)
     assert together.shape == (len(waves), 32) and np.isfinite(together).all()
     for wave, vector in zip(waves, together, strict=True):
@@ -87,7 +87,9 @@ def test_the_layer_is_recorded_and_a_saved_folder_loads(waves, embedder: AudioEm
 
 def test_windows_may_be_longer_than_by_default_also_of_cached_features(waves) -> None:
     wave = np.resize(np.concatenate(waves), 31 * 16_000)
-    encoder = small_wav2vec2_bert(num_hidden_layers=1, num_attention_heads=1, position_embeddings_type="rotary")
+    encoder = make_encoder(
+        "wav2vec2-bert", num_hidden_layers=1, num_attention_heads=1, position_embeddings_type="rotary"
+    )
     made = front_end("wav2vec2_bert", max_length=4000)
     mel = made.log_mels([wave])[0]
     with torch.no_grad():
@@ -98,13 +100,13 @@ def test_windows_may_be_longer_than_by_default_also_of_cached_features(waves) ->
 
 
 def test_what_does_not_fit_is_refused_by_name() -> None:
-    encoder = small_wav2vec2_bert()
+    encoder = make_encoder("wav2vec2-bert")
     with pytest.raises(ValueError, match="num_mel_bins=128 and the encoder 80"):
         AudioEmbedder(encoder, AudioMAEFeatureExtractor())
     with pytest.raises(ValueError, match="stride=1: a token"):
         make_front_end(encoder.config, SeamlessM4TFeatureExtractor(stride=1))
     with pytest.raises(EncoderError, match="add_adapter=True: load it with add_adapter=False"):
-        make_adapter(small_wav2vec2_bert(add_adapter=True))
+        make_adapter(make_encoder("wav2vec2-bert", add_adapter=True))
     encoder.embedding_settings = EmbeddingSettings(pooling="pooler")
     with pytest.raises(EmbeddingConfigError, match="has mean"):
         make_adapter(encoder)

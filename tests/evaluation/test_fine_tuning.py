@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from all_encoders import short_encoder
 from datasets import Dataset
-from tiny_encoders import tiny_encoder
 from toy_sounds import CONFIG, EXTRACTOR, PLAIN, log_mels, tones
 from transformers import set_seed
 
@@ -113,7 +113,7 @@ def test_encoders_of_other_kinds_are_fine_tuned(kind, recordings):
     args = FineTuningArguments(
         use_cpu=True, disable_tqdm=True, logging_strategy="no", max_steps=1, per_device_train_batch_size=6
     )
-    encoder = tiny_encoder(kind)
+    encoder = short_encoder(kind)
     before = {name: value.clone() for name, value in encoder[0].state_dict().items()}
     scores = fine_tune_low_shot(encoder, recordings, LABELS, SPLITS[:1], 2, (0,), args, progress_bar=False)
     assert len(scores.values) == 3 and 0 <= scores.mean <= 1

@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from all_encoders import BUILDS, short_encoder
 from huggingface_hub.errors import StrictDataclassError
-from tiny_encoders import KINDS, tiny_encoder
 from toy_sounds import tones
 from transformers import AutoConfig, AutoModelForAudioClassification, pipeline
 
@@ -17,20 +17,20 @@ from uamix_hf.embedding.kinds import settings_of
 from uamix_hf.fine_tuning import encoder_of, freeze, make_classifier
 
 WAVES, LABELS = tones(12)
-GENERIC = tuple(kind for kind in KINDS if kind not in ("audio_mae", "beats"))
+GENERIC = tuple(kind for kind in BUILDS if kind not in ("audio_mae", "beats"))
 # Of layer, pooling and whitening, what an encoder's own configuration does not choose.
 CHOSEN = {
-    "whisper": EmbeddingSettings(2, "mean", (torch.full((24,), 0.1), torch.randn(24, 7))),
+    "whisper": EmbeddingSettings(2, "mean", (torch.full((32,), 0.1), torch.randn(32, 7))),
     "ast": EmbeddingSettings(2, "mean"),
-    "mae_ast": EmbeddingSettings(whitening=(torch.full((24,), 0.1), torch.randn(24, 7))),
-    "wav2vec2": EmbeddingSettings(2, None, (torch.full((24,), 0.1), torch.randn(24, 7))),
+    "mae_ast": EmbeddingSettings(whitening=(torch.full((32,), 0.1), torch.randn(32, 7))),
+    "wav2vec2": EmbeddingSettings(2, None, (torch.full((32,), 0.1), torch.randn(32, 7))),
     "clap": EmbeddingSettings(2),
 }
 
 
 def classifier(kind: str, outputs: int = 3, chosen: bool = True, **settings):
     """A classifier in evaluation mode, the encoder that it was made of, and its front end."""
-    encoder, extractor = tiny_encoder(kind)
+    encoder, extractor = short_encoder(kind)
     if chosen and kind in CHOSEN:
         encoder.embedding_settings = CHOSEN[kind]
     fixed = {"problem_type": "single_label_classification", "id2label": dict(enumerate("abc"[:outputs]))}
@@ -44,7 +44,7 @@ def batch(extractor, waves=WAVES[:4]) -> dict[str, torch.Tensor]:
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", BUILDS)
 def test_logits_are_of_the_embedding_that_the_encoder_has(kind: str) -> None:
     model, encoder, extractor = classifier(kind)
     embeddings = AudioEmbedder(encoder, extractor).encode(WAVES[:4], progress_bar=False)
@@ -83,7 +83,7 @@ def test_the_encoder_of_a_saved_classifier_is_loaded_with_its_embedding(kind: st
         assert settings_of(other) == EmbeddingSettings(1, "mean")
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", BUILDS)
 def test_a_pipeline_gives_the_same_scores_one_by_one_and_in_batches(kind: str, tmp_path: Path) -> None:
     model, _, extractor = classifier(kind)
     model.save_pretrained(tmp_path)
@@ -144,7 +144,7 @@ def test_half_precision_is_close(kind: str) -> None:
 
 
 def test_an_encoder_in_half_precision_is_trained_in_whole(tmp_path: Path) -> None:
-    encoder, extractor = tiny_encoder("whisper")
+    encoder, extractor = short_encoder("whisper")
     model = make_classifier(encoder.half(), 3, extractor)
     assert encoder.dtype == torch.float16 and {value.dtype for value in model.parameters()} == {torch.float32}
     model.save_pretrained(tmp_path)
@@ -152,7 +152,7 @@ def test_an_encoder_in_half_precision_is_trained_in_whole(tmp_path: Path) -> Non
     assert {value.dtype for value in loaded.parameters()} == {torch.float32}
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", BUILDS)
 def test_what_cannot_be_trained_is_frozen_and_the_given_encoder_left_as_it_is(kind: str) -> None:
     model, encoder, _ = classifier(kind)
     before, adapter = copy.deepcopy(encoder.state_dict()), make_adapter(model.base_model)
@@ -196,13 +196,13 @@ def test_wrong_inputs_are_refused() -> None:
 
 
 def test_what_no_classifier_can_be_made_of_is_refused() -> None:
-    encoder, extractor = tiny_encoder("whisper")
+    encoder, extractor = short_encoder("whisper")
     with pytest.raises(TypeError, match="A classifier on WhisperEncoder pads as its feature extractor does"):
         make_classifier(encoder, 3)
     with pytest.raises(TypeError, match="EncoderClassifierConfig has no field drop_path_rate"):
         make_classifier(encoder, 3, extractor, drop_path_rate=0.1)
-    with pytest.raises(ValueError, match="num_mel_bins=32"):
-        make_classifier(encoder, 3, tiny_encoder("ast")[1])
+    with pytest.raises(ValueError, match="num_mel_bins=32 and the encoder 80"):
+        make_classifier(encoder, 3, short_encoder("audio_mae")[1])
     with pytest.raises(TypeError, match="EncoderForAudioClassification has a head already"):
         make_classifier(make_classifier(encoder, 3, extractor), 3, extractor)
     with pytest.raises(EncoderError, match="Linear"):

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from tiny_encoders import KINDS, tiny_encoder
+from all_encoders import BUILDS, short_encoder
 from toy_sounds import PLAIN, log_mels, tones
 from transformers import AutoModelForAudioClassification
 
@@ -29,7 +29,7 @@ from uamix_hf.fine_tuning import (
 from uamix_hf.tuning import UaMixConfig, UaMixTrainingArguments
 
 WAVES, LABELS = tones(24, noise=(0.1, 0.2))
-OTHERS = tuple(kind for kind in KINDS if kind != "audio_mae")
+OTHERS = tuple(kind for kind in BUILDS if kind != "audio_mae")
 # Without gradient: the bias of keys shifts all scores of a query alike, and Whisper's layers have none.
 IDLE = ("k_proj.bias", "key.bias")
 
@@ -51,7 +51,7 @@ def arguments(folder: Path, kind: type = FineTuningArguments, **more):
 
 @pytest.mark.parametrize("kind", OTHERS)
 def test_training_changes_what_it_should_and_what_is_saved_predicts_the_same(kind: str, tmp_path: Path) -> None:
-    encoder, extractor = tiny_encoder(kind)
+    encoder, extractor = short_encoder(kind)
     if kind in ("whisper", "ast"):
         encoder.embedding_settings = EmbeddingSettings(2, "mean")
     clips, before = log_mels(WAVES, extractor), copy.deepcopy(encoder)
@@ -88,7 +88,7 @@ def test_training_changes_what_it_should_and_what_is_saved_predicts_the_same(kin
 
 @pytest.mark.parametrize("kind", ["whisper", "ast"])
 def test_toy_sounds_are_told_apart(kind: str, tmp_path: Path) -> None:
-    encoder, extractor = tiny_encoder(kind)
+    encoder, extractor = short_encoder(kind)
     clips, plain = log_mels(WAVES, extractor), {name: PLAIN[name] for name in PLAIN if "patchout" not in name}
     args = arguments(tmp_path, max_steps=40, learning_rate=3e-3, **{**plain, "drop_path_rate": 0.0})
     model = fine_tune(encoder, extractor, clips, np.arange(18), LABELS, 3, args)
@@ -97,7 +97,7 @@ def test_toy_sounds_are_told_apart(kind: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", OTHERS)
 def test_fixmatch_learns_from_clips_without_labels(kind: str, tmp_path: Path) -> None:
-    encoder, extractor = tiny_encoder(kind)
+    encoder, extractor = short_encoder(kind)
     clips = log_mels(WAVES, extractor)
     model = make_classifier(encoder, 3, extractor, problem_type="single_label_classification")
     trainer = FixMatchTrainer(
@@ -112,9 +112,9 @@ def test_fixmatch_learns_from_clips_without_labels(kind: str, tmp_path: Path) ->
 
 @pytest.mark.parametrize("kind", OTHERS)
 def test_the_clusters_of_its_embeddings_are_learnt(kind: str, tmp_path: Path) -> None:
-    encoder, extractor = tiny_encoder(kind)
+    encoder, extractor = short_encoder(kind)
     if kind == "whisper":
-        encoder.embedding_settings = EmbeddingSettings(2, "mean", (torch.zeros(24), torch.eye(24, 9)))
+        encoder.embedding_settings = EmbeddingSettings(2, "mean", (torch.zeros(32), torch.eye(32, 9)))
     clips = log_mels(WAVES, extractor)
     args = arguments(tmp_path, UaMixTrainingArguments)
     config = UaMixConfig(min_view_frames=16)
@@ -130,7 +130,7 @@ def test_the_clusters_of_its_embeddings_are_learnt(kind: str, tmp_path: Path) ->
 
 def test_rates_that_an_encoder_does_not_have_are_refused_by_name(tmp_path: Path) -> None:
     for kind in OTHERS:
-        encoder, _ = tiny_encoder(kind)
+        encoder, _ = short_encoder(kind)
         assert arguments(tmp_path).model_settings(encoder) == {}
         for name, value in (("drop_path_rate", 0.2), ("patchout_ratio", 0.1), ("patchout_time_ratio", 0.3)):
             with pytest.raises(ValueError, match=f"{name}={value}.*{type(encoder).__name__} has none"):

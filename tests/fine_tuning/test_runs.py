@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
-from tiny_encoders import tiny_encoder
+from all_encoders import short_encoder
 from toy_sounds import CONFIG, EXTRACTOR, PLAIN, tones
 from transformers import AutoFeatureExtractor, AutoModelForAudioClassification, set_seed
 
@@ -101,7 +101,7 @@ def test_the_checkpoint_to_resume_from_is_read_from_the_arguments(recordings: Pa
 
 
 def test_a_run_of_another_encoder_names_it_on_its_card(recordings: Path, tmp_path: Path) -> None:
-    other, extractor = tiny_encoder("whisper")
+    other, extractor = short_encoder("whisper")
     other.embedding_settings = EmbeddingSettings(2, "mean")
     args = FineTuningArguments(
         str(tmp_path / "out"), use_cpu=True, disable_tqdm=True, report_to="none", save_strategy="no",

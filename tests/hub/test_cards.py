@@ -9,8 +9,8 @@ import pytest
 import soundfile
 import torch
 import yaml
+from all_encoders import short_encoder
 from huggingface_hub import ModelCard
-from tiny_encoders import tiny_encoder
 from transformers import EvalPrediction
 
 from uamix_hf import (
@@ -156,7 +156,7 @@ def test_lines_of_a_card_run_in_its_folder_wherever_that_is(
 @pytest.mark.parametrize("classifies", [False, True])
 def test_lines_of_the_cards_of_other_encoders_run(tmp_path: Path, monkeypatch, classifies: bool) -> None:
     monkeypatch.setattr("uamix_hf.hub.cards.base_licence", lambda name: None)
-    encoder, extractor = tiny_encoder("whisper")
+    encoder, extractor = short_encoder("whisper")
     if classifies:
         make_classifier(encoder, 2, extractor).save_pretrained(tmp_path)
         extractor.save_pretrained(tmp_path)

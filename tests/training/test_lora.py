@@ -2,31 +2,22 @@
 
 import copy
 import re
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from all_encoders import IN_TREE, write_encoder
-from encoder_checks import scramble
+from all_encoders import BUILDS, IN_TREE, make_encoder, write_encoder
 from peft import LoraConfig, PeftModel
 from torch import nn
 from torch.nn import functional as F
-from transformers import AutoModel, PreTrainedModel, WhisperConfig
-from transformers.models.whisper.modeling_whisper import WhisperEncoder
+from transformers import AutoModel, PreTrainedModel
 
 from uamix_hf import (
     AudioEmbedder,
     AudioMAEConfig,
     AudioMAEFeatureExtractor,
     AudioMAEModel,
-    BeatsConfig,
-    BeatsModel,
-    MAEASTConfig,
-    MAEASTModel,
-    SSAMBAConfig,
-    SSAMBAModel,
     UaMixForContrastiveTuning,
     front_end,
 )
@@ -42,27 +33,13 @@ HEADS = {"projector_hidden_size": 16, "projection_size": 8, "predictor_hidden_si
 RANK = 3
 
 
-def whisper() -> WhisperEncoder:
-    sizes = {"d_model": 32, "encoder_layers": 3, "encoder_attention_heads": 2, "encoder_ffn_dim": 48}
-    return WhisperEncoder(WhisperConfig(**sizes, max_source_positions=48))
-
-
-# The package's own classes, small; those of transformers are in all_encoders.py.
-OWN: dict[str, Callable[[], PreTrainedModel]] = {
-    "audio_mae": lambda: AudioMAEModel(AudioMAEConfig(**SIZES, **MEL)),
-    "beats": lambda: BeatsModel(BeatsConfig(**SIZES, **MEL, patch_embedding_size=40, num_conv_pos_embedding_groups=4)),
-    "mae_ast": lambda: MAEASTModel(MAEASTConfig(**SIZES, **MEL)),
-    "ssamba": lambda: SSAMBAModel(
-        SSAMBAConfig(hidden_size=16, num_hidden_layers=3, time_step_rank=3, state_size=5, **MEL)
-    ),
-}
 EXTRACTOR = AudioMAEFeatureExtractor(**MEL)
 # Linear layers whose weights are read without a call.
 NEVER_CALLED = {"wavlm": r"attention\.(q|k|v|out)_proj$"}
 
 
-# One of each build; their relatives take long together.
-FAST = (*OWN, "ast", "whisper", "clap", "wav2vec2-bert", "wav2vec2", "wavlm")
+# Their relatives take long together.
+FAST = (*BUILDS, "wavlm")
 
 
 @pytest.fixture(params=[*FAST, *(pytest.param(kind, marks=pytest.mark.slow) for kind in IN_TREE if kind not in FAST)])
@@ -73,14 +50,7 @@ def kind(request) -> str:
 @pytest.fixture
 def base(kind: str, tmp_path: Path) -> PreTrainedModel:
     """Loaded from a folder, as users' encoders are, in evaluation mode."""
-    if kind in IN_TREE:
-        write_encoder(kind, tmp_path / "base")
-    else:
-        torch.manual_seed(0)
-        encoder = OWN[kind]()
-        scramble(encoder)
-        save_encoder(encoder, tmp_path / "base", EXTRACTOR)
-    encoder = load_encoder(tmp_path / "base")
+    encoder = load_encoder(write_encoder(kind, tmp_path / "base"))
     AudioEmbedder(encoder, load_feature_extractor(tmp_path / "base"))  # records what the front end does
     return encoder
 
@@ -104,8 +74,8 @@ def adapted(base: PreTrainedModel, extractor: Any, learnt: bool = True, **settin
 
 def features(extractor: Any, clips: int = 3) -> tuple[torch.Tensor, torch.Tensor]:
     bins = extractor.frame_shift if extractor.domain == "waveform" else extractor.num_mel_bins
-    values = torch.randn(clips, 96, bins, generator=torch.Generator().manual_seed(4))
-    return values, torch.tensor([96, 64, 41, 80][:clips])
+    values = torch.randn(clips, 64, bins, generator=torch.Generator().manual_seed(4))
+    return values, torch.tensor([64, 48, 41, 60][:clips])
 
 
 def embeddings(encoder: Any, extractor: Any) -> torch.Tensor:
@@ -142,7 +112,7 @@ def test_merged_and_unmerged_encoders_have_the_same_embeddings_and_gradients(bas
     torch.testing.assert_close(merged_pooled, pooled, atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(merged_gradient, gradient, atol=1e-5, rtol=1e-4)
     assert gradient.abs().max() > 1e-3
-    assert not torch.allclose(pooled, embeddings(base, extractor), atol=1e-2)
+    assert not torch.allclose(pooled, embeddings(base, extractor), atol=1e-3)
 
 
 def test_merged_weights_are_those_of_the_formula(base, extractor) -> None:
@@ -167,7 +137,7 @@ def test_a_step_changes_the_adapters_and_the_heads_alone(base, extractor) -> Non
     values, lengths = features(extractor, 4)
     for _ in range(2):  # the first step changes B, which is 0, and the next A
         optimizer.zero_grad()
-        mask = (torch.arange(96) < lengths[:, None]).long()
+        mask = (torch.arange(64) < lengths[:, None]).long()
         loss = model(values, mask, torch.arange(4)).loss
         loss.backward()
         optimizer.step()
@@ -302,7 +272,7 @@ def test_layers_that_are_never_called_have_no_adapters(mae) -> None:
 
 
 def test_adapters_above_the_embeddings_layer_are_refused_or_left_out() -> None:
-    encoder = whisper()
+    encoder = make_encoder("whisper", max_source_positions=48)
     encoder.embedding_settings = EmbeddingSettings(2)
     extractor = front_end("whisper", max_length=96)
     names = [name for name, _ in add_lora(copy.deepcopy(encoder), LoraConfig(), extractor).named_parameters()]

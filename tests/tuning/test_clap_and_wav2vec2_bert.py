@@ -7,15 +7,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from toy_encoders import small_clap, small_wav2vec2_bert
-from transformers import ClapFeatureExtractor, PreTrainedModel, SeamlessM4TFeatureExtractor
+from all_encoders import RANDOM, make_encoder
 
 from uamix_hf import AudioEmbedder, UaMixForContrastiveTuning, fit_whitening
 from uamix_hf.embedding import EmbeddingSettings, save_encoder
 from uamix_hf.embedding.kinds import make_front_end, settings_of
 from uamix_hf.tuning import StageTrainer
 
-OWN = {"clap": ClapFeatureExtractor(truncation="rand_trunc"), "wav2vec2-bert": SeamlessM4TFeatureExtractor()}
+OWN = {kind: RANDOM[kind].extractor() for kind in ("clap", "wav2vec2-bert")}
 BINS = {"clap": 64, "wav2vec2-bert": 80}
 STEM = {
     "clap": ["audio_encoder.patch_embed.", "audio_encoder.batch_norm."],
@@ -24,16 +23,12 @@ STEM = {
 LAYERS = {"clap": "audio_encoder.layers.", "wav2vec2-bert": "encoder.layers."}
 
 
-def small(kind: str) -> PreTrainedModel:
-    return small_clap().audio_model if kind == "clap" else small_wav2vec2_bert()
-
-
 @pytest.mark.parametrize("layer", [None, 2])
 @pytest.mark.parametrize("kind", OWN)
 def test_a_run_changes_the_layers_of_the_embedding_that_are_not_frozen(
     make_model, make_dataset, make_args, kind: str, layer: int | None, tmp_path: Path
 ) -> None:
-    encoder = small(kind)
+    encoder = make_encoder(kind)
     encoder.embedding_settings = EmbeddingSettings(layer)
     before = copy.deepcopy(encoder)
     extractor = make_front_end(encoder.config, OWN[kind])
@@ -63,7 +58,7 @@ def test_a_run_changes_the_layers_of_the_embedding_that_are_not_frozen(
 
 @pytest.mark.parametrize("kind", OWN)
 def test_training_mode_depends_neither_on_chance_nor_on_other_clips(make_model, kind: str) -> None:
-    encoder = small(kind)
+    encoder = make_encoder(kind)
     for module in encoder.modules():
         if isinstance(module, torch.nn.Dropout):
             module.p = 0.0
@@ -79,7 +74,7 @@ def test_training_mode_depends_neither_on_chance_nor_on_other_clips(make_model, 
 
 @pytest.mark.parametrize("kind", OWN)
 def test_gradients_reach_what_is_trained_and_nothing_else(make_model, make_batch, kind: str) -> None:
-    encoder = small(kind)
+    encoder = make_encoder(kind)
     encoder.embedding_settings = EmbeddingSettings(2)
     model = make_model(encoder=encoder).train()
     loss = model(**make_batch([60, 97, 300, 45], mel=BINS[kind])).loss
@@ -96,7 +91,7 @@ def test_gradients_reach_what_is_trained_and_nothing_else(make_model, make_batch
 
 @pytest.mark.parametrize("kind", OWN)
 def test_a_whitening_is_fitted_saved_and_loaded(make_dataset, kind: str, tmp_path: Path) -> None:
-    encoder = small(kind)
+    encoder = make_encoder(kind)
     data = make_dataset([60, 128, 97, 110, 45, 80], mel=BINS[kind])
     fit_whitening(encoder, OWN[kind], data, size=5)
     random = np.random.default_rng(0)
