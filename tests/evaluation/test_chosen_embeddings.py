@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from all_encoders import make_encoder
 from toy_sounds import write_tones
-from transformers import WhisperConfig, WhisperFeatureExtractor
-from transformers.models.whisper.modeling_whisper import WhisperEncoder
+from transformers import WhisperFeatureExtractor
 
 from uamix_hf import AudioEmbedder
 from uamix_hf.data import load_recordings
@@ -25,9 +25,7 @@ FEW = ProtocolArguments(["few_shot"], n_way=3, k_shot=[1], queries=2, episodes=3
 @pytest.fixture
 def model(tmp_path: Path) -> Path:
     """A small encoder of Whisper that takes 1 s."""
-    torch.manual_seed(0)
-    sizes = {"d_model": 32, "encoder_layers": 3, "encoder_attention_heads": 2, "encoder_ffn_dim": 48}
-    encoder = WhisperEncoder(WhisperConfig(**sizes, max_source_positions=50))
+    encoder = make_encoder("whisper", max_source_positions=50)
     save_encoder(encoder, tmp_path / "model", WhisperFeatureExtractor(chunk_length=1))
     return tmp_path / "model"
 

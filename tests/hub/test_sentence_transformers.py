@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from all_encoders import KINDS, write_encoder
+from all_encoders import KINDS, short_encoder, write_encoder
 from datasets import Audio, Dataset
 from hub_server import HubServer
 from sentence_transformers import (
@@ -26,16 +26,10 @@ from sentence_transformers.sentence_transformer.losses import (
 from sentence_transformers.util.environment import check_version_requirements
 from toy_sounds import CONFIG, EXTRACTOR, tones, write_tones
 from transformers import (
-    ASTConfig,
-    ASTFeatureExtractor,
-    ASTModel,
     AutoFeatureExtractor,
     AutoModel,
-    WhisperConfig,
-    WhisperFeatureExtractor,
     set_seed,
 )
-from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
 from uamix_hf import AudioEmbedder, AudioInputError, AudioMAEModel, load_audio
 from uamix_hf.__main__ import main
@@ -46,7 +40,10 @@ from uamix_hf.hub.sentence_transformers import AudioEncoder
 
 CARDS = Path(__file__).parents[2] / "model_cards"
 WAVES = tones(6)[0]
-SIZES = {"num_hidden_layers": 2, "hidden_size": 24, "num_attention_heads": 2, "intermediate_size": 32}
+
+
+# Of layer, pooling and whitening, what an encoder of transformers has in its settings.
+CHOSEN = {"ast": (1, "mean", 5), "whisper": (1, None, 6)}
 
 
 def whitening(width: int, size: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -64,15 +61,10 @@ def made(kind: str) -> tuple:
         encoder.whitening.matrix.normal_()
         encoder.whitening.mean.normal_()
         return encoder, EXTRACTOR
-    if kind == "ast":
-        encoder = ASTModel(ASTConfig(**SIZES, max_length=64, num_mel_bins=128))
-        encoder.embedding_settings = EmbeddingSettings(1, "mean", whitening(24, 5))
-        return encoder, ASTFeatureExtractor(max_length=64)
-    encoder = WhisperEncoder(
-        WhisperConfig(d_model=16, encoder_layers=2, encoder_attention_heads=2, encoder_ffn_dim=32, num_mel_bins=80)
-    )
-    encoder.embedding_settings = EmbeddingSettings(1, None, whitening(16, 6))
-    return encoder, WhisperFeatureExtractor()
+    encoder, extractor = short_encoder(kind)
+    layer, pooling, size = CHOSEN[kind]
+    encoder.embedding_settings = EmbeddingSettings(layer, pooling, whitening(32, size))
+    return encoder, extractor
 
 
 @pytest.fixture(params=["audio_mae", "ast", "whisper"])

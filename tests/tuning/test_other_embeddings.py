@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from transformers import ASTModel, WhisperConfig
+from all_encoders import make_encoder
+from transformers import ASTModel, PreTrainedModel
 from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
 from uamix_hf import AudioEmbedder, AudioMAEFeatureExtractor, UaMixForContrastiveTuning, fit_whitening
@@ -58,10 +59,8 @@ def test_a_failed_whitening_leaves_the_settings_as_they_were(make_ast, make_data
     check_whitening(encoder)
 
 
-def small_whisper(seed: int = 0) -> WhisperEncoder:
-    torch.manual_seed(seed)
-    sizes = {"d_model": 32, "encoder_layers": 3, "encoder_attention_heads": 2, "encoder_ffn_dim": 48}
-    return WhisperEncoder(WhisperConfig(**sizes, max_source_positions=60))
+def small_whisper() -> PreTrainedModel:
+    return make_encoder("whisper", max_source_positions=60)
 
 
 @pytest.mark.parametrize("layer", [None, 2])
