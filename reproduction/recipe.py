@@ -24,6 +24,7 @@ from transformers import HfArgumentParser, set_seed
 from uamix_hf import fit_whitening
 from uamix_hf.data import DataArguments, cached_features, column_as_text, load_recordings, prepare, read_groups
 from uamix_hf.embedding import load_encoder, load_feature_extractor, save_encoder
+from uamix_hf.embedding.kinds import adapter_class
 from uamix_hf.embedding.whitening import whitening_of
 from uamix_hf.evaluation import Scores, cached_embeddings, few_shot_accuracy, knn_probe, linear_probe, make_splits
 from uamix_hf.training.models import with_random_weights
@@ -93,8 +94,9 @@ def make(args: RecipeArguments, variant: str, seed: int, folder: Path) -> None:
     if entry.get("untuned") or "of" in entry:
         source = args.model_name_or_path if entry.get("untuned") else folder.with_name(f"{entry['of']}-{seed}")
         extractor = load_feature_extractor(source)
-        # With a pooling that is named, a tuned encoder comes without its whitening.
         encoder = load_encoder(source, layer=entry.get("layer"), pooling=entry.get("pooling"))
+        if "of" in entry:  # what training alone does
+            adapter_class(encoder.config).set_whitening(encoder, None)
         if entry.get("random"):
             set_seed(seed)
             encoder = with_random_weights(encoder)
