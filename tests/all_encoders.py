@@ -5,10 +5,11 @@ fixtures.
 """
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import pytest
 import torch
 import transformers
 from encoder_checks import scramble
@@ -152,6 +153,11 @@ RANDOM = IN_TREE | RELATED | OWN
 KINDS = (*CONVERTED, *IN_TREE)  # from folder to folder, whatever the package does with an encoder
 # One of each build of those that differ by more than a detail: what is done with all takes long.
 BUILDS = (*OWN, "ast", "whisper", "clap", "wav2vec2-bert", "wav2vec2")
+
+
+def slow_but(fast: Iterable[str], kinds: Iterable[str]) -> list[Any]:
+    """Parameters of a test: kinds, all but some of them marked as slow."""
+    return [kind if kind in fast else pytest.param(kind, marks=pytest.mark.slow) for kind in kinds]
 
 
 def domain(kind: str) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from all_encoders import write_encoder
+from all_encoders import slow_but, write_encoder
 from hub_server import HubServer
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file
@@ -120,7 +120,7 @@ class Stop(TrainerCallback):
             raise KeyboardInterrupt
 
 
-@pytest.mark.parametrize("stage, step", [("head", 2), ("tune", 3)])
+@pytest.mark.parametrize("stage, step", [pytest.param("head", 2, marks=pytest.mark.slow), ("tune", 3)])
 def test_a_stopped_run_goes_on_as_if_it_never_had(tuned, base, sounds, tmp_path, stage, step) -> None:
     stopped = UaMixTrainer(base, arguments(tmp_path), sounds, lora=LORA, callbacks=[Stop(step, stage)])
     with pytest.raises(KeyboardInterrupt):
@@ -137,7 +137,7 @@ def test_a_stopped_run_goes_on_as_if_it_never_had(tuned, base, sounds, tmp_path,
     assert same_weights(trainer.model, tuned.model)
 
 
-@pytest.mark.parametrize("kind", ["ast", "wavlm", "whisper"])
+@pytest.mark.parametrize("kind", slow_but(["wavlm"], TARGET))
 def test_another_kind_of_encoder_is_whitened_beside_its_adapter(sounds: Path, tmp_path: Path, kind: str) -> None:
     write_encoder(kind, tmp_path / "base")
     args = arguments(tmp_path / "tuned", save_strategy="no", max_steps=1, head_steps=0, save_steps=500)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from all_encoders import as_published, make_encoder, write_encoder
+from all_encoders import as_published, make_encoder, slow_but, write_encoder
 from toy_sounds import write_tones
 from transformers import AutoFeatureExtractor, AutoModel
 
@@ -17,7 +17,7 @@ from uamix_hf.models.waveform_frames import WaveformFrames
 
 HEADS = {"projector_hidden_size": 16, "projection_size": 8, "predictor_hidden_size": 16, "queue_size": 8, "topk": 1}
 FAST = "wav2vec2"
-KINDS = [FAST, *(pytest.param(k, marks=pytest.mark.slow) for k in ("hubert", "wavlm", "data2vec-audio", "sew"))]
+KINDS = slow_but([FAST], [FAST, "hubert", "wavlm", "data2vec-audio", "sew"])
 # Before the layers: the convolutions, their projection, positions, and the norm that is applied before the layers.
 STEM = ("feature_extractor.", "layer_norm.", "feature_projection", "encoder.pos_conv_embed.", "encoder.layer_norm.")
 
@@ -35,7 +35,7 @@ def recordings(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_tones(tmp_path_factory.mktemp("waveforms") / "recordings", 8)
 
 
-@pytest.mark.parametrize("freeze_blocks", [0, 1])
+@pytest.mark.parametrize("freeze_blocks", [pytest.param(0, marks=pytest.mark.slow), 1])
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_step_changes_what_is_not_frozen_and_is_saved(kind, freeze_blocks, recordings, tmp_path) -> None:
     base = write_encoder(kind, tmp_path / "base")

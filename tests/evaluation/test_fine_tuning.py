@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from all_encoders import short_encoder
+from all_encoders import short_encoder, slow_but
 from datasets import Dataset
 from toy_sounds import CONFIG, EXTRACTOR, PLAIN, log_mels, tones
 from transformers import set_seed
@@ -108,7 +108,7 @@ def test_what_cannot_be_measured_is_refused(measure):
         measure(labels=np.concatenate([LABELS, LABELS]))
 
 
-@pytest.mark.parametrize("kind", ["whisper", "wav2vec2", "beats"])
+@pytest.mark.parametrize("kind", slow_but(["wav2vec2"], ["whisper", "wav2vec2", "beats"]))
 def test_encoders_of_other_kinds_are_fine_tuned(kind, recordings):
     args = FineTuningArguments(
         use_cpu=True, disable_tqdm=True, logging_strategy="no", max_steps=1, per_device_train_batch_size=6

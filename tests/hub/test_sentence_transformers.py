@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from all_encoders import KINDS, short_encoder, write_encoder
+from all_encoders import KINDS, short_encoder, slow_but, write_encoder
 from datasets import Audio, Dataset
 from hub_server import HubServer
 from sentence_transformers import (
@@ -114,7 +114,7 @@ def test_vectors_of_every_kind_are_those_of_the_embedder(folder: Path, tmp_path:
     assert (target / "README.md").read_text() == (folder / "README.md").read_text()
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", slow_but(("passt", "mae_ast", "clap", "wav2vec2-layer-norm"), KINDS))
 def test_every_encoder_of_the_package(kind: str, tmp_path: Path, fixtures: Path) -> None:
     folder = write_encoder(kind, tmp_path / "encoder", fixtures)
     module_files.save_module_files(folder)

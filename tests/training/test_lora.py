@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from all_encoders import BUILDS, IN_TREE, make_encoder, write_encoder
+from all_encoders import BUILDS, IN_TREE, make_encoder, slow_but, write_encoder
 from peft import LoraConfig, PeftModel
 from torch import nn
 from torch.nn import functional as F
@@ -38,26 +38,31 @@ EXTRACTOR = AudioMAEFeatureExtractor(**MEL)
 NEVER_CALLED = {"wavlm": r"attention\.(q|k|v|out)_proj$"}
 
 
-# Their relatives take long together.
-FAST = (*BUILDS, "wavlm")
+# Others are built like one of these, but for details, and take long together.
+FAST = ("audio_mae", "ssamba", "whisper", "clap", "wav2vec2", "wavlm")
 
 
-@pytest.fixture(params=[*FAST, *(pytest.param(kind, marks=pytest.mark.slow) for kind in IN_TREE if kind not in FAST)])
+@pytest.fixture(scope="module", params=slow_but(FAST, dict.fromkeys([*BUILDS, *IN_TREE])))
 def kind(request) -> str:
     return request.param
 
 
-@pytest.fixture
-def base(kind: str, tmp_path: Path) -> PreTrainedModel:
+@pytest.fixture(scope="module")
+def folder_of_base(kind: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_encoder(kind, tmp_path_factory.mktemp(kind) / "base")
+
+
+@pytest.fixture(scope="module")
+def base(folder_of_base: Path) -> PreTrainedModel:
     """Loaded from a folder, as users' encoders are, in evaluation mode."""
-    encoder = load_encoder(write_encoder(kind, tmp_path / "base"))
-    AudioEmbedder(encoder, load_feature_extractor(tmp_path / "base"))  # records what the front end does
+    encoder = load_encoder(folder_of_base)
+    AudioEmbedder(encoder, load_feature_extractor(folder_of_base))  # records what the front end does
     return encoder
 
 
-@pytest.fixture
-def extractor(base: PreTrainedModel, tmp_path: Path) -> Any:
-    return load_feature_extractor(tmp_path / "base")
+@pytest.fixture(scope="module")
+def extractor(folder_of_base: Path) -> Any:
+    return load_feature_extractor(folder_of_base)
 
 
 def adapted(base: PreTrainedModel, extractor: Any, learnt: bool = True, **settings: Any) -> PeftModel:

@@ -23,7 +23,7 @@ STEM = {
 LAYERS = {"clap": "audio_encoder.layers.", "wav2vec2-bert": "encoder.layers."}
 
 
-@pytest.mark.parametrize("layer", [None, 2])
+@pytest.mark.parametrize("layer", [pytest.param(None, marks=pytest.mark.slow), 2])
 @pytest.mark.parametrize("kind", OWN)
 def test_a_run_changes_the_layers_of_the_embedding_that_are_not_frozen(
     make_model, make_dataset, make_args, kind: str, layer: int | None, tmp_path: Path

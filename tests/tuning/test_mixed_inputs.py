@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from all_encoders import WAVEFORMS, as_published, make_encoder, write_encoder
+from all_encoders import WAVEFORMS, as_published, make_encoder, slow_but, write_encoder
 from torch.nn import functional as F
 from transformers import AutoFeatureExtractor, AutoModel
 
@@ -15,6 +15,7 @@ from uamix_hf.embedding import load_encoder, load_feature_extractor
 from uamix_hf.tuning import mixing
 
 LOG_MELS = ("audio_mae", "ast", "whisper")
+KINDS = [*LOG_MELS, *slow_but(("wav2vec2", "wav2vec2-layer-norm", "wavlm", "sew"), WAVEFORMS)]
 FRAMES = 96
 # Log-mels have whole windows alone; Whisper's plain encoder takes 30 s, no less.
 SAMPLES = {"audio_mae": 64 * 160 + 240, "ast": 128 * 160 + 240, "whisper": 480_000}
@@ -81,7 +82,7 @@ def assert_same(found: torch.Tensor, expected: torch.Tensor, others: list[torch.
     assert all((found - other).abs().max() > 1e3 * error for other in others)
 
 
-@pytest.mark.parametrize("kind", [*LOG_MELS, *WAVEFORMS])
+@pytest.mark.parametrize("kind", KINDS)
 @torch.no_grad()
 def test_t_cutmix_is_the_embedding_of_the_cut_waveform(kind: str, tmp_path: Path) -> None:
     encoder, waves = Encoder(kind, "t-cutmix", tmp_path), sounds(kind)
@@ -91,7 +92,7 @@ def test_t_cutmix_is_the_embedding_of_the_cut_waveform(kind: str, tmp_path: Path
     assert_same(encoder.mixture(waves, 0.0, 1.0), expected, others)
 
 
-@pytest.mark.parametrize("kind", [*LOG_MELS, *WAVEFORMS])
+@pytest.mark.parametrize("kind", KINDS)
 @torch.no_grad()
 def test_mixup_is_the_embedding_of_the_weighted_sum(kind: str, tmp_path: Path) -> None:
     """Of waveforms; or of log-mels, here of noise, which span less than the 80 dB below which Whisper cuts them off."""
