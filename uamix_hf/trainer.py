@@ -218,7 +218,6 @@ class UaMixTrainer(TunedEncoder):
             DataError: a missing folder or column, or a clip without a label.
             EvaluationError: labels that the protocols cannot evaluate, such as too few clips of a class.
             AudioInputError: an unreadable recording, unless they are skipped.
-            TypeError: a protocol that fine-tunes, with an encoder other than [`AudioMAEModel`].
         """
         self.check_tuned("evaluate")
         recordings, name = open_recordings(labelled, audio_column, where)

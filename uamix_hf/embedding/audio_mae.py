@@ -5,7 +5,9 @@ from typing import Any
 
 import torch
 
+from ..models.audio_mae.modeling_audio_mae import AudioMAEForAudioClassification
 from ..models.audio_mae.pooling_audio_mae import AudioMAEWhitening
+from ..models.beats.modeling_beats import BeatsForAudioClassification
 from .encoders import EncoderAdapter
 from .settings import EmbeddingConfigError, EmbeddingSettings
 
@@ -45,6 +47,7 @@ class AudioMAEAdapter(SiblingAdapter):
     """
 
     own_whitening = True
+    classifier_class = AudioMAEForAudioClassification
 
     @classmethod
     def chosen_fields(cls, config: Any, layer: int | None, pooling: str | None) -> dict[str, Any]:
@@ -74,6 +77,8 @@ class BeatsAdapter(SiblingAdapter):
         encoder: The encoder.
         layers_path: As in [`EncoderAdapter`].
     """
+
+    classifier_class = BeatsForAudioClassification
 
     @classmethod
     def chosen_fields(cls, config: Any, layer: int | None, pooling: str | None) -> dict[str, Any]:

@@ -50,6 +50,8 @@ class EncoderAdapter(EncoderLayers, TokenPooling):
     # Whether the encoder's own configuration chooses layer and pooling, and whether it has a whitening of its own.
     own_fields: ClassVar[bool] = False
     own_whitening: ClassVar[bool] = False
+    # The encoder's own classifier, whose `base_model` it is; None where the generic one is made of it.
+    classifier_class: ClassVar[type[PreTrainedModel] | None] = None
 
     def __init__(self, encoder: PreTrainedModel, layers_path: str | None = None):
         self.encoder = encoder

@@ -7,7 +7,6 @@ import numpy as np
 import torch
 from datasets import Dataset
 
-from ..models.audio_mae.modeling_audio_mae import AudioMAEModel
 from ..models.front_ends import FrontEnd
 from .encoders import base_of
 from .features import embed_features
@@ -52,10 +51,10 @@ def check_whitening(encoder: Any) -> None:
         TypeError: its class has no place for it.
     """
     base = base_of(encoder)
-    if adapter_class(getattr(base, "config", None)).own_whitening and not isinstance(base, AudioMAEModel):
+    if adapter_class(getattr(base, "config", None)).own_whitening and not hasattr(base, "whitening"):
         raise TypeError(
-            f"{type(base).__name__} has no place for a whitening; AudioMAEModel has: leave it out (whiten=False, "
-            "--whiten false)."
+            f"{type(base).__name__} has no place for a whitening: give its encoder alone, or leave the whitening out "
+            "(whiten=False, --whiten false)."
         )
 
 
@@ -68,8 +67,8 @@ def fit_whitening(
 ) -> None:
     """Adds a whitening of the embedding to the encoder, in place; `save_encoder` saves it.
 
-    That of an [`AudioMAEModel`] is a layer, which is saved with the weights. That of other encoders is in their
-    `embedding_settings`.
+    Where the encoder's class has a layer for it ([`AudioMAEModel`]), it is saved with the weights. That of other
+    encoders is in their `embedding_settings`.
 
     The whitening is computed over unlabelled clips. An earlier one is replaced; after an error the encoder is as it
     was. Pooled outputs of a masked autoencoder lie in a narrow cone, whose axis is nearly the same for all clips: what

@@ -7,25 +7,17 @@ from typing import Any
 from torch import nn
 from transformers import PreTrainedModel
 
-from ..embedding.kinds import front_end_of, make_adapter, settings_of
+from ..embedding.kinds import adapter_class, front_end_of, make_adapter, settings_of
 from ..embedding.settings import EmbeddingSettings
-from ..models.audio_mae.modeling_audio_mae import AudioMAEForAudioClassification
-from ..models.beats.modeling_beats import BeatsForAudioClassification
 from ..training.encoders import EncoderAdapter, EncoderError
 from .configuration_classifier import EncoderClassifierConfig
 from .modeling_classifier import EncoderForAudioClassification
-
-# Classifiers of encoders whose systems have their own, by `model_type`; others have EncoderForAudioClassification.
-CLASSIFIERS: dict[str, type[PreTrainedModel]] = {
-    "audio_mae": AudioMAEForAudioClassification,
-    "beats": BeatsForAudioClassification,
-}
 
 
 def own_classifier(encoder: PreTrainedModel) -> type[PreTrainedModel] | None:
     """The classifier of the encoder's own system, if there is one that computes the encoder's embedding."""
     plain = dataclasses.replace(settings_of(encoder), max_length=None) == EmbeddingSettings()
-    return CLASSIFIERS.get(encoder.config.model_type) if plain else None
+    return adapter_class(encoder.config).classifier_class if plain else None
 
 
 def has_setting(encoder: PreTrainedModel, name: str) -> bool:
@@ -38,9 +30,9 @@ def make_classifier(
 ) -> PreTrainedModel:
     """Classifier of a copy of the encoder and a new linear layer; frozen parameters stay frozen in the copy.
 
-    It is an [`AudioMAEForAudioClassification`] or [`BeatsForAudioClassification`] on these encoders, and an
-    [`EncoderForAudioClassification`] on any other that has an adapter; its encoder is `base_model`. The linear layer's
-    input is the encoder's embedding: its layer and pooling, and its whitening if it has one.
+    It is of the encoder's own class where the adapter names one, as [`AudioMAEForAudioClassification`] and
+    [`BeatsForAudioClassification`], and else an [`EncoderForAudioClassification`]; its encoder is `base_model`. The
+    linear layer's input is the encoder's embedding: its layer and pooling, and its whitening if it has one.
 
     Args:
         encoder: Left as it is.
@@ -151,4 +143,4 @@ def freeze(encoder: PreTrainedModel, layers: int, layers_path: str | None = None
     return [part for part in parts if isinstance(part, nn.Module)]
 
 
-__all__ = ["CLASSIFIERS", "adapter_of", "encoder_of", "freeze", "has_setting", "longest_window", "make_classifier"]
+__all__ = ["adapter_of", "encoder_of", "freeze", "has_setting", "longest_window", "make_classifier"]
