@@ -34,7 +34,7 @@ from uamix_hf.embedding import (
 from uamix_hf.embedding.waveform import WaveformAdapter
 from uamix_hf.models.waveform_frames import WaveformFrames
 
-KINDS = slow_but(("wav2vec2", "wav2vec2-layer-norm", "wavlm", "sew", "wav2vec2-conformer"), ALL_WAVEFORMS)
+KINDS = slow_but(("wav2vec2", "wav2vec2-layer-norm", "wavlm", "sew"), ALL_WAVEFORMS)
 FRAMES = (97, 60, 31, 10, 5)
 OWN = Wav2Vec2FeatureExtractor(do_normalize=True)
 # What differs from pass to pass in training mode, apart from the adapter's own.

@@ -39,7 +39,7 @@ NEVER_CALLED = {"wavlm": r"attention\.(q|k|v|out)_proj$"}
 
 
 # Others are built like one of these, but for details, and take long together.
-FAST = ("audio_mae", "ssamba", "whisper", "clap", "wav2vec2", "wavlm")
+FAST = ("ssamba", "whisper", "clap", "wav2vec2", "wavlm")
 
 
 @pytest.fixture(scope="module", params=slow_but(FAST, dict.fromkeys([*BUILDS, *IN_TREE])))
@@ -152,7 +152,7 @@ def test_a_step_changes_the_adapters_and_the_heads_alone(base, extractor) -> Non
     assert {name for name in changed if name.startswith("encoder.")} == adapters and len(changed) > len(adapters)
 
 
-@pytest.mark.parametrize("whitened", [False, True])
+@pytest.mark.parametrize("whitened", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_the_folder_holds_the_merged_encoder_and_the_adapter_alone(base, extractor, tmp_path, whitened) -> None:
     encoder = adapted(base, extractor)
     kind = adapter_class(base.config)

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from all_encoders import RANDOM, make_encoder
+from all_encoders import RANDOM, make_encoder, slow_but
 
 from uamix_hf import AudioEmbedder, UaMixForContrastiveTuning, fit_whitening
 from uamix_hf.embedding import EmbeddingSettings, save_encoder
@@ -24,7 +24,7 @@ LAYERS = {"clap": "audio_encoder.layers.", "wav2vec2-bert": "encoder.layers."}
 
 
 @pytest.mark.parametrize("layer", [pytest.param(None, marks=pytest.mark.slow), 2])
-@pytest.mark.parametrize("kind", OWN)
+@pytest.mark.parametrize("kind", slow_but(["wav2vec2-bert"], OWN))
 def test_a_run_changes_the_layers_of_the_embedding_that_are_not_frozen(
     make_model, make_dataset, make_args, kind: str, layer: int | None, tmp_path: Path
 ) -> None:
