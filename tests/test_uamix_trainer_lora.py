@@ -25,7 +25,7 @@ from uamix_hf import (
     UaMixTrainingArguments,
 )
 from uamix_hf.data import load_recordings
-from uamix_hf.embedding import load_encoder
+from uamix_hf.embedding import EncoderError, load_encoder
 from uamix_hf.embedding.encoders import base_of
 from uamix_hf.evaluation import ProtocolArguments
 from uamix_hf.training import EncoderArguments, LoraArguments, LoraError
@@ -179,6 +179,8 @@ def test_what_lora_does_not_go_with_is_refused(base: Path, sounds: Path, tmp_pat
     ):
         with pytest.raises(kind, match=message):
             UaMixTrainer(given, args, sounds, EXTRACTOR, lora=LORA)
+    with pytest.raises(EncoderError, match="has the encoder that the adapters belong to"):
+        UaMixTrainer(base, arguments(base), sounds, lora=LORA)
     with pytest.raises(TypeError, match="lora is a int"):
         UaMixTrainer(encoder, args, sounds, EXTRACTOR, lora=8)
 

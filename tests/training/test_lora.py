@@ -314,6 +314,26 @@ def test_a_folder_that_peft_wrote_loads_with_what_its_base_has(mae, tmp_path) ->
     assert load_feature_extractor(tmp_path / "adapter").to_dict() == EXTRACTOR.to_dict()
 
 
+def test_adapters_on_an_adapters_folder_need_both(mae, tmp_path) -> None:
+    save_encoder(adapted(mae, EXTRACTOR), tmp_path / "one", EXTRACTOR)
+    first = load_encoder(tmp_path / "one" / "adapter")
+    second = adapted(first, EXTRACTOR)
+    expected = embeddings(second, EXTRACTOR)
+    save_encoder(second, tmp_path / "two", EXTRACTOR)
+    assert (expected - embeddings(first, EXTRACTOR)).abs().max() > 0.01
+    for folder in (tmp_path / "two", tmp_path / "two" / "adapter"):
+        torch.testing.assert_close(embeddings(load_encoder(folder), EXTRACTOR), expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("target", ["base", "base/../base/", "one"])
+def test_adapters_are_not_saved_over_their_encoder(mae, tmp_path, target: str) -> None:
+    save_encoder(adapted(mae, EXTRACTOR), tmp_path / "one", EXTRACTOR)
+    encoder = load_encoder(tmp_path / ("base" if "base" in target else "one/adapter"))
+    with pytest.raises(EncoderError, match="has the encoder that the adapters belong to"):
+        save_encoder(adapted(encoder, EXTRACTOR), tmp_path / target)
+    assert (tmp_path / "one" / "adapter" / "adapter_config.json").is_file()
+
+
 def test_an_adapter_without_its_base_says_what_is_missing(mae, tmp_path) -> None:
     adapted(mae, EXTRACTOR).save_pretrained(tmp_path / "adapter")
     (tmp_path / "base").rename(tmp_path / "moved")

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 from transformers.utils import ADAPTER_CONFIG_NAME
+from transformers.utils.hub import extract_commit_hash
 
 from .layers import EncoderError, base_of
 from .settings import find_file
@@ -131,14 +132,16 @@ def load_config(name_or_path: str, **options: Any) -> tuple[PreTrainedConfig, Ad
         base = adapter_base(name_or_path, **options)
         if base is None:
             raise
-    try:
-        return AutoConfig.from_pretrained(base.name, **base.options(options)), base
+    try:  # which may be a folder of adapters, too
+        return load_config(base.name, **base.options(options))[0], base
     except OSError as error:
         raise OSError(f"{name_or_path} holds adapters of {base.name}, which does not load: {error}") from error
 
 
 def merge_folder(encoder: PreTrainedModel, name_or_path: str, **location: Any) -> PreTrainedModel:
     """Adds the adapters of a folder to the weights of their encoder.
+
+    The encoder is then one of that folder: adapters that it gets later belong to it, and not to the encoder alone.
 
     Args:
         encoder: The encoder, which is changed.
@@ -159,13 +162,36 @@ def merge_folder(encoder: PreTrainedModel, name_or_path: str, **location: Any) -
             f"The adapters of {name_or_path} do not fit {type(base_of(encoder)).__name__} of {encoder.name_or_path}: "
             f"{error}"
         ) from error
-    return loaded.merge_and_unload(safe_merge=True)
+    encoder = loaded.merge_and_unload(safe_merge=True)
+    encoder.name_or_path = encoder.config.name_or_path = name_or_path
+    path = find_file(name_or_path, ADAPTER_CONFIG_NAME, location)
+    encoder.config._commit_hash = extract_commit_hash(path, None)
+    return encoder
+
+
+def check_target(base: str | None, folder: str | os.PathLike) -> None:
+    """Checks that saving an encoder with adapters to a folder keeps the encoder that the adapters belong to.
+
+    Args:
+        base: Folder or Hub repository of that encoder.
+        folder: Where the merged encoder and its adapters will be saved.
+
+    Raises:
+        EncoderError: It is there, and would be overwritten.
+    """
+    target = Path(folder).resolve()
+    if base and Path(base).is_dir() and Path(base).resolve() in (target, target / FOLDER):
+        raise EncoderError(
+            f"{os.fspath(folder)} has the encoder that the adapters belong to, {base}: saving there would overwrite "
+            "it, and the adapters would be added to weights that have them already. Give another folder."
+        )
 
 
 __all__ = [
     "FOLDER",
     "AdapterBase",
     "adapter_base",
+    "check_target",
     "has_adapters",
     "load_config",
     "merge_folder",

@@ -8,7 +8,7 @@ from typing import Any
 
 from .encoders import base_of
 from .kinds import adapter_class, front_end_of, make_front_end, settings_of
-from .peft_folders import FOLDER, has_adapters, merged, remove_adapters, save_adapters
+from .peft_folders import FOLDER, check_target, has_adapters, merged, remove_adapters, save_adapters
 
 logger = logging.getLogger(__name__)
 
@@ -27,8 +27,13 @@ def save_encoder(encoder: Any, folder: str | os.PathLike, feature_extractor: Any
         folder: Folder, created if it does not exist.
         feature_extractor: Its feature extractor or front end, which is saved with it as in [`save_feature_extractor`];
             not saved if None.
+
+    Raises:
+        EncoderError: Adapters would be saved over the encoder that they belong to.
     """
     base, adapted = base_of(encoder), has_adapters(encoder)
+    if adapted:
+        check_target(base.name_or_path, folder)
     remove_adapters(folder)
     (merged(encoder) if adapted else encoder).save_pretrained(os.fspath(folder))
     kind = adapter_class(base.config)

@@ -2,8 +2,9 @@
 
 from typing import Any
 
+from ..embedding.encoders import base_of
 from ..embedding.kinds import make_adapter
-from ..embedding.peft_folders import has_adapters
+from ..embedding.peft_folders import check_target, has_adapters
 from ..models.front_ends import FrontEnd
 from ..training.lora import LoraError, add_lora, check_adapters
 from .arguments import UaMixTrainingArguments
@@ -30,7 +31,8 @@ def make_model(
         LoraError: adapters that the encoder cannot have, or that would have no effect.
         ValueError: a feature extractor that does not fit the encoder, or a given model that contradicts the arguments,
             or that normalises views by other statistics than the feature extractor.
-        EncoderError: an encoder that does not meet the contract of [`EncoderAdapter`].
+        EncoderError: an encoder that does not meet the contract of [`EncoderAdapter`], or adapters whose encoder is in
+            the output folder.
     """
     statistics = {field: getattr(feature_extractor, name) for field, name in STATISTICS.items()}
     if not isinstance(model, UaMixForContrastiveTuning):
@@ -39,6 +41,8 @@ def make_model(
             model = add_lora(model, lora, feature_extractor, args.layers_path, frozen)
         elif has_adapters(model):
             check_adapters(model, feature_extractor, args.layers_path)
+        if has_adapters(model):
+            check_target(base_of(model).name_or_path, str(args.output_dir))
         fields = statistics | {"max_length": feature_extractor.max_length}
         model = UaMixForContrastiveTuning.from_encoder(model, **fields, **args.method_settings())
         model.adapter.check_fit(feature_extractor)
