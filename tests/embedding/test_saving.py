@@ -195,3 +195,21 @@ def test_the_longest_window_is_recorded_where_the_own_class_does_not_say_it(tmp_
         save_encoder(loaded.model, tmp_path / "again")
         WhisperFeatureExtractor().save_pretrained(tmp_path / "again")
     assert load_feature_extractor(tmp_path / "again").max_length == 40
+
+
+@pytest.mark.parametrize(
+    ("kind", "own"),
+    [("whisper", WhisperFeatureExtractor), ("clap", ClapFeatureExtractor), ("ast", ASTFeatureExtractor)],
+)
+def test_the_front_end_of_a_classifiers_folder_is_saved_as_the_own_class(
+    tmp_path, caplog, kind: str, own: type
+) -> None:
+    encoder = make_encoder(kind)
+    settings = {"max_length": 128} if kind == "ast" else {}
+    make_front_end(encoder.config, own(**settings)).save_pretrained(tmp_path)  # with its code, as classifiers have it
+    encoder.save_pretrained(tmp_path)
+    loaded = load_feature_extractor(tmp_path)
+    save_encoder(encoder, tmp_path / "saved", loaded)
+    assert not caplog.records
+    assert type(AutoFeatureExtractor.from_pretrained(tmp_path / "saved")) is own
+    assert not list((tmp_path / "saved").glob("*.py"))

@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from ..models.audio_mae.loading_audio_mae import WRITTEN_BY_TRANSFORMERS
 from .encoders import base_of
 from .kinds import adapter_class, front_end_of, make_front_end, settings_of
 from .peft_folders import FOLDER, check_target, has_adapters, merged, remove_adapters, save_adapters
@@ -13,7 +14,7 @@ from .peft_folders import FOLDER, check_target, has_adapters, merged, remove_ada
 logger = logging.getLogger(__name__)
 
 # Settings of a front end that do not change what it computes of a clip.
-IDLE = {"max_length", "return_attention_mask", "truncation", "fbank_backend"}
+IDLE = {"max_length", "return_attention_mask", "truncation", "fbank_backend"} | WRITTEN_BY_TRANSFORMERS
 
 
 def save_encoder(encoder: Any, folder: str | os.PathLike, feature_extractor: Any = None) -> None:
