@@ -79,6 +79,8 @@ def test_audio_mae_chooses_by_its_own_fields(tmp_path: Path) -> None:
         torch.testing.assert_close(chosen(values).pooler_output, model.layernorm(states)[:, 0])
     with pytest.raises(EmbeddingConfigError, match="layer=4: the encoder has the layers 1 to 3"):
         load_encoder(tmp_path, layer=4)
+    with pytest.raises(EmbeddingConfigError, match="pooling='median': .*'mean', 'cls'"):
+        load_encoder(tmp_path, pooling="median")
     model.embedding_settings = EmbeddingSettings(layer=1)
     with pytest.raises(EmbeddingConfigError, match="AudioMAEModel chooses layer and pooling by its configuration"):
         make_adapter(model)

@@ -1,9 +1,11 @@
 """Adapters of Audio-MAE and its siblings, whose configurations choose layer and pooling."""
 
+import copy
 from dataclasses import replace
 from typing import Any
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 
 from ..models.audio_mae.modeling_audio_mae import AudioMAEForAudioClassification
 from ..models.audio_mae.pooling_audio_mae import AudioMAEWhitening
@@ -29,6 +31,11 @@ class SiblingAdapter(EncoderAdapter):
         layers = config.num_hidden_layers
         if layer is not None and not 1 <= layer <= layers:
             raise EmbeddingConfigError(f"layer={layer}: the encoder has the layers 1 to {layers}.")
+        if pooling is not None:
+            try:
+                copy.copy(config).pooling = pooling
+            except StrictDataclassError as error:
+                raise EmbeddingConfigError(f"pooling={pooling!r}: {error.__cause__}.") from error
         fields = {"num_hidden_layers": layer, "pooling": pooling}
         return {name: value for name, value in fields.items() if value is not None}
 
