@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from all_encoders import slow_but
 from datasets import Dataset
 from toy_sounds import CONFIG, EXTRACTOR, PLAIN, log_mels, tones
 from transformers import EarlyStoppingCallback, TrainerCallback, set_seed
@@ -71,7 +72,7 @@ def logged(trainer: Any, name: str) -> list[float]:
 # --- the optimiser
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", slow_but(["tune"], KINDS))
 def test_the_optimiser_is_what_was_asked_for(make: Callable, kind: str) -> None:
     seen = make(
         kind, optim="adamw_torch", adam_beta1=0.5, adam_beta2=0.6, adam_epsilon=1e-3, weight_decay=0.07,
@@ -103,7 +104,7 @@ class Gradients(TrainerCallback):
         self.seen.append(torch.cat(parts).clone())
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", slow_but(["finetune"], KINDS))
 def test_gradients_are_clipped(make: Callable, kind: str) -> None:
     found = []
     for norm in (0.0, 1e-3):
@@ -169,7 +170,7 @@ def test_the_model_is_compiled_and_learns_the_same(make: Callable, kind: str) ->
     assert logged(compiled, "loss") == pytest.approx(logged(plain, "loss"), rel=1e-3)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", slow_but(["tune"], KINDS))
 @pytest.mark.parametrize(
     "given, calls",
     [
@@ -190,7 +191,7 @@ def test_activations_are_computed_again(make: Callable, kind: str, given: dict[s
     assert sorted(np.bincount(seen).tolist()) == calls
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", slow_but(["tune"], KINDS))
 def test_bfloat16_is_computed_in(make: Callable, kind: str) -> None:
     trainer, seen = make(kind, bf16=True, max_steps=1), set()
     encoder = trainer.model.encoder if kind == "tune" else trainer.model.audio_mae
@@ -199,7 +200,7 @@ def test_bfloat16_is_computed_in(make: Callable, kind: str) -> None:
     assert torch.bfloat16 in seen and next(trainer.model.parameters()).dtype == torch.float32
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", slow_but(["pretrain"], KINDS))
 def test_what_surrounds_the_steps_is_done(make: Callable, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     emptied = []
     monkeypatch.setattr("transformers.trainer.clear_device_cache", lambda *_: emptied.append(trainer.state.global_step))
@@ -221,7 +222,7 @@ def test_what_surrounds_the_steps_is_done(make: Callable, kind: str, monkeypatch
 # --- batches
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", slow_but(["tune"], KINDS))
 def test_the_order_goes_by_the_seed_of_the_data(make: Callable, kind: str) -> None:
     def order(**seeds: int) -> list[int]:
         return list(make(kind, **seeds)._get_train_sampler())
@@ -254,7 +255,7 @@ def test_tuning_does_not_come_to_a_batch_of_one_clip(make: Callable) -> None:
         make("tune", per_device_train_batch_size=1)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", slow_but(["finetune"], KINDS))
 def test_loaders_are_made_as_asked_for(make: Callable, kind: str) -> None:
     """Of stored clips and, in pretraining, of a stream."""
     given = {
@@ -297,7 +298,7 @@ def test_evaluation_comes_when_it_is_asked_for(make: Callable, kind: str) -> Non
         assert [entry["step"] for entry in trainer.state.log_history if "eval_loss" in entry] == expected
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", slow_but(["tune"], KINDS))
 def test_checkpoints_are_saved_as_asked_for(make: Callable, kind: str, tmp_path: Path) -> None:
     def saved(name: str, **given: Any) -> dict[str, bool]:
         """Names of the checkpoints, and whether each can be gone on from."""
