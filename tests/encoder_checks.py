@@ -225,3 +225,16 @@ def check_remote_code(model: PreTrainedModel, extractor: AudioMAEFeatureExtracto
     loaded = type(model).from_pretrained(folder / "again")
     for name, value in model.state_dict().items():
         assert torch.equal(loaded.state_dict()[name], value), name
+
+
+def check_determinism_and_hidden_gradients(model: PreTrainedModel, clips: torch.Tensor) -> None:
+    """Two passes give the same bits, and every hidden state is on the way to the loss."""
+    with torch.no_grad():
+        first, second = (model.eval()(clips).pooler_output for _ in range(2))
+    assert torch.equal(first, second)
+    output = model(clips, output_hidden_states=True)
+    for state in output.hidden_states:
+        state.retain_grad()
+    output.pooler_output.square().sum().backward()
+    for number, state in enumerate(output.hidden_states):
+        assert state.grad is not None and state.grad.isfinite().all() and state.grad.any(), number

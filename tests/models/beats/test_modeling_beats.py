@@ -8,6 +8,7 @@ import torch
 from encoder_checks import (
     check_attention_implementations,
     check_batch_invariance,
+    check_determinism_and_hidden_gradients,
     check_gradient_checkpointing,
     check_initialisation,
     check_recorded_outputs,
@@ -151,6 +152,10 @@ def test_gradient_checkpointing_gives_the_same_gradients(model: BeatsModel, reen
     check_gradient_checkpointing(
         model, {"input_values": log_mels(2, 64), "attention_mask": mask_of([64, 40], 64)}, reentrant
     )
+
+
+def test_passes_are_equal_and_hidden_states_have_gradients(model: BeatsModel) -> None:
+    check_determinism_and_hidden_gradients(model, log_mels(2, 64))
 
 
 @pytest.mark.parametrize("kind", CLASSES)

@@ -9,6 +9,7 @@ import torch
 from encoder_checks import (
     check_attention_implementations,
     check_batch_invariance,
+    check_determinism_and_hidden_gradients,
     check_gradient_checkpointing,
     check_initialisation,
     check_recorded_outputs,
@@ -167,6 +168,10 @@ def test_compiled_model_is_equal() -> None:
 def test_wrong_inputs_are_refused(frames: int, mask: torch.Tensor | None, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         make()(log_mels(2, frames), mask)
+
+
+def test_passes_are_equal_and_hidden_states_have_gradients() -> None:
+    check_determinism_and_hidden_gradients(make(), log_mels(2, 64))
 
 
 def test_unknown_arguments_are_refused() -> None:

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from encoder_checks import (
+    check_determinism_and_hidden_gradients,
     check_gradient_checkpointing,
     check_initialisation,
     check_refused_arguments,
@@ -266,6 +267,10 @@ def test_bfloat16_stays_close(model: SSAMBAModel) -> None:
 def test_wrong_inputs_are_refused(model: SSAMBAModel, frames: int, mask: torch.Tensor | None, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         model(log_mels(2, frames), mask)
+
+
+def test_passes_are_equal_and_hidden_states_have_gradients(model: SSAMBAModel) -> None:
+    check_determinism_and_hidden_gradients(model, log_mels(2, 64))
 
 
 def test_unknown_arguments_are_refused(model: SSAMBAModel) -> None:
