@@ -9,7 +9,8 @@ import transformers
 from uamix_hf.embedding.kinds import ADAPTERS
 
 PACKAGE = Path(__file__).parents[1] / "uamix_hf"
-ADAPTER_FILES = {Path(*one.__module__.split(".")[1:]).with_suffix(".py") for one in ADAPTERS.values()}
+MODULES = {one.__module__ for one in ADAPTERS.values() if one.__module__.startswith("uamix_hf.")}  # not of other tests
+ADAPTER_FILES = {Path(*module.split(".")[1:]).with_suffix(".py") for module in MODULES}
 ROOMS = ("data", "embedding", "evaluation", "fine_tuning", "hub", "metrics", "training", "tuning")
 FILES = [file.relative_to(PACKAGE) for room in ROOMS for file in sorted((PACKAGE / room).rglob("*.py"))]
 SHARED = [Path("trainer.py"), *(file for file in FILES if file not in ADAPTER_FILES)]
