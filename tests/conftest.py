@@ -75,6 +75,20 @@ def datasets_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
     datasets.config.HF_DATASETS_CACHE = Path(folder)
 
 
+@pytest.fixture(autouse=True)
+def unchanged_config() -> Generator[None, None, None]:
+    """A test that changes the configuration that others share fails itself, not those that come after it."""
+    from toy_sounds import CONFIG
+
+    def sizes() -> dict[str, Any]:
+        written = ("architectures", "dtype", "auto_map")  # by save_pretrained
+        return {name: value for name, value in CONFIG.to_dict().items() if name not in written}
+
+    before = sizes()
+    yield
+    assert sizes() == before, "toy_sounds.CONFIG was changed: give the model a copy"
+
+
 @pytest.fixture
 def tiny_config() -> AudioMAEConfig:
     """Fast, and odd enough that swapped sizes show: 12 x 8 tokens at most."""

@@ -1,5 +1,6 @@
 """Encoders in sentence-transformers give the vectors of AudioEmbedder, are trained there, and come back."""
 
+import copy
 import importlib.util
 import json
 import os
@@ -55,7 +56,7 @@ def made(kind: str) -> tuple:
     """An encoder with a layer, pooling and whitening of its own, and its feature extractor."""
     set_seed(0)
     if kind == "audio_mae":
-        encoder = AudioMAEModel(CONFIG)
+        encoder = AudioMAEModel(copy.deepcopy(CONFIG))
         encoder.config.whitening_size = 8
         encoder = AudioMAEModel(encoder.config)
         encoder.whitening.matrix.normal_()
