@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from all_encoders import short_encoder
 from safetensors.torch import load_file
-from tiny_encoders import tiny_encoder
 from torch.nn.functional import normalize
 from toy_sounds import log_mels, tones
 from transformers import TrainerCallback
@@ -91,7 +91,7 @@ def test_measures_are_those_of_the_embeddings_and_views(make_model, make_dataset
 
 @pytest.mark.parametrize("kind", ["whisper", "wav2vec2", "ast", "beats"])
 def test_every_kind_of_encoder_is_measured(make_args, kind: str) -> None:
-    encoder, front_end = tiny_encoder(kind)
+    encoder, front_end = short_encoder(kind)
     heads = {"projector_hidden_size": 24, "projection_size": 16, "predictor_hidden_size": 32, "queue_size": 8}
     model = UaMixForContrastiveTuning.from_encoder(encoder, **heads)
     _, guard = make_guard(model, make_args(guard="stop"), log_mels(tones(12)[0], front_end), front_end)

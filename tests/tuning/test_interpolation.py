@@ -4,9 +4,9 @@ import copy
 
 import pytest
 import torch
+from all_encoders import make_encoder
 from peft import IA3Config, LoraConfig, PeftModel, get_peft_model
 from transformers import set_seed
-from waveform_encoders import waveform_encoder
 
 from uamix_hf import AudioMAEModel
 from uamix_hf.embedding.peft_folders import merged
@@ -59,7 +59,7 @@ def test_weights_in_half_precision_keep_it(start) -> None:
 
 
 def test_statistics_of_batch_norms_are_interpolated_and_counters_are_not() -> None:
-    start = waveform_encoder("conformer")
+    start = make_encoder("wav2vec2-conformer")
     tuned = copy.deepcopy(start)
     norms = [
         [module for module in part.modules() if isinstance(module, torch.nn.BatchNorm1d)] for part in (start, tuned)
