@@ -105,7 +105,7 @@ def test_every_kind_of_encoder_is_measured(make_args, kind: str) -> None:
         ({}, []),
         ({"embedding_std": 0.49}, ["collapse to a point"]),
         ({"effective_rank": 4.9}, ["few dimensions"]),
-        ({"neighbours": 0.29}, ["only 29% of the nearest neighbours"]),
+        ({"neighbours": 0.49}, ["only 49% of the nearest neighbours"]),
         ({"alignment": 4.0}, []),
         ({"alignment": float("nan")}, ["not finite"]),
         ({"embedding_std": 0.1, "effective_rank": 1.0, "neighbours": 0.0}, ["point", "few", "only 0%"]),

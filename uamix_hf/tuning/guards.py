@@ -31,7 +31,7 @@ logger = logging.getLogger(__name__)
 FILE = "guard.safetensors"  # in each checkpoint
 CHECKS = 5  # in a run, beside the start
 # A guard fails below these: fractions of the untuned encoder's value, and of its neighbours.
-LEAST_STD, LEAST_RANK, LEAST_AGREEMENT = 0.5, 0.5, 0.3
+LEAST_STD, LEAST_RANK, LEAST_AGREEMENT = 0.5, 0.5, 0.5
 
 
 @dataclass
