@@ -89,7 +89,7 @@ def run_trainer(folder: Path) -> dict:
     extractor = AudioMAEFeatureExtractor(num_mel_bins=MEL, max_length=96)
     args = {
         "output_dir": str(folder), "use_cpu": True, "disable_tqdm": True, "per_device_train_batch_size": BATCH,
-        "head_steps": 2, "max_steps": 4, "save_steps": 2, "logging_steps": 2, "data_seed": 3,
+        "head_steps": 2, "max_steps": 4, "save_steps": 2, "logging_steps": 2, "data_seed": 3, "recipe": "plastic",
     }  # fmt: skip
     found = {}
     for name, resume in (("whole", None), ("resumed", str(folder / "checkpoint-2"))):

@@ -263,11 +263,18 @@ def read_numbers(folder: str | Path) -> dict[str, Any]:
 
 @contextmanager
 def seeded(seed: int, device: torch.device) -> Iterator[None]:
-    """Context with torch's random state of a seed, after which the state is as before."""
-    accelerators = [] if device.type == "cpu" else [device]
-    with torch.random.fork_rng(accelerators, device_type=device.type if accelerators else "cuda"):
-        torch.manual_seed(seed)
-        yield
+    """Context with torch's random states of a seed, on the CPU and a device, after which they are as before."""
+    accelerator: Any = None if device.type == "cpu" else torch.get_device_module(device)
+    state = None if accelerator is None else accelerator.get_rng_state()
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        try:
+            if accelerator is not None:
+                accelerator.manual_seed(seed)
+            yield
+        finally:
+            if accelerator is not None:
+                accelerator.set_rng_state(state)
 
 
 __all__ = ["GuardCallback", "GuardMeasures", "read_numbers"]
