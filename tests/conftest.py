@@ -81,7 +81,7 @@ def unchanged_config() -> Generator[None, None, None]:
     from toy_sounds import CONFIG
 
     def sizes() -> dict[str, Any]:
-        written = ("architectures", "dtype", "auto_map")  # by save_pretrained
+        written = ("architectures", "dtype", "auto_map", "use_cache")  # by save_pretrained and the Trainer
         return {name: value for name, value in CONFIG.to_dict().items() if name not in written}
 
     before = sizes()

@@ -339,7 +339,7 @@ def test_nothing_that_can_be_read_is_an_error_with_any_number_of_workers(tmp_pat
         list(islice(DataLoader(of_folder(tmp_path, on_error="skip"), batch_size=None, num_workers=workers), 4))
 
 
-@pytest.mark.parametrize("workers", [2, 3])
+@pytest.mark.parametrize("workers", [2, pytest.param(3, marks=pytest.mark.slow)])
 def test_workers_without_a_readable_recording_leave_the_others_to_it(tmp_path: Path, workers: int) -> None:
     write(tmp_path / "a.wav", 40, 0)
     (tmp_path / "b.wav").write_bytes(b"no sound")

@@ -37,6 +37,7 @@ def rendered(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     return folder, demo(folder, "--clips_per_class", 16, "--model_name_or_path", base)
 
 
+@pytest.mark.slow
 def test_demo_on_rendered_events_ends_with_a_table_and_a_plot(rendered: tuple[Path, str]) -> None:
     tmp_path, printed = rendered
     assert "Tuned encoder (2 layers, hidden size 48)" in printed

@@ -116,6 +116,7 @@ def test_draws_depend_on_seed_epoch_and_clips_alone_and_leave_the_global_state(m
     assert one_batch(trainer, epoch=1)["weak"]["sample_id"].tolist() != first["weak"]["sample_id"].tolist()
 
 
+@pytest.mark.slow
 def test_distorted_clips_are_learnt_without_their_labels(make, clips) -> None:
     """A model that knows clean clips, and distorted ones hardly, learns these from clips whose labels it never sees."""
     accuracy = {}

@@ -343,6 +343,7 @@ def work(rank: int, folder: str) -> dict:
     }
 
 
+@pytest.mark.slow
 def test_two_processes_learn_the_same_clusters(tmp_path, encoder, clips):
     one, two = run_processes(work, tmp_path, 2)
     assert one["size"] == two["size"] == 2

@@ -397,6 +397,7 @@ def test_without_rows_to_evaluate_nothing_is_asked_of_them(make: Callable, clips
         trainer(with_labels(clips, LABELS).select([]))
 
 
+@pytest.mark.slow
 def test_callbacks_go_on_with_their_state(make: Callable, tmp_path: Path) -> None:
     """Patience that was used up before a checkpoint is gone when the run goes on from it, or not, as asked for."""
     given = {"save_strategy": "steps", "save_steps": 1, "save_total_limit": 9, "learning_rate": 0.0}
