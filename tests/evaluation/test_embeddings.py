@@ -139,25 +139,26 @@ from huggingface_hub import HfApi
 from uamix_hf import AudioEmbedder
 from uamix_hf.data import load_recordings
 from uamix_hf.evaluation import cached_embeddings
+from uamix_hf.training import EncoderArguments
 
 folders, sounds, cache = sys.argv[1:3], load_recordings(sys.argv[3]), sys.argv[4]
 api, loaded = HfApi(), []
-from_pretrained = AudioEmbedder.from_pretrained
+load_embedder = EncoderArguments.load_embedder
 
 
-def counted(name, **settings):
-    loaded.append(settings["revision"])
-    return from_pretrained(name, **settings)
+def counted(source):
+    loaded.append(source.model_revision)
+    return load_embedder(source)
 
 
-AudioEmbedder.from_pretrained = counted
+EncoderArguments.load_embedder = counted
 api.create_repo("user/encoder")
 for number, folder in enumerate(folders, 1):
     api.upload_folder(repo_id="user/encoder", folder_path=folder)
     for _ in range(2):
         vectors = cached_embeddings("user/encoder", sounds, cache, progress_bar=False)
         assert loaded[-1] == api.model_info("user/encoder").sha and len(loaded) == number, loaded
-    np.testing.assert_array_equal(vectors, from_pretrained(folder).encode(sounds["audio"][:]))
+    np.testing.assert_array_equal(vectors, AudioEmbedder.from_pretrained(folder).encode(sounds["audio"][:]))
 try:
     cached_embeddings("user/absent", sounds, cache)
 except OSError as error:
