@@ -1,5 +1,5 @@
 # make demo          sets up, runs the main job on an embedded corpus (or DATA=folder), ends with a table and a picture
-# make test          sets up, runs the tests but the slow ones (about 6 minutes on 2 cores), as many at once as there are cores
+# make test          sets up, runs the tests but the slow ones (7 minutes on 2 cores), as many at once as there are cores
 # make test-all      all tests
 # make test-minimum  all tests, with the oldest versions of dependencies that setup.cfg allows, in .venv-minimum
 # make bench         sets up, measures speed and memory against others (15 minutes), writes the tables of docs/performance.md
