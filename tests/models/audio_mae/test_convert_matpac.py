@@ -28,7 +28,12 @@ def test_short_and_long_matpac(folder, official, file: str, limit: int) -> None:
     long = io["input_values_long"].transpose(1, 2)
     long = torch.nn.functional.pad(long, (0, 0, 0, -long.shape[1] % 16))
     chunks = long.split(limit, dim=1)
-    pooled = [outputs(target, chunk).pooler_output * chunk.shape[1] for chunk in chunks]
+    found = [outputs(target, chunk) for chunk in chunks]
+    bands = torch.cat([one.last_hidden_state[:, 1:].unflatten(1, (-1, 5)) for one in found], dim=1)
+    frames = io["embedding_frames_long"]
+    bands = bands.mean(dim=2) if frames.shape[2] == bands.shape[3] else bands.flatten(2)  # the AudioSet head's way
+    assert_official(bands, frames)
+    pooled = [one.pooler_output * chunk.shape[1] for one, chunk in zip(found, chunks, strict=True)]
     assert_official(sum(pooled) / long.shape[1], io["embedding_long"])
 
 
