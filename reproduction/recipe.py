@@ -1,4 +1,4 @@
-"""Tunes one encoder in many ways and measures each on four sets of recordings: what docs/experiments.md is made of.
+"""Tunes one encoder in many ways and measures each on four sets of recordings: what reproduction/log.md is made of.
 
 python reproduction/recipe.py --model_name_or_path model_cards/audio-mae-tiny --data ../shared/data --rows validation \
     --output_dir recipe --variants t-cutmix no-mixing --seeds 0 1 2
