@@ -4,7 +4,8 @@ python reproduction/recipe.py --model_name_or_path model_cards/audio-mae-tiny --
     --output_dir recipe --variants t-cutmix no-mixing --seeds 0 1 2
 
 Variants are lists of flags for examples/tune.py, or for a baseline's script, in recipe.json or another file of
---settings. A run that is already in the output folder is not repeated.
+--settings. A variant's `training` names a list of folders, `folder` or `folder:condition`, in `training` of that file,
+on which it is tuned and its whitening fitted. A run that is already in the output folder is not repeated.
 """
 
 import json
@@ -71,8 +72,9 @@ def command(args: RecipeArguments, entry: dict[str, Any], seed: int, folder: Pat
     words = [sys.executable, "-m", "accelerate.commands.launch", "--num_processes", "1", "--num_machines", "1"]
     words += ["--mixed_precision", "no", "--dynamo_backend", "no", str(EXAMPLES / script)]
     words += ["--model_name_or_path", args.model_name_or_path, "--output_dir", str(folder), "--seed", str(seed)]
-    words += ["--train_dir", *(str(Path(args.data) / condition.partition(":")[0]) for condition in TRAINING_ROWS)]
-    words += ["--where", *TRAINING_ROWS, "--save_strategy", "no", "--report_to", "none", "--disable_tqdm", "true"]
+    data = training_data(args, entry)
+    words += ["--train_dir", *data.train_dir, "--where", *data.where]
+    words += ["--save_strategy", "no", "--report_to", "none", "--disable_tqdm", "true"]
     words += settings["common"].split()
     if "layer" in entry:
         words += ["--embedding_layer", str(entry["layer"])]
@@ -81,10 +83,18 @@ def command(args: RecipeArguments, entry: dict[str, Any], seed: int, folder: Pat
     return words + entry["flags"].split()
 
 
-def training_clips(args: RecipeArguments, extractor: Any) -> Dataset:
-    """Features of the training rows."""
-    folders = [str(Path(args.data) / condition.partition(":")[0]) for condition in TRAINING_ROWS]
-    return prepare(DataArguments(folders, where=list(TRAINING_ROWS)), extractor).dataset
+def training_data(args: RecipeArguments, entry: dict[str, Any]) -> DataArguments:
+    """Folders and conditions of a variant's training rows."""
+    rows = args.read_settings()["training"][entry["training"]] if "training" in entry else TRAINING_ROWS
+    folders, conditions = zip(*(row.partition(":")[::2] for row in rows), strict=True)
+    # A folder is known to conditions by its own name.
+    where = [f"{Path(folder).name}:{one}" for folder, one in zip(folders, conditions, strict=True) if one]
+    return DataArguments([str(Path(args.data) / folder) for folder in folders], where=where)
+
+
+def training_clips(args: RecipeArguments, entry: dict[str, Any], extractor: Any) -> Dataset:
+    """Features of a variant's training rows."""
+    return prepare(training_data(args, entry), extractor).dataset
 
 
 def make(args: RecipeArguments, variant: str, seed: int, folder: Path) -> None:
@@ -95,13 +105,13 @@ def make(args: RecipeArguments, variant: str, seed: int, folder: Path) -> None:
         source = args.model_name_or_path if entry.get("untuned") else folder.with_name(f"{entry['of']}-{seed}")
         extractor = load_feature_extractor(source)
         encoder = load_encoder(source, layer=entry.get("layer"), pooling=entry.get("pooling"))
-        if "of" in entry:  # what training alone does
+        if "of" in entry:  # what training alone does, unless it is whitened anew
             adapter_class(encoder.config).set_whitening(encoder, None)
         if entry.get("random"):
             set_seed(seed)
             encoder = with_random_weights(encoder)
-        if entry.get("untuned") and entry.get("whiten", True):
-            fit_whitening(encoder, extractor, training_clips(args, extractor))
+        if entry.get("whiten", "of" not in entry):
+            fit_whitening(encoder, extractor, training_clips(args, entry, extractor))
         save_encoder(encoder, folder, extractor)
         return
     with open(folder / "log.txt", "w", encoding="utf-8") as log:
@@ -119,7 +129,7 @@ def embedding(args: RecipeArguments, variant: str, model: str) -> Callable[[Data
         cache = Path(args.output_dir) / "embeddings"
         return lambda recordings: cached_embeddings(model, recordings, cache, progress_bar=False)
     extractor = load_feature_extractor(args.model_name_or_path)
-    clips = log_mel_means(training_clips(args, extractor))
+    clips = log_mel_means(training_clips(args, {}, extractor))
     mean, matrix = whitening_of(clips, clips.shape[1])
     return lambda recordings: (log_mel_means(cached_features(recordings, extractor).dataset) - mean) @ matrix
 

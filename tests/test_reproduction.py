@@ -184,7 +184,7 @@ def test_an_encoder_is_measured_at_a_layer_with_and_without_whitening(
         for weight in encoder.parameters():
             weight.data *= 2
         extractor = recipe.load_feature_extractor(source)
-        recipe.fit_whitening(encoder, extractor, recipe.training_clips(arguments, extractor))
+        recipe.fit_whitening(encoder, extractor, recipe.training_clips(arguments, {}, extractor))
         recipe.save_encoder(encoder, folder, extractor)
 
     arguments = recipe.RecipeArguments(str(source), "", str(tmp_path / "data"))
@@ -222,6 +222,32 @@ def run_table(monkeypatch: pytest.MonkeyPatch, output: Path, settings: Path, aga
     words = ["recipe_table.py", "--output_dir", output, "--settings", settings, "--against", against]
     monkeypatch.setattr(sys, "argv", [str(word) for word in words])
     runpy.run_path(str(FOLDER / "recipe_table.py"), run_name="__main__")
+
+
+def test_a_variant_has_training_folders_of_its_own(recipe: Any, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    source, data, settings = whisper_folder(tmp_path / "source"), write_sets(tmp_path / "data"), tmp_path / "more.json"
+    (data / "open").mkdir()
+    (data / "esc10").rename(data / "open/esc10")  # in a folder of folders
+    more = {"more": ["open/esc10:fold=1", "urbansound8k_sub"]}
+    variants = {
+        "tuned": {"training": "more", "flags": "--mix none"},
+        "whitened": {"of": "tuned", "whiten": True, "training": "more"},
+    }
+    settings.write_text(json.dumps({"common": COMMON, "uamix": UAMIX, "training": more, "variants": variants}))
+    arguments = recipe.RecipeArguments(str(source), str(tmp_path), str(data), str(settings))
+    words = " ".join(recipe.command(arguments, variants["tuned"], 0, tmp_path / "tuned-0"))
+    assert f" --train_dir {data}/open/esc10 {data}/urbansound8k_sub --where esc10:fold=1 --save_strategy" in words
+
+    extractor = recipe.load_feature_extractor(source)
+    recipe.save_encoder(load_encoder(source), tmp_path / "tuned-0", extractor)
+    recipe.make(arguments, "whitened", 0, tmp_path / "whitened-0")
+    files = [*(data / "open/esc10").glob("ld=1-*.wav"), *(data / "urbansound8k_sub").glob("*.wav")]
+    embedder = AudioEmbedder.from_pretrained(str(tmp_path / "whitened-0"), device="cpu")
+    vectors = embedder.encode(sorted(map(str, files)), progress_bar=False)
+    assert len(vectors) == 15 + 15 + 30
+    np.testing.assert_allclose(vectors.mean(axis=0), 0, atol=2e-3)  # over the clips that it was fitted to
+    assert abs(vectors[:15].mean(axis=0)).max() > 1e-2
 
 
 @pytest.mark.slow
