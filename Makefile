@@ -71,7 +71,7 @@ check: setup docs
 TRAVELLING = $(filter-out %/convert_audio_mae.py,$(wildcard uamix_hf/models/audio_mae/*_audio_mae.py))
 
 code:
-	for folder in model_cards/*/; do cp $(TRAVELLING) $$folder; done
+	for file in model_cards/*/modeling_audio_mae.py; do cp $(TRAVELLING) $$(dirname $$file); done
 
 clean:
 	rm -rf $(VENV) .venv-all .venv-minimum demo_output build dist site .cache *.egg-info .pytest_cache .mypy_cache .ruff_cache

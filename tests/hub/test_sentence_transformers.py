@@ -115,6 +115,12 @@ def test_vectors_of_every_kind_are_those_of_the_embedder(folder: Path, tmp_path:
     assert (target / "README.md").read_text() == (folder / "README.md").read_text()
 
 
+def test_an_encoder_that_is_exported_in_half_precision_loads(folder: Path, tmp_path: Path) -> None:
+    assert main(["export", str(folder), str(tmp_path / "half")]) == 0
+    vectors, expected = loaded(tmp_path / "half").encode(WAVES[:3]), embedded(tmp_path / "half", WAVES[:3])
+    np.testing.assert_allclose(vectors, expected, atol=1e-5 * np.abs(expected).max())
+
+
 @pytest.mark.parametrize("kind", slow_but(("passt", "mae_ast", "clap", "wav2vec2-layer-norm"), KINDS))
 def test_every_encoder_of_the_package(kind: str, tmp_path: Path, fixtures: Path) -> None:
     folder = write_encoder(kind, tmp_path / "encoder", fixtures)

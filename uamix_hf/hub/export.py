@@ -2,8 +2,6 @@
 
 import copy
 import json
-import os
-import shutil
 from pathlib import Path
 
 import torch
@@ -11,11 +9,13 @@ from transformers import AutoFeatureExtractor
 
 from ..embedding.kinds import adapter_class, load_encoder, make_adapter
 from ..embedding.saving import save_encoder
-from ..embedding.settings import find_file
+from .module_files import copy_card, save_module_files
 
 
 def export_encoder(source: str | Path, target: str | Path) -> None:
     """Writes the encoder of `source`, its configuration, preprocessor and card to `target`, without decoder or head.
+
+    sentence-transformers loads the folder, too.
 
     Weights are stored as float16, a whitening as float32, since it would lose precision where directions are scaled up.
     The configuration's `dtype` is float32, so that `from_pretrained` loads them as float32.
@@ -44,13 +44,8 @@ def export_encoder(source: str | Path, target: str | Path) -> None:
     path = Path(target) / "config.json"
     config = json.loads(path.read_text(encoding="utf-8"))
     path.write_text(json.dumps(config | {"dtype": "float32"}, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    save_module_files(target)
     copy_card(source, target)
 
 
-def copy_card(source: str | os.PathLike, target: str | os.PathLike) -> None:
-    """Copies the card of a folder or Hub repository, which states the licence, if there is one."""
-    if card := find_file(source, "README.md", {}):
-        shutil.copyfile(card, Path(target) / "README.md")
-
-
-__all__ = ["copy_card", "export_encoder"]
+__all__ = ["export_encoder"]

@@ -1,14 +1,15 @@
-"""Folders of encoders that sentence-transformers loads; writing them does not need it."""
+"""Files beside an encoder: those by which sentence-transformers loads it, which need not be installed, and its card."""
 
 import json
 import os
+import shutil
 from pathlib import Path
 
 import torch
 
 from ..embedding.kinds import load_encoder, load_feature_extractor, make_adapter
 from ..embedding.saving import save_encoder
-from .export import copy_card
+from ..embedding.settings import find_file
 
 AUDIO_ENCODER = "uamix_hf.hub.sentence_transformers.AudioEncoder"
 MODULES = [{"idx": 0, "name": "0", "path": "", "type": AUDIO_ENCODER}]
@@ -30,6 +31,12 @@ def save_module_files(folder: str | os.PathLike) -> None:
     """
     for name, entries in (("modules.json", MODULES), ("config_sentence_transformers.json", CONFIG)):
         (Path(folder) / name).write_text(json.dumps(entries, indent=2) + "\n", encoding="utf-8")
+
+
+def copy_card(source: str | os.PathLike, target: str | os.PathLike) -> None:
+    """Copies the card of a folder or Hub repository, which states the licence, if there is one."""
+    if card := find_file(source, "README.md", {}):
+        shutil.copyfile(card, Path(target) / "README.md")
 
 
 def export_sentence_transformer(source: str | os.PathLike, target: str | os.PathLike) -> None:
@@ -56,4 +63,4 @@ def export_sentence_transformer(source: str | os.PathLike, target: str | os.Path
     copy_card(source, target)
 
 
-__all__ = ["export_sentence_transformer", "save_module_files"]
+__all__ = ["copy_card", "export_sentence_transformer", "save_module_files"]
