@@ -40,6 +40,7 @@ def arguments(folder: Path, **more) -> UaMixTrainingArguments:
     fixed = {
         "use_cpu": True, "disable_tqdm": True, "report_to": "none", "per_device_train_batch_size": 8, "max_steps": 4,
         "head_steps": 2, "save_steps": 1, "save_total_limit": 9, "learning_rate": 1e-2, "warmup_steps": 0, "seed": 3,
+        "recipe": "plastic",
     }  # fmt: skip
     return UaMixTrainingArguments(str(folder), **{**fixed, **HEADS, **more})
 

@@ -26,6 +26,7 @@ from .tuning import (
     make_model,
     train_stages,
 )
+from .tuning.interpolation import check_interpolation, interpolate
 from .tuning.publishing import NotTunedError, TunedEncoder
 
 NEIGHBOURS = 10  # that vote in the kNN check
@@ -65,7 +66,8 @@ class UaMixTrainer(TunedEncoder):
             model object, else loaded with the model by default.
         audio_column: Column that holds the audio of a `datasets.Dataset`.
         label_column: Column of labels for a kNN check during training; they are never learnt from.
-        group_column: Column of the speaker or source, whose clips are not neighbours of each other in that check.
+        group_column: Column of the speaker or source, whose clips are not neighbours of each other in that check, and
+            are held out together for the guards.
         on_error: `"raise"`, or `"skip"` to leave unreadable recordings out.
         callbacks: Callbacks of transformers' Trainer, for both stages.
         lora: Tunes LoRA adapters in the encoder instead of its weights: [`LoraArguments`], or a `LoraConfig` of peft.
@@ -98,7 +100,8 @@ class UaMixTrainer(TunedEncoder):
             raise TypeError(f"args is a {type(args).__name__}: give UaMixTrainingArguments.")
         self.args = args
         self.callbacks = list(callbacks)
-        self.source = training_data(train_dataset, audio_column, label_column, group_column, on_error)
+        guarded = args.guard != "off"
+        self.source = training_data(train_dataset, audio_column, label_column, group_column, on_error, guarded)
         set_seed(args.seed)  # of the heads, and of random weights
         if isinstance(model, (str, os.PathLike)):
             model = EncoderArguments(os.fspath(model))
@@ -122,7 +125,10 @@ class UaMixTrainer(TunedEncoder):
             raise LoraError("lora with random_weights: adapters would be tuned on weights that never learn.")
         self.base = copy.deepcopy(encoder).cpu()
         self.model = make_model(model, args, self.feature_extractor, lora)
+        if args.interpolate is not None:
+            check_interpolation(self.model.encoder)  # now, not after hours of training
         self.data: PreparedData | None = None
+        self.clips = 0
         self.begun = False
         self.state = TrainerState()
         self.evaluations: list[TuningEvaluation] = []
@@ -130,6 +136,9 @@ class UaMixTrainer(TunedEncoder):
 
     def train(self, resume_from_checkpoint: str | bool | None = None) -> TrainOutput:
         """Prepares the data, runs both stages, whitens the embedding, and saves encoder, preprocessor, code and card.
+
+        Before whitening, the encoder has the last weights at which no guard failed (`args.guard`), interpolated with
+        those before tuning (`args.interpolate`).
 
         The encoder is saved before it is whitened, so that a failure after training costs no training. With
         `args.push_to_hub`, the folder is uploaded at the end.
@@ -164,8 +173,14 @@ class UaMixTrainer(TunedEncoder):
             size = args.per_device_train_batch_size
             checks = [KNNCallback(data.dataset, collator, data.groups, NEIGHBOURS, size, data.label_names)]
         self.begun = True
-        trained = train_stages(self.model, args, data.dataset, self.feature_extractor, [*checks, *self.callbacks])
-        self.data, self.state = data, trained.state
+        callbacks = [*checks, *self.callbacks]
+        trained = train_stages(self.model, args, data.dataset, self.feature_extractor, callbacks, data.groups)
+        self.data, self.state, self.clips = data, trained.state, len(trained.train_dataset)  # type: ignore[arg-type]
+        if args.interpolate is not None:
+            interpolate(self.encoder, self.base, args.interpolate)
+            if trained.guard is not None:
+                measures, _ = trained.guard.measure(self.model)
+                self.state.log_history.append(measures.logged() | {"step": self.state.global_step})
         self.used = self.settings(trained.args)
         self.save_model()  # before anything else can fail
         if self.args.whiten:

@@ -49,8 +49,9 @@ def make(
 ) -> LengthBucketTrainer:
     """A trainer on these rows of 14 clips, of three steps an epoch."""
     set_seed(0)
+    recipe = {"recipe": "plastic"} if kind == "tune" else {}
     args = ARGUMENTS[kind](**{
-        "output_dir": str(folder), "use_cpu": True, "disable_tqdm": True, "report_to": "none", "max_steps": 4,
+        **recipe, "output_dir": str(folder), "use_cpu": True, "disable_tqdm": True, "report_to": "none", "max_steps": 4,
         "per_device_train_batch_size": 4, "save_strategy": "steps", "save_steps": 2, "logging_steps": 1, **arguments,
     })  # fmt: skip
     method = method or {}
@@ -223,6 +224,15 @@ def test_the_batch_and_the_steps_may_change_with_a_warning(runs, tmp_path, caplo
     assert trainer.state.global_step == 5
     (message,) = [record.getMessage() for record in caplog.records if "other settings" in record.getMessage()]
     assert "per_device_train_batch_size: checkpoint 4, now 6" in message and "max_steps: checkpoint 4, now 5" in message
+
+
+def test_a_recipe_whose_rate_follows_the_batch_needs_the_rate_of_the_checkpoint(tmp_path):
+    make("tune", tmp_path, max_steps=2, recipe="gentle", guard="off").train()
+    larger = {"max_steps": 3, "recipe": "gentle", "guard": "off", "per_device_train_batch_size": 6}
+    with pytest.raises(AnotherRunError, match="learning_rate: checkpoint 8.16.*e-06, now 1e-05"):
+        make("tune", tmp_path, **larger).train("true")
+    rate = 2e-5 * (4 / 24) ** 0.5
+    assert make("tune", tmp_path, **larger, learning_rate=rate).train("true").global_step == 3
 
 
 def test_fewer_steps_than_were_done_are_refused(runs, tmp_path):

@@ -52,7 +52,8 @@ def make(clips: Dataset, tmp_path: Path) -> Callable[..., Any]:
         train, held_out = clips.select(range(12)), clips.select(range(12, 18))
         if kind == "tune":
             model = UaMixForContrastiveTuning.from_encoder(AudioMAEModel(CONFIG), **HEADS)
-            return StageTrainer(model, UaMixTrainingArguments(**fixed), train, EXTRACTOR, "tune", callbacks)
+            args = UaMixTrainingArguments(**{"recipe": "plastic", **fixed})
+            return StageTrainer(model, args, train, EXTRACTOR, "tune", callbacks)
         if kind == "pretrain":
             model = AudioMAEForPreTraining(AudioMAEConfig(**CONFIG.to_dict() | DECODER))
             return PretrainingTrainer(model, PretrainingArguments(**fixed), train, EXTRACTOR, held_out)

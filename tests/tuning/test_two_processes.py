@@ -13,6 +13,7 @@ from uamix_hf import AudioMAEConfig, AudioMAEFeatureExtractor, AudioMAEModel
 from uamix_hf.data import FeatureCollator
 from uamix_hf.training.distributed import world
 from uamix_hf.tuning import KNNCallback, UaMixForContrastiveTuning, UaMixTrainingArguments, train_stages
+from uamix_hf.tuning.guard_clips import make_guard
 from uamix_hf.tuning.mixing import draw_mix_mask
 
 WORLD, BATCH, MEL = 2, 4, 32
@@ -88,7 +89,7 @@ def run_trainer(folder: Path) -> dict:
     extractor = AudioMAEFeatureExtractor(num_mel_bins=MEL, max_length=96)
     args = {
         "output_dir": str(folder), "use_cpu": True, "disable_tqdm": True, "per_device_train_batch_size": BATCH,
-        "head_steps": 2, "max_steps": 4, "save_steps": 2, "logging_steps": 2, "data_seed": 3,
+        "head_steps": 2, "max_steps": 4, "save_steps": 2, "logging_steps": 2, "data_seed": 3, "recipe": "plastic",
     }  # fmt: skip
     found = {}
     for name, resume in (("whole", None), ("resumed", str(folder / "checkpoint-2"))):
@@ -101,8 +102,26 @@ def run_trainer(folder: Path) -> dict:
     return found
 
 
+def guarded_clips() -> Dataset:
+    generator = torch.Generator().manual_seed(2)
+    rows = [(-4 + 2 * torch.randn(64, MEL, generator=generator)).half().numpy() for _ in range(16)]
+    return Dataset.from_dict({"features": rows, "length": [64] * 16, "sample_id": list(range(16))}).with_format("torch")
+
+
+def run_guarded(folder: Path) -> dict:
+    """Both stages at a learning rate that ruins the encoder, so that guards stop the second one."""
+    model, extractor = make_model(queue_size=8), AudioMAEFeatureExtractor(num_mel_bins=MEL, max_length=96)
+    args = UaMixTrainingArguments(
+        str(folder), use_cpu=True, disable_tqdm=True, per_device_train_batch_size=BATCH, head_steps=1, max_steps=4,
+        guard="stop", guard_steps=1, learning_rate=float("1e3"), max_grad_norm=0, warmup_steps=0, save_strategy="no",
+    )  # fmt: skip
+    trainer = train_stages(model, args, guarded_clips(), extractor)
+    return {"state": model.encoder.state_dict(), "log": trainer.state.log_history, "step": trainer.state.global_step}
+
+
 def work(rank: int, folder: str) -> dict:
     return {
+        "guarded": run_guarded(Path(folder) / "guarded"),
         "contrast": run_contrast(rank, BATCH, False),
         "symmetric": run_contrast(rank, BATCH, True),
         "turns": run_contrast(rank, BATCH, False, 5),
@@ -150,3 +169,19 @@ def test_a_run_over_two_processes_keeps_them_alike_and_resumes_exactly(ranks):
     losses = [entry for entry in one["log"] if "loss" in entry]
     assert losses and all({"loss_clean", "loss_mixed", "mix_lambda", "embedding_std"} <= set(entry) for entry in losses)
     assert [entry["step"] for entry in one["log"] if "knn_accuracy" in entry] == [0, 4]
+
+
+def test_guards_stop_all_processes_with_the_same_encoder(ranks):
+    one, two = (found["guarded"] for found in ranks)
+    start = make_model(queue_size=8)
+    assert one["step"] == two["step"] == 1
+    for name, value in start.encoder.state_dict().items():
+        assert torch.equal(one["state"][name], value) and torch.equal(two["state"][name], value), name
+    # Measured alike on each process, and as by a single one.
+    args = UaMixTrainingArguments("unused", use_cpu=True, guard="stop", per_device_train_batch_size=BATCH)
+    extractor = AudioMAEFeatureExtractor(num_mel_bins=MEL, max_length=96)
+    _, guard = make_guard(start, args, guarded_clips(), extractor)
+    expected = guard.measure(start)[0].logged()
+    for found in (one, two):
+        first = next(entry for entry in found["log"] if "guard_neighbours" in entry)
+        assert {name: first[name] for name in expected} == pytest.approx(expected, rel=1e-4)

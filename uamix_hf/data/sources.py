@@ -83,6 +83,7 @@ def training_data(
     label_column: str | None = None,
     group_column: str | None = None,
     on_error: str = "raise",
+    guarded: bool = False,
 ) -> TrainingData:
     """Training data from folders, [`DataArguments`], a `datasets.Dataset` or [`PreparedData`].
 
@@ -92,6 +93,7 @@ def training_data(
         label_column: Column of labels, for checks.
         group_column: Column of the speaker or source, for checks.
         on_error: `"raise"`, or `"skip"` to leave unreadable recordings out.
+        guarded: Whether whole groups are held out for guards, so that groups have an effect without labels.
 
     Raises:
         DataError: data that cannot be used, see [`open_recordings`]; or arguments that have no effect on these data.
@@ -105,22 +107,26 @@ def training_data(
             raise DataError(f"{idle}: without effect here, a {type(source).__name__} has its own.")
         if isinstance(source, PreparedData):
             return TrainingData(lambda extractor: source, "prepared recordings")
-        check_groups(source.label_column, source.group_column)
+        check_groups(source.label_column or guarded, source.group_column)
         return TrainingData(lambda extractor: prepare(source, extractor), source.source, source.dataset_name)
-    check_groups(label_column, group_column)
+    check_groups(label_column or guarded, group_column)
     recordings, name = open_recordings(source, audio_column)
     return TrainingData(
         lambda extractor: prepare_recordings(recordings, extractor, label_column, group_column, on_error), name
     )
 
 
-def check_groups(label_column: str | None, group_column: str | None) -> None:
+def check_groups(used: str | bool | None, group_column: str | None) -> None:
     """Refuses groups without the labels whose check they are for.
 
+    Args:
+        used: The column of labels, or whether something else uses the groups.
+        group_column: The column of the groups.
+
     Raises:
-        DataError: `group_column` without `label_column`.
+        DataError: `group_column` without a use.
     """
-    if group_column and not label_column:
+    if group_column and not used:
         raise DataError("group_column says whose neighbours do not count in the kNN check: give label_column, too.")
 
 

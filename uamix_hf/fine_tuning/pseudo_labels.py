@@ -35,7 +35,8 @@ UNUSED_FIELDS = (
 )  # fmt: skip
 UNUSED_ARGUMENTS = (
     "head_steps", "head_epochs", "head_learning_rate", "head_weight_decay", "layer_decay", "encoder_batch_size",
-    "knn_steps", "resume_from_checkpoint", "save_steps", "save_total_limit", "save_only_model", "enable_jit_checkpoint",
+    "knn_steps", "guard", "guard_fraction", "guard_steps", "interpolate", "resume_from_checkpoint", "save_steps",
+    "save_total_limit", "save_only_model", "enable_jit_checkpoint",
 )  # fmt: skip
 PSEUDO_LABELS_IGNORE = UNUSED_FIELDS + UNUSED_ARGUMENTS
 
@@ -46,10 +47,9 @@ def refuse_unused(config: ViewSettings, args: LayerwiseArguments) -> None:
     Raises:
         ValueError: one is not.
     """
-    given: list[tuple[Any, str]] = [(config, name) for name in UNUSED_FIELDS] + [
-        (args, name) for name in UNUSED_ARGUMENTS
-    ]
-    changed = [name for part, name in given if getattr(part, name) != type(part).__dataclass_fields__[name].default]
+    fields: Any = type(config).__dataclass_fields__  # type: ignore[attr-defined]
+    changed = [name for name in UNUSED_FIELDS if getattr(config, name) != fields[name].default]
+    changed += [name for name in UNUSED_ARGUMENTS if args.is_given(name)]
     if changed:
         raise ValueError(f"Tuning on pseudo-labels does not use {', '.join(changed)}: leave it at the default.")
 

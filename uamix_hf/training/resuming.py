@@ -99,7 +99,7 @@ class ResumableTrainer(Trainer):
         own = resume and Path(resume).resolve().parent == Path(folder).resolve()
         with self.args.main_process_first(desc="earlier checkpoints"):
             prepare_output_dir(folder, state.global_step if own else 0, overwrite)
-        if resume and state.global_step == steps:
+        if resume and self.is_over(resume, state.global_step, steps):
             self._load_from_checkpoint(resume)
             self.state = state
             if self.args.load_best_model_at_end and state.best_model_checkpoint:
@@ -112,6 +112,10 @@ class ResumableTrainer(Trainer):
                 return super().train(resume, *args, **kwargs)
         finally:
             self.remove_callback(best)
+
+    def is_over(self, checkpoint: str, step: int, steps: int) -> bool:
+        """Whether the run of a checkpoint, saved at a step of so many, has no more steps to make."""
+        return step == steps
 
     def load_state(self, checkpoint: str) -> TrainerState:
         """Loads the state of a checkpoint, with the current path of the best one.

@@ -9,12 +9,14 @@ from ..data.checks import refuse_idle
 from ..training.arguments import ONLY_FINISHED, REFUSED, UPLOADED_WHOLE, LayerwiseArguments, shards_weights
 from ..training.docstrings import argument_descriptions
 from .configuration_uamix import METHOD_FIELDS, MIXING_FIELDS, UaMixConfig
+from .recipes import DEFAULT_RECIPE, RECIPES, FromRecipe, fill_in, plain, recipe_changes, recipe_field
 
 EVALUATION = (
     "do_eval", "eval_strategy", "eval_steps", "eval_delay", "eval_on_start", "per_device_eval_batch_size",
     "load_best_model_at_end", "metric_for_best_model", "greater_is_better",
 )  # fmt: skip
 NO_EVALUATION = "tuning has no labels to evaluate on; label_column adds a kNN check, UaMixTrainer.evaluate measures"
+GUARDS = ("stop", "warn", "off")
 # A command line gives one type for each flag.
 FLAG_TYPES: dict[Any, Any] = {float | int: float, float | int | None: float | None}
 
@@ -52,6 +54,8 @@ class UaMixTrainingArguments(MethodArguments, LayerwiseArguments):
     ```
 
     Args:
+        recipe: `"plastic"` or `"gentle"`: learning rates, layer decay, frozen layers, epochs, warm-up and guard that
+            belong together. What is given wins (docs/concepts/method.md, Recipes of tuning).
         head_steps: Steps of stage 1 (heads on the frozen encoder); wins over `head_epochs`.
         head_epochs: Epochs of stage 1; 0 leaves it out.
         head_learning_rate: Peak learning rate of the heads, in both stages.
@@ -59,6 +63,12 @@ class UaMixTrainingArguments(MethodArguments, LayerwiseArguments):
         visit_frames: A clip comes once an epoch for each so many frames (10 ms) that it has; 0: once an epoch.
         encoder_batch_size: Views that pass the encoder at once, to bound memory; None: all.
         knn_steps: Steps between kNN checks where labels are known; 0: at the start and the end only.
+        guard: `"stop"` ends tuning when a guard fails, `"warn"` goes on; both return the last encoder that passed.
+            `"off"`: no guards (docs/concepts/method.md, Guards).
+        guard_fraction: Fraction of the clips that are held out of tuning for the guards, 32 to 256 clips.
+        guard_steps: Steps between checks of the guards; 0: five times in the run.
+        interpolate: Fraction F, 0 < F < 1: [`UaMixTrainer`] returns (1 - F) times the weights before tuning plus F
+            times the tuned weights; None: the tuned weights.
         whiten: Whether [`UaMixTrainer`] whitens the tuned encoder's embedding over the training clips.
 
     Raises:
@@ -66,13 +76,19 @@ class UaMixTrainingArguments(MethodArguments, LayerwiseArguments):
             over processes.
     """
 
+    recipe: str = field(
+        default=DEFAULT_RECIPE,
+        metadata={
+            "help": "Settings that belong together: gentle for well pretrained encoders, plastic for weak ones. "
+            "Settings that are given win.",
+            "choices": sorted(RECIPES),
+        },
+    )
     head_steps: int = field(
         default=-1, metadata={"help": "Steps of stage 1 (heads on the frozen encoder); wins over epochs."}
     )
-    head_epochs: float = field(default=5.0, metadata={"help": "Epochs of stage 1; 0 leaves it out."})
-    head_learning_rate: float = field(
-        default=1e-3, metadata={"help": "Peak learning rate of the heads, in both stages."}
-    )
+    head_epochs: float = recipe_field("Epochs of stage 1; 0 leaves it out.")
+    head_learning_rate: float = recipe_field("Peak learning rate of the heads, in both stages.")
     head_weight_decay: float = field(default=1e-5, metadata={"help": "Weight decay of the heads."})
     visit_frames: int = field(
         default=0,
@@ -89,18 +105,35 @@ class UaMixTrainingArguments(MethodArguments, LayerwiseArguments):
         default=0,
         metadata={"help": "Steps between kNN checks where labels are known; 0: at start and end only."},
     )
-
+    guard: str = recipe_field(
+        "What happens when the embedding collapses or its neighbours change too much: stop, warn (go on), or off."
+    )
+    guard_fraction: float = field(
+        default=0.1,
+        metadata={"help": "Fraction of the clips that are held out of tuning for the guards; 32 to 256 clips."},
+    )
+    guard_steps: int = field(
+        default=0, metadata={"help": "Steps between checks of the guards; 0: five times in the run."}
+    )
+    interpolate: float | None = field(
+        default=None,
+        metadata={"help": "Fraction of the tuned weights in the result; the rest is the weights before tuning."},
+    )
     whiten: bool = field(
         default=True, metadata={"help": "Whether to whiten the tuned encoder's embedding over the training clips."}
     )
 
     per_device_train_batch_size: int = field(default=64, metadata={"help": "Clips per step and process."})
-    num_train_epochs: float = field(default=60.0, metadata={"help": "Epochs of stage 2."})
-    learning_rate: float = field(default=1e-3, metadata={"help": "Peak learning rate of the encoder."})
+    num_train_epochs: float = recipe_field("Epochs of stage 2.")
+    learning_rate: float = recipe_field("Peak learning rate of the encoder.")
+    layer_decay: float = recipe_field("Factor of the learning rate from each encoder layer to the one below.")
+    freeze_blocks: float = recipe_field(
+        "Lower encoder layers that stay frozen, with all that comes before them: a number, or a fraction below 1."
+    )
     weight_decay: float = field(default=0.05, metadata={"help": "Weight decay of the encoder's matrices."})
     adam_beta2: float = field(default=0.95, metadata={"help": "Decay of AdamW's second moment."})
     lr_scheduler_type: str = field(default="cosine", metadata={"help": "Schedule of the learning rates."})
-    warmup_steps: float = field(default=0.2, metadata={"help": "Steps of warm-up, or their fraction if below 1."})
+    warmup_steps: float = recipe_field("Steps of warm-up, or their fraction if below 1.")
     logging_steps: float = field(default=10, metadata={"help": "Steps between logs."})
     dataloader_drop_last: bool = field(default=True, metadata={"help": "A short batch has fewer negatives."})
     ddp_find_unused_parameters: bool | None = field(default=False, metadata={"help": "All parameters are used."})
@@ -119,8 +152,14 @@ class UaMixTrainingArguments(MethodArguments, LayerwiseArguments):
     )
 
     def __post_init__(self) -> None:
+        fill_in(self)
         super().__post_init__()
         self.uamix_config()
+        self.check_guard()
+        if self.interpolate is not None and not 0 < self.interpolate < 1:
+            raise ValueError(
+                f"interpolate={self.interpolate} is outside (0, 1). Leave it out to keep the tuned weights alone."
+            )
         if self.save_strategy == "best":
             raise ValueError("save_strategy=best: tuning evaluates nothing, so no checkpoint is the best.")
         if shards_weights(self):
@@ -138,6 +177,29 @@ class UaMixTrainingArguments(MethodArguments, LayerwiseArguments):
             )
         if self.encoder_batch_size is not None and self.encoder_batch_size < 1:
             raise ValueError(f"encoder_batch_size={self.encoder_batch_size}: at least 1 view, or None for all of them.")
+
+    def check_guard(self) -> None:
+        """Checks the settings of the guards.
+
+        Raises:
+            ValueError: a value out of range, or settings without guards.
+        """
+        if self.guard not in GUARDS:
+            raise ValueError(f"guard={self.guard!r}: there are {', '.join(GUARDS)}.")
+        if self.guard == "off":
+            refuse_idle(self, ("guard_fraction", "guard_steps"), "guard=stop or guard=warn")
+        if not 0 < self.guard_fraction < 1:
+            raise ValueError(f"guard_fraction={self.guard_fraction} is outside (0, 1). Use guard=off for no guards.")
+        if self.guard_steps < 0:
+            raise ValueError(f"guard_steps={self.guard_steps}: a number of steps, or 0 for five checks in the run.")
+
+    def is_given(self, name: str) -> bool:
+        return not isinstance(getattr(self, name), FromRecipe) and super().is_given(name)
+
+    def own_settings(self) -> dict[str, Any]:
+        changes = ", ".join(f"{name}={value}" for name, value in recipe_changes(self).items())
+        own = {name: plain(value) for name, value in super().own_settings().items()}
+        return own | {"recipe_changes": changes or "none"}
 
     def method_settings(self) -> dict[str, Any]:
         """The method's fields by name, as [`UaMixForContrastiveTuning.from_encoder`] takes them."""

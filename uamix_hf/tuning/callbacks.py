@@ -1,6 +1,7 @@
 """Callbacks of tuning: the target projector's update and the kNN check."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,17 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from ..data import FeatureCollator
 from ..data.checks import checked_batch_size
 from ..metrics.knn import leave_one_out_knn, resolve_neighbours
+
+
+@contextmanager
+def evaluating(model: torch.nn.Module) -> Iterator[None]:
+    """Context in which a model is in evaluation mode."""
+    was_training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(was_training)
 
 
 class TargetUpdateCallback(TrainerCallback):
@@ -65,15 +77,13 @@ class KNNCallback(TrainerCallback):
     @torch.no_grad()
     def accuracy(self, model: Any) -> float:
         """Leave-one-out kNN accuracy of the model's pooled embeddings, a fraction in [0, 1]."""
-        was_training = model.training
-        model.eval()
         vectors, labels = [], []
-        for batch in self.loader:
-            inputs = model.normalize(batch["input_values"].to(model.device))
-            (pooled,), _ = model.embed([inputs], batch["attention_mask"].to(model.device).sum(1))
-            vectors.append(pooled.cpu().numpy())
-            labels.append(batch["labels"].numpy())
-        model.train(was_training)
+        with evaluating(model):
+            for batch in self.loader:
+                inputs = model.normalize(batch["input_values"].to(model.device))
+                (pooled,), _ = model.embed([inputs], batch["attention_mask"].to(model.device).sum(1))
+                vectors.append(pooled.cpu().numpy())
+                labels.append(batch["labels"].numpy())
         return leave_one_out_knn(
             np.concatenate(vectors), np.concatenate(labels), self.groups, self.neighbours, self.names
         )

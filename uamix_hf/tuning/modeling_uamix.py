@@ -216,6 +216,11 @@ class UaMixForContrastiveTuning(PreTrainedModel):
             module.eval()  # dropout and drop path of frozen layers would be mere noise
         return self
 
+    def tunable_state(self) -> dict[str, torch.Tensor]:
+        """What tuning may change of the encoder: its trainable parameters and its buffers, by name, not copied."""
+        kept = self._trainable | {name for name, _ in self.encoder.named_buffers()}
+        return {name: value for name, value in self.encoder.state_dict().items() if name in kept}
+
     def update_target(self) -> None:
         """Updates the target projector; to be called after each optimiser step."""
         self.heads.update_target(self.config.ema_momentum if self.stage == "tune" else 0.0)

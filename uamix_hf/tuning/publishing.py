@@ -20,7 +20,7 @@ from .configuration_uamix import METHOD_FIELDS
 # Logged values that the card and the output of `train` show, the last of each.
 SHOWN = (
     "train_loss", "loss_clean", "loss_mixed", "embedding_std", "neighbour_purity", "knn_accuracy", "knn_neighbours",
-    "train_runtime",
+    "guard_embedding_std", "guard_effective_rank", "guard_neighbours", "guard_alignment", "guard_step", "train_runtime",
 )  # fmt: skip
 
 
@@ -40,6 +40,7 @@ class TunedEncoder:
     used: dict[str, Any]
     base_name: str | None
     random_weights: bool
+    clips: int  # that the encoder was tuned on
     evaluations: list[Any]
     hub_url: str | None
 
@@ -77,12 +78,12 @@ class TunedEncoder:
         Raises:
             NotTunedError: the encoder has not been trained yet.
         """
-        data = self.check_tuned("a card")
+        self.check_tuned("a card")
         encoder: Any = base_of(self.encoder)
         card = tuned_card(
             base_model=self.base_name,
             data=self.source.name,
-            clips=len(data.dataset),
+            clips=self.clips,
             settings=self.used,
             results={name: f"{value:.4g}" for name, value in self.metrics().items()},
             repo_id=self.repo_id if self.args.push_to_hub else None,

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
-from torch.utils.data import Dataset
+from datasets import Dataset
 from transformers import TrainerCallback
 
 from ..data import FeatureCollator, LengthBucketSampler
@@ -22,6 +23,8 @@ from ..training.trainer import LengthBucketTrainer
 from .arguments import UaMixTrainingArguments
 from .callbacks import KNNCallback, TargetUpdateCallback
 from .configuration_uamix import METHOD_FIELDS
+from .guard_clips import make_guard
+from .guards import GuardCallback, read_numbers
 from .modeling_uamix import Stage, UaMixForContrastiveTuning
 
 logger = logging.getLogger(__name__)
@@ -40,11 +43,11 @@ class StageTrainer(LengthBucketTrainer):
         train_dataset: Log-mels from [`cached_features`], with the column `length`.
         feature_extractor: Its patch size pads the batches; saved with each checkpoint.
         stage: `"head"` trains into `output_dir/head`, `"tune"` into `output_dir`.
-        callbacks: Further callbacks of transformers' Trainer.
+        callbacks: Further callbacks of transformers' Trainer, and the [`GuardCallback`] of `args.guard`, if any.
 
     Raises:
-        ValueError: fewer than two clips per process, or in a batch; more layers frozen than there are; or arguments
-            that contradict the model.
+        ValueError: fewer than two clips per process, or in a batch; more layers frozen than there are; arguments that
+            contradict the model; or guards that are asked for and not among the callbacks.
     """
 
     args: UaMixTrainingArguments
@@ -70,6 +73,9 @@ class StageTrainer(LengthBucketTrainer):
                 num_train_epochs=args.head_epochs,
             )
         self.stage = stage
+        self.guard = next((callback for callback in callbacks if isinstance(callback, GuardCallback)), None)
+        if self.guard is None and args.guard != "off" and args.is_given("guard"):
+            raise ValueError(f"guard={args.guard}: add a GuardCallback to callbacks, as train_stages does.")
         if stage == "head":
             self.may_change_with_warning = MAY_CHANGE_WITH_WARNING | {"head_steps", "head_epochs"}
         # Views crop further, so that a long recording gives two different stretches of it.
@@ -93,7 +99,7 @@ class StageTrainer(LengthBucketTrainer):
             model.config.queue_size = len(train_dataset)  # type: ignore[arg-type]
             queue.allocate(model.config.queue_size, queue.keys.shape[1], queue.keys.device)
         for callback in callbacks:
-            if isinstance(callback, KNNCallback):
+            if isinstance(callback, (KNNCallback, GuardCallback)):
                 callback.log = self.log
 
     def make_sampler(self, dataset: Any, batch_size: int, seed: int) -> LengthBucketSampler:
@@ -121,6 +127,32 @@ class StageTrainer(LengthBucketTrainer):
     def last_checkpoint(self) -> str | None:
         return super().last_checkpoint() or last_complete_checkpoint(Path(str(self.args.output_dir)) / "head")
 
+    # --- guards
+
+    def train(self, *args, **kwargs) -> Any:
+        output = super().train(*args, **kwargs)
+        if self.guard is not None and self.stage == "tune":
+            self.guard.finish(self.model, self.state)
+        return output
+
+    def is_over(self, checkpoint: str, step: int, steps: int) -> bool:
+        return super().is_over(checkpoint, step, steps) or (
+            self.guard is not None and read_numbers(checkpoint)["stopped"]
+        )
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        super()._load_from_checkpoint(resume_from_checkpoint, model)
+        if self.guard is not None:
+            self.guard.load(resume_from_checkpoint, self.model)
+
+    def _save_rng_state(self, output_dir: str) -> None:
+        if self.guard is not None and self.args.should_save:  # before what marks the checkpoint as complete
+            Path(output_dir).mkdir(parents=True, exist_ok=True)
+            self.guard.save(output_dir, self.model, self.state)
+        super()._save_rng_state(output_dir)
+
+    # --- optimiser
+
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
         """AdamW with a group for each learning rate and weight decay."""
         if self.optimizer is None:
@@ -135,10 +167,10 @@ class StageTrainer(LengthBucketTrainer):
         `head_learning_rate`; biases, norms, tokens and positions have no weight decay.
         """
         args, adapter = self.args, self.model.adapter
-        rates = layer_rates(adapter.layer_ids(), len(adapter.layers) + 1, args.learning_rate, args.layer_decay)
-        return parameter_groups(
-            self.model, "encoder.", rates, args.weight_decay, args.head_learning_rate, args.head_weight_decay
-        )
+        # Checkpoints are read without running code, so that their optimiser holds plain numbers alone.
+        rate, decay, head_rate = map(float, (args.learning_rate, args.layer_decay, args.head_learning_rate))
+        rates = layer_rates(adapter.layer_ids(), len(adapter.layers) + 1, rate, decay)
+        return parameter_groups(self.model, "encoder.", rates, args.weight_decay, head_rate, args.head_weight_decay)
 
 
 def fit_batch(args: UaMixTrainingArguments, clips: int) -> UaMixTrainingArguments:
@@ -169,8 +201,11 @@ def train_stages(
     train_dataset: Dataset,
     feature_extractor: FrontEnd,
     callbacks: Sequence[TrainerCallback] = (),
+    groups: np.ndarray | None = None,
 ) -> StageTrainer:
     """Runs both stages of tuning, one after the other; `model` holds the result.
+
+    Where `args.guard` asks for guards, some of the clips are held out for them.
 
     Args:
         model: From `UaMixForContrastiveTuning.from_encoder`.
@@ -179,6 +214,7 @@ def train_stages(
         train_dataset: Log-mels from [`cached_features`].
         feature_extractor: Its patch size pads the batches; saved with each checkpoint.
         callbacks: Further callbacks of transformers' Trainer, in both stages.
+        groups: Group of each clip (clips,), such as its speaker; the guards hold out whole groups.
 
     Returns:
         The trainer of the second stage, with its log in `state.log_history`.
@@ -187,6 +223,8 @@ def train_stages(
         RunStoppedError: a callback stopped the first stage before its end.
         ValueError: see [`StageTrainer`].
     """
+    train_dataset, guard = make_guard(model, args, train_dataset, feature_extractor, groups)
+    callbacks = [*callbacks, *([] if guard is None else [guard])]
     folder, overwrite = Path(str(args.output_dir)), args.overwrite_output_dir
     resume = checkpoint_to_resume(args.resume_from_checkpoint, [folder, folder / "head"], overwrite)
     # The run's own folder may be called head, too.

@@ -1,0 +1,119 @@
+"""Recipes of tuning: settings that belong together, by name (docs/concepts/method.md, Recipes of tuning)."""
+
+import math
+import os
+from dataclasses import field
+from typing import Any
+
+# `plastic` reshapes weak features; `gentle` keeps what a well pretrained encoder knows.
+RECIPES: dict[str, dict[str, Any]] = {
+    "plastic": {
+        "learning_rate": 1e-3,
+        "layer_decay": 1.0,
+        "freeze_blocks": 0.0,
+        "head_learning_rate": 1e-3,
+        "head_epochs": 5.0,
+        "num_train_epochs": 60.0,
+        "warmup_steps": 0.2,
+        "guard": "off",
+    },
+    "gentle": {
+        "learning_rate": 2e-5,
+        "layer_decay": 0.65,
+        "freeze_blocks": 0.5,
+        "head_learning_rate": 1e-3,
+        "head_epochs": 5.0,
+        "num_train_epochs": 5.0,
+        "warmup_steps": 0.2,
+        "guard": "stop",
+    },
+}
+DEFAULT_RECIPE = "plastic"
+# Clips of a step that a recipe's learning rate is for. It grows with the square root of their number, as suits AdamW,
+# whose steps do not grow with the gradient. Recipes without an entry have one rate, whatever the batch.
+RATE_OF_CLIPS = {"gentle": 24}
+# Numbers of steps that win over a recipe's epochs, with their value for none.
+STEPS = {"max_steps": -1, "head_steps": -1}
+
+
+class FromRecipe:
+    """Mark of a value that was not given: a copy of the arguments with another recipe or batch takes another one."""
+
+
+class RecipeNumber(FromRecipe, float):
+    """A number of a recipe."""
+
+
+class RecipeWord(FromRecipe, str):
+    """A word of a recipe."""
+
+
+def recipe_field(description: str) -> Any:
+    """Field of a dataclass whose value is the recipe's unless it is given.
+
+    Args:
+        description: Its help text.
+    """
+    return field(default=None, metadata={"help": f"{description} The recipe's if unset."})
+
+
+def recipe_values(recipe: str, clips: int) -> dict[str, Any]:
+    """Values of a recipe by the names of the arguments.
+
+    Args:
+        recipe: Its name.
+        clips: Clips of a step, over all processes.
+
+    Raises:
+        ValueError: no such recipe.
+    """
+    if recipe not in RECIPES:
+        raise ValueError(f"recipe={recipe!r}: there are {' and '.join(sorted(RECIPES))}.")
+    values = dict(RECIPES[recipe])
+    if recipe in RATE_OF_CLIPS:
+        values["learning_rate"] *= math.sqrt(max(0, clips) / RATE_OF_CLIPS[recipe])
+    return values
+
+
+def fill_in(args: Any) -> None:
+    """Sets the arguments that were not given to the values of the recipe `args.recipe`.
+
+    Args:
+        args: Arguments with the fields of a recipe, changed in place.
+
+    Raises:
+        ValueError: no such recipe.
+    """
+    clips = args.per_device_train_batch_size * int(os.environ.get("WORLD_SIZE", "1"))
+    for name, value in recipe_values(args.recipe, clips).items():
+        given = getattr(args, name)
+        if given is None or isinstance(given, FromRecipe):
+            setattr(args, name, RecipeWord(value) if isinstance(value, str) else RecipeNumber(value))
+
+
+def recipe_changes(args: Any) -> dict[str, Any]:
+    """What was given instead of the recipe's values, by the names of the arguments.
+
+    Args:
+        args: Arguments that [`fill_in`] has completed.
+    """
+    changed = {name: getattr(args, name) for name in RECIPES[args.recipe]}
+    steps = {name: getattr(args, name) for name, none in STEPS.items() if getattr(args, name) != none}
+    return {name: value for name, value in changed.items() if not isinstance(value, FromRecipe)} | steps
+
+
+def plain(value: Any) -> Any:
+    """A value without the mark of the recipe."""
+    return float(value) if isinstance(value, RecipeNumber) else str(value) if isinstance(value, RecipeWord) else value
+
+
+__all__ = [
+    "DEFAULT_RECIPE",
+    "RECIPES",
+    "FromRecipe",
+    "fill_in",
+    "plain",
+    "recipe_changes",
+    "recipe_field",
+    "recipe_values",
+]
