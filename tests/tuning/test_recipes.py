@@ -1,16 +1,23 @@
 """Recipes: what they set, that given settings win, and that copies of the arguments follow recipe and batch."""
 
+import copy
 import dataclasses
+import json
 import math
+import pickle
 import re
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import torch
+from safetensors.torch import load_file
+from torch.serialization import get_unsafe_globals_in_checkpoint
 from transformers import HfArgumentParser
+from transformers.trainer import safe_globals
 
 from uamix_hf import UaMixTrainingArguments
-from uamix_hf.tuning import StageTrainer
+from uamix_hf.tuning import StageTrainer, train_stages
 from uamix_hf.tuning.recipes import DEFAULT_RECIPE, RECIPES, fill_in, recipe_changes
 from uamix_hf.tuning.trainer import fit_batch
 
@@ -47,18 +54,24 @@ def test_the_gentle_rate_grows_with_the_root_of_the_batch_over_all_processes(mon
     monkeypatch.setenv("WORLD_SIZE", str(processes))
     nothing = dict.fromkeys(RECIPES["gentle"])
     args = SimpleNamespace(recipe="gentle", per_device_train_batch_size=24, **nothing)
-    fill_in(args)
+    fill_in(args, {})
     assert args.learning_rate == pytest.approx(2e-5 * math.sqrt(processes))
 
 
-@pytest.mark.parametrize("words", [[], ["--recipe", "gentle"]])
-def test_given_settings_win_and_are_named(tmp_path: Path, words: list[str]) -> None:
-    args = parse(tmp_path, *words, "--learning_rate", "1e-4", "--layer_decay", "1", "--max_steps", "50")
+@pytest.mark.parametrize(
+    "recipe, changed",
+    [
+        ("plastic", {"learning_rate": 1e-4, "max_steps": 50}),  # whose layer decay is 1
+        ("gentle", {"learning_rate": 1e-4, "layer_decay": 1.0, "max_steps": 50}),
+    ],
+)
+def test_given_settings_win_and_those_that_differ_are_named(tmp_path: Path, recipe: str, changed: dict) -> None:
+    words = ["--recipe", recipe, "--learning_rate", "1e-4", "--layer_decay", "1", "--max_steps", "50"]
+    args = parse(tmp_path, *words)
     assert (args.learning_rate, args.layer_decay, args.max_steps) == (1e-4, 1.0, 50)
-    assert args.freeze_blocks == RECIPES[args.recipe]["freeze_blocks"]
-    # Also those that are given as the recipe or the default has them.
-    assert recipe_changes(args) == {"learning_rate": 1e-4, "layer_decay": 1.0, "max_steps": 50}
-    assert args.own_settings()["recipe_changes"] == "learning_rate=0.0001, layer_decay=1.0, max_steps=50"
+    assert args.freeze_blocks == RECIPES[recipe]["freeze_blocks"]
+    assert recipe_changes(args) == changed
+    assert args.own_settings()["recipe_changes"] == ", ".join(f"{name}={value}" for name, value in changed.items())
 
 
 def test_copies_take_the_values_of_their_own_recipe_and_batch(make_args) -> None:
@@ -69,12 +82,67 @@ def test_copies_take_the_values_of_their_own_recipe_and_batch(make_args) -> None
     other = dataclasses.replace(smaller, recipe="plastic")
     assert (other.learning_rate, other.freeze_blocks, other.guard, other.layer_decay) == (1e-3, 0, "off", 0.9)
     assert recipe_changes(other) == {"layer_decay": 0.9}
+    given = dataclasses.replace(args, learning_rate=1e-5, guard="warn")
+    again = dataclasses.replace(given, per_device_train_batch_size=6)
+    assert (again.learning_rate, again.guard) == (1e-5, "warn") and again.is_given("guard")
 
 
-def test_settings_of_the_card_are_plain_values(make_args) -> None:
-    settings = make_args(recipe="gentle", per_device_train_batch_size=24).own_settings()
-    assert settings["recipe"] == "gentle" and settings["learning_rate"] == pytest.approx(2e-5)
-    assert {type(value) for value in settings.values()} <= {str, int, float, bool, type(None)}
+DUPLICATES = {"copy": copy.copy, "deepcopy": copy.deepcopy, "pickle": lambda args: pickle.loads(pickle.dumps(args))}
+
+
+@pytest.mark.parametrize("way", DUPLICATES)
+def test_a_duplicate_knows_what_was_given(make_args, way: str) -> None:
+    args = make_args(recipe="gentle", per_device_train_batch_size=24, freeze_blocks=0.5, layer_decay=0.9)
+    duplicate = DUPLICATES[way](args)
+    assert duplicate.to_dict() == args.to_dict() and recipe_changes(duplicate) == {"layer_decay": 0.9}
+    assert not duplicate.is_given("guard")
+    other = dataclasses.replace(duplicate, recipe="plastic")
+    assert (other.freeze_blocks, other.learning_rate, other.guard) == (0.5, 1e-3, "off")
+
+
+def test_arguments_of_a_json_file_are_all_given(make_args, tmp_path: Path) -> None:
+    args = make_args(recipe="gentle", per_device_train_batch_size=24, layer_decay=0.9, disable_tqdm=True)
+    (tmp_path / "args.json").write_text(args.to_json_string())
+    read = json.loads((tmp_path / "args.json").read_text())
+    names = [*RECIPES["gentle"], "recipe", "per_device_train_batch_size", "output_dir", "use_cpu"]
+    (back,) = HfArgumentParser(UaMixTrainingArguments).parse_dict({name: read[name] for name in names})
+    assert {name: getattr(back, name) for name in names} == {name: getattr(args, name) for name in names}
+    assert recipe_changes(back) == {"layer_decay": 0.9}
+    assert "from_recipe" not in read
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_all_values_are_plain(make_args, recipe: str) -> None:
+    """Their class goes into the optimiser's state and the schedule, and checkpoints with other classes do not load."""
+    args = make_args(recipe=recipe, per_device_train_batch_size=24)
+    for found in (args, fit_batch(args, 6), dataclasses.replace(args, max_steps=3)):
+        assert {type(getattr(found, name)) for name in RECIPES[recipe]} == {float, str}
+        assert {type(value) for value in found.own_settings().values()} <= {str, int, float, bool, type(None)}
+    assert args.own_settings()["recipe"] == recipe
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_every_file_of_a_checkpoint_is_read_without_code(make_model, make_dataset, make_args, extractor, recipe):
+    given = {"head_steps": 1, "max_steps": 2, "save_strategy": "steps", "save_steps": 1, "report_to": "none"}
+    args = make_args(recipe=recipe, **given)
+    train_stages(make_model(), args, make_dataset([64] * 6), extractor)
+    read = set()
+    for folder in (Path(args.output_dir) / "head" / "checkpoint-1", Path(args.output_dir) / "checkpoint-2"):
+        for file in folder.iterdir():
+            if file.name == "training_args.bin":  # an object, which nothing reads
+                found = get_unsafe_globals_in_checkpoint(file)
+                own = {name for name in found if name.startswith("uamix_hf")}
+                assert own == {f"{UaMixTrainingArguments.__module__}.UaMixTrainingArguments"}
+            elif file.suffix in (".pt", ".pth"):
+                with safe_globals():  # numpy's random state
+                    torch.load(file, weights_only=True)
+            elif file.suffix == ".safetensors":
+                load_file(file)
+            else:
+                assert file.suffix == ".py" or json.loads(file.read_text())
+            read.add(file.name)
+    assert {"optimizer.pt", "scheduler.pt", "rng_state.pth", "model.safetensors", "training_args.bin"} <= read
+    assert ("guard.safetensors" in read) == (RECIPES[recipe]["guard"] != "off")
 
 
 def test_a_recipe_reaches_the_optimiser_and_the_frozen_layers(make_model, make_dataset, make_args, extractor) -> None:

@@ -1,6 +1,8 @@
 """Arguments of both stages of tuning, and the method's own."""
 
-from dataclasses import dataclass, field, fields, make_dataclass
+from collections.abc import Mapping
+from dataclasses import InitVar, dataclass, field, fields, make_dataclass
+from types import MappingProxyType
 from typing import Any
 
 from huggingface_hub.errors import StrictDataclassError
@@ -9,7 +11,7 @@ from ..data.checks import refuse_idle
 from ..training.arguments import ONLY_FINISHED, REFUSED, UPLOADED_WHOLE, LayerwiseArguments, shards_weights
 from ..training.docstrings import argument_descriptions
 from .configuration_uamix import METHOD_FIELDS, MIXING_FIELDS, UaMixConfig
-from .recipes import DEFAULT_RECIPE, RECIPES, FromRecipe, fill_in, plain, recipe_changes, recipe_field
+from .recipes import DEFAULT_RECIPE, RECIPES, fill_in, recipe_changes, recipe_field
 
 EVALUATION = (
     "do_eval", "eval_strategy", "eval_steps", "eval_delay", "eval_on_start", "per_device_eval_batch_size",
@@ -70,6 +72,7 @@ class UaMixTrainingArguments(MethodArguments, LayerwiseArguments):
         interpolate: Fraction F, 0 < F < 1: [`UaMixTrainer`] returns (1 - F) times the weights before tuning plus F
             times the tuned weights; None: the tuned weights.
         whiten: Whether [`UaMixTrainer`] whitens the tuned encoder's embedding over the training clips.
+        from_recipe: Left out; `dataclasses.replace` fills it in. As an attribute, what the recipe has set, by name.
 
     Raises:
         ValueError: a value out of range, an argument without effect, gradient accumulation, or weights that are sharded
@@ -141,6 +144,8 @@ class UaMixTrainingArguments(MethodArguments, LayerwiseArguments):
     ddp_broadcast_buffers: bool | None = field(
         default=False, metadata={"help": "The neighbour queues of all processes agree already."}
     )
+    # No setting, so neither a flag nor saved; `dataclasses.replace` hands it on like one.
+    from_recipe: InitVar[Mapping[str, Any]] = MappingProxyType({})
 
     refused = (
         REFUSED
@@ -151,8 +156,8 @@ class UaMixTrainingArguments(MethodArguments, LayerwiseArguments):
         }
     )
 
-    def __post_init__(self) -> None:
-        fill_in(self)
+    def __post_init__(self, from_recipe: Mapping[str, Any]) -> None:
+        self.from_recipe = fill_in(self, from_recipe)
         super().__post_init__()
         self.uamix_config()
         self.check_guard()
@@ -194,12 +199,12 @@ class UaMixTrainingArguments(MethodArguments, LayerwiseArguments):
             raise ValueError(f"guard_steps={self.guard_steps}: a number of steps, or 0 for five checks in the run.")
 
     def is_given(self, name: str) -> bool:
-        return not isinstance(getattr(self, name), FromRecipe) and super().is_given(name)
+        by_recipe = name in self.from_recipe and getattr(self, name) == self.from_recipe[name]
+        return not by_recipe and super().is_given(name)
 
     def own_settings(self) -> dict[str, Any]:
         changes = ", ".join(f"{name}={value}" for name, value in recipe_changes(self).items())
-        own = {name: plain(value) for name, value in super().own_settings().items()}
-        return own | {"recipe_changes": changes or "none"}
+        return super().own_settings() | {"recipe_changes": changes or "none"}
 
     def method_settings(self) -> dict[str, Any]:
         """The method's fields by name, as [`UaMixForContrastiveTuning.from_encoder`] takes them."""

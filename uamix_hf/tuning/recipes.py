@@ -2,6 +2,7 @@
 
 import math
 import os
+from collections.abc import Mapping
 from dataclasses import field
 from typing import Any
 
@@ -36,18 +37,6 @@ RATE_OF_CLIPS = {"gentle": 24}
 STEPS = {"max_steps": -1, "head_steps": -1}
 
 
-class FromRecipe:
-    """Mark of a value that was not given: a copy of the arguments with another recipe or batch takes another one."""
-
-
-class RecipeNumber(FromRecipe, float):
-    """A number of a recipe."""
-
-
-class RecipeWord(FromRecipe, str):
-    """A word of a recipe."""
-
-
 def recipe_field(description: str) -> Any:
     """Field of a dataclass whose value is the recipe's unless it is given.
 
@@ -75,45 +64,45 @@ def recipe_values(recipe: str, clips: int) -> dict[str, Any]:
     return values
 
 
-def fill_in(args: Any) -> None:
+def step_clips(args: Any) -> int:
+    """Clips of a step over all processes, before there are any."""
+    return args.per_device_train_batch_size * int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def fill_in(args: Any, before: Mapping[str, Any]) -> dict[str, Any]:
     """Sets the arguments that were not given to the values of the recipe `args.recipe`.
 
     Args:
         args: Arguments with the fields of a recipe, changed in place.
+        before: What the recipe of the arguments that these are a copy of had set, by name: where a value is still that,
+            it was not given, and follows the copy's own recipe and batch.
+
+    Returns:
+        What the recipe has set, by name.
 
     Raises:
         ValueError: no such recipe.
     """
-    clips = args.per_device_train_batch_size * int(os.environ.get("WORLD_SIZE", "1"))
-    for name, value in recipe_values(args.recipe, clips).items():
-        given = getattr(args, name)
-        if given is None or isinstance(given, FromRecipe):
-            setattr(args, name, RecipeWord(value) if isinstance(value, str) else RecipeNumber(value))
+    values = recipe_values(args.recipe, step_clips(args))
+    given = {name: getattr(args, name) for name in values}
+    own = {
+        name: value
+        for name, value in values.items()
+        if given[name] is None or (name in before and given[name] == before[name])
+    }
+    for name, value in own.items():
+        setattr(args, name, value)
+    return own
 
 
 def recipe_changes(args: Any) -> dict[str, Any]:
-    """What was given instead of the recipe's values, by the names of the arguments.
+    """What differs from the recipe, by the names of the arguments.
 
     Args:
         args: Arguments that [`fill_in`] has completed.
     """
-    changed = {name: getattr(args, name) for name in RECIPES[args.recipe]}
-    steps = {name: getattr(args, name) for name, none in STEPS.items() if getattr(args, name) != none}
-    return {name: value for name, value in changed.items() if not isinstance(value, FromRecipe)} | steps
+    values = recipe_values(args.recipe, step_clips(args)) | STEPS
+    return {name: getattr(args, name) for name, value in values.items() if getattr(args, name) != value}
 
 
-def plain(value: Any) -> Any:
-    """A value without the mark of the recipe."""
-    return float(value) if isinstance(value, RecipeNumber) else str(value) if isinstance(value, RecipeWord) else value
-
-
-__all__ = [
-    "DEFAULT_RECIPE",
-    "RECIPES",
-    "FromRecipe",
-    "fill_in",
-    "plain",
-    "recipe_changes",
-    "recipe_field",
-    "recipe_values",
-]
+__all__ = ["DEFAULT_RECIPE", "RECIPES", "fill_in", "recipe_changes", "recipe_field", "recipe_values", "step_clips"]

@@ -167,10 +167,10 @@ class StageTrainer(LengthBucketTrainer):
         `head_learning_rate`; biases, norms, tokens and positions have no weight decay.
         """
         args, adapter = self.args, self.model.adapter
-        # Checkpoints are read without running code, so that their optimiser holds plain numbers alone.
-        rate, decay, head_rate = map(float, (args.learning_rate, args.layer_decay, args.head_learning_rate))
-        rates = layer_rates(adapter.layer_ids(), len(adapter.layers) + 1, rate, decay)
-        return parameter_groups(self.model, "encoder.", rates, args.weight_decay, head_rate, args.head_weight_decay)
+        rates = layer_rates(adapter.layer_ids(), len(adapter.layers) + 1, args.learning_rate, args.layer_decay)
+        return parameter_groups(
+            self.model, "encoder.", rates, args.weight_decay, args.head_learning_rate, args.head_weight_decay
+        )
 
 
 def fit_batch(args: UaMixTrainingArguments, clips: int) -> UaMixTrainingArguments:
