@@ -16,6 +16,7 @@ from uamix_hf.fine_tuning import (
     FineTuningArguments,
     FixMatchArguments,
     LabelArguments,
+    copy_trained_head,
     fine_tuning_data,
     fine_tuning_trainer,
     make_classifier,
@@ -54,6 +55,8 @@ def main() -> None:
     settings = args.model_settings(encoder)  # checked before the data are read
     data = fine_tuning_data(data_args, extractor, args, label_args, held_out_args, model_args.test_where, fixmatch)
     model = make_classifier(encoder, len(data.targets.names), extractor, **data.targets.model_settings(), **settings)
+    if args.head_init in (None, "keep") and not model_args.random_weights:
+        copy_trained_head(model, **model_args.source)  # of a classifier that is trained further
 
     trainer = fine_tuning_trainer(model, args, data, extractor)
     trainer.train()
@@ -62,6 +65,8 @@ def main() -> None:
     pushed = trainer.push_to_hub() if args.push_to_hub else None
     if trainer.is_world_process_zero():
         print(f"Saved the classifier to {args.output_dir}")
+        if comparison := trainer.frozen_comparison():
+            print(f"Evaluation rows: {comparison}")
         data.report_skipped()
         if pushed:
             print(f"Pushed it: {pushed}")

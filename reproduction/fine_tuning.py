@@ -2,8 +2,9 @@
 
 python reproduction/fine_tuning.py --data ../shared/data --output_dir fine_tuning
 
-Sets, draws and variants are flags for examples/finetune.py, in fine_tuning.json beside this file. A run that is
-already in the output folder is not repeated; the table is of those that are there.
+Sets, draws and variants are flags for examples/finetune.py, in fine_tuning.json beside this file; a variant of
+`defaults` has no flags of training but its own, and one that is `frozen` is not trained. A run that is already in the
+output folder is not repeated; the table is of those that are there.
 """
 
 import json
@@ -17,7 +18,11 @@ from typing import Any
 import numpy as np
 from transformers import HfArgumentParser
 
-from uamix_hf.evaluation import Scores, paired_difference
+from uamix_hf.data import DataArguments
+from uamix_hf.embedding.features import embed_features
+from uamix_hf.evaluation import Scores, nearest_centroid, paired_difference
+from uamix_hf.fine_tuning import FineTuningArguments, LabelArguments, fine_tuning_data
+from uamix_hf.training import EncoderArguments
 
 ROOT = Path(__file__).parents[1]
 SETTINGS = Path(__file__).with_suffix(".json")
@@ -34,13 +39,34 @@ class BenchmarkArguments:
 
 
 def run(args: BenchmarkArguments, settings: dict[str, Any], name: str, variant: str, draw: str, folder: Path) -> None:
-    """examples/finetune.py as its users would run it."""
-    words = [sys.executable, str(ROOT / "examples/finetune.py"), "--train_dir", str(Path(args.data) / name)]
-    words += ["--output_dir", str(folder), *settings["common"].split(), *settings["sets"][name]["flags"].split()]
-    words += [*settings["variants"][variant]["flags"].split(), *draw.split()]
+    """examples/finetune.py as its users would run it, or the frozen encoder on the same rows."""
+    entry = settings["variants"][variant]
+    plain = entry.get("defaults", False)
+    words = ["--train_dir", str(Path(args.data) / name), "--output_dir", str(folder)]
+    words += settings["defaults" if plain else "common"].split()
+    words += settings["sets"][name]["rows" if plain else "flags"].split()
+    words += [*entry["flags"].split(), *draw.split()]
     folder.mkdir(parents=True, exist_ok=True)
+    if entry.get("frozen"):
+        return classify_frozen(words, folder)
+    words = [sys.executable, str(ROOT / "examples/finetune.py"), *words]
     with open(folder / "log.txt", "w", encoding="utf-8") as log:
         subprocess.run(words, check=True, stdout=log, stderr=subprocess.STDOUT, cwd=ROOT, env=os.environ)
+
+
+def classify_frozen(words: list[str], folder: Path) -> None:
+    """Nearest centroid of frozen embeddings, on the rows that examples/finetune.py has with these flags."""
+    at = words.index("--test_where")
+    parser = HfArgumentParser((EncoderArguments, DataArguments, LabelArguments, FineTuningArguments))
+    model_args, data_args, label_args, args = parser.parse_args_into_dataclasses(words[:at] + words[at + 2 :])
+    encoder, extractor = model_args.load_encoder(), model_args.load_feature_extractor()
+    data = fine_tuning_data(data_args, extractor, args, label_args, None, [words[at + 1]])
+    parts = [data.train, data.held_out["test"]]
+    train, test = (np.asarray(part["labels"][:]) for part in parts)
+    support, query = (embed_features(encoder, extractor, part) for part in parts)
+    hits = nearest_centroid(support, train, query) == test
+    results = {f"test_accuracy_{label}": hits[test == n].mean() for n, label in enumerate(data.targets.names)}
+    (folder / "results.json").write_text(json.dumps({"label_names": data.targets.names, "results": results}))
 
 
 def read(folders: list[Path]) -> Scores:
@@ -57,7 +83,10 @@ def read(folders: list[Path]) -> Scores:
 
 def places(folder: Path, settings: dict[str, Any], name: str, variant: str, most: int | None) -> dict[str, Path]:
     """Where the results of each draw of a variant go, by the draw's flags."""
-    draws = settings["sets"][name]["draws"][: settings["variants"][variant].get("draws")][:most]
+    entry, sets = settings["variants"][variant], settings["sets"][name]
+    draws = sets["draws"][: entry.get("draws")][:most]
+    if entry.get("seeds"):
+        draws = [f"{draw} {seed}" for seed in sets.get("seeds", []) for draw in draws]
     return {draw: folder / name / variant.replace(", ", "-").replace(" ", "-") / str(i) for i, draw in enumerate(draws)}
 
 
@@ -67,7 +96,7 @@ def table(folder: Path, settings: dict[str, Any], name: str, most: int | None) -
     found: dict[str, Scores] = {}
     for variant, entry in settings["variants"].items():
         folders = list(places(folder, settings, name, variant, most).values())
-        if not all((one / "results.json").exists() for one in folders):
+        if not folders or not all((one / "results.json").exists() for one in folders):
             continue
         found[variant] = read(folders)
         peer, gain = entry.get("against", ""), ""

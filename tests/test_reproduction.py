@@ -42,7 +42,8 @@ def flags_given() -> dict[str, set[str]]:
         for baseline in (False, True)
     )
     groups = [entry["flags"] for part in ("sets", "variants") for entry in fine_tuning[part].values()]
-    draws = [draw for entry in fine_tuning["sets"].values() for draw in entry["draws"]]
+    groups += [fine_tuning["defaults"], *(entry["rows"] for entry in fine_tuning["sets"].values())]
+    draws = [draw for entry in fine_tuning["sets"].values() for draw in entry["draws"] + entry.get("seeds", [])]
     texts = {
         "pretrain.py": shell.partition("pretrain.py")[2].partition("uamix-hf export")[0],
         "tune.py": shell.partition("tune.py")[2].partition("uamix-hf export")[0]

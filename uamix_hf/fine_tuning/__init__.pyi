@@ -9,6 +9,7 @@ from .models import encoder_of, freeze, make_classifier
 from .predictions import predict, predict_logits
 from .pseudo_labels import PSEUDO_LABELS_IGNORE, PseudoLabelTrainer, tune_on_pseudo_labels
 from .runs import fine_tune, fine_tuning_trainer, save_results
+from .trained_head import copy_trained_head
 from .trainer import FineTuningTrainer
 
 __all__ = [
@@ -25,6 +26,7 @@ __all__ = [
     "PseudoLabelTrainer",
     "Targets",
     "check_training_labels",
+    "copy_trained_head",
     "draw_shots",
     "encoder_of",
     "fine_tune",

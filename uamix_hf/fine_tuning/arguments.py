@@ -1,7 +1,7 @@
 """Arguments of supervised fine-tuning."""
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal, get_args
 
 from transformers import PreTrainedModel
 
@@ -10,6 +10,8 @@ from .models import has_setting
 
 # Fields of the configuration that act in training, which Audio-MAE has and most other encoders do not.
 MODEL_RATES = ("drop_path_rate", "patchout_ratio", "patchout_time_ratio", "patchout_mel_ratio")
+
+HeadInit = Literal["logistic", "centroid", "random", "keep"]
 
 
 @dataclass
@@ -25,6 +27,11 @@ class FineTuningArguments(LayerwiseArguments):
     Args:
         layer_decay: Factor of the learning rate from each encoder layer to the one below.
         linear_probe: Whether to freeze the whole encoder and train the linear layer only.
+        head_init: How the linear layer starts. `"logistic"`: as the logistic regression of the training clips'
+            embeddings by the untrained encoder. `"centroid"`: as the distances from their class means. `"random"`:
+            near zero. `"keep"`: as it comes with the model. By default `"logistic"` for a layer that is new
+            (`"random"` in regression), and else `"keep"`.
+        logistic_c: C of that logistic regression; less means more regularisation.
         class_balanced: Whether all classes are sampled equally often.
         drop_path_rate: Stochastic depth rate of the last encoder layer; it grows linearly with depth.
         patchout_ratio: Fraction of all patch tokens that is dropped in training.
@@ -46,6 +53,17 @@ class FineTuningArguments(LayerwiseArguments):
     )
     linear_probe: bool = field(
         default=False, metadata={"help": "Whether to freeze the whole encoder and train the linear layer only."}
+    )
+    head_init: HeadInit | None = field(
+        default=None,
+        metadata={
+            "help": "How the linear layer starts: as the logistic or the nearest-centroid classifier of the training "
+            "clips' frozen embeddings, random, or kept as it comes with the model; if unset, logistic for a new layer "
+            "of classes, random for numbers, and else kept."
+        },
+    )
+    logistic_c: float = field(
+        default=10.0, metadata={"help": "C of the logistic regression; less means more regularisation."}
     )
     class_balanced: bool = field(default=False, metadata={"help": "Whether all classes are sampled equally often."})
     drop_path_rate: float = field(default=0.1, metadata={"help": "Stochastic depth rate of the last encoder layer."})
@@ -72,7 +90,7 @@ class FineTuningArguments(LayerwiseArguments):
     per_device_train_batch_size: int = field(default=32, metadata={"help": "Clips per step and process."})
     num_train_epochs: float = field(default=50.0, metadata={"help": "Epochs; max_steps overrides them."})
     learning_rate: float = field(
-        default=5e-4, metadata={"help": "Peak learning rate of the linear layer and of the last norm."}
+        default=1.25e-4, metadata={"help": "Peak learning rate of the linear layer and of the last norm."}
     )
     weight_decay: float = field(default=0.05, metadata={"help": "Weight decay of matrices."})
     adam_beta2: float = field(default=0.95, metadata={"help": "Beta2 of AdamW."})
@@ -127,6 +145,12 @@ class FineTuningArguments(LayerwiseArguments):
             raise ValueError(f"mixup_probability={self.mixup_probability} is outside [0, 1].")
         if self.mixup_alpha <= 0:
             raise ValueError(f"mixup_alpha={self.mixup_alpha} is not above 0; mixup_probability=0 turns mixing off.")
+        if self.head_init not in (None, *get_args(HeadInit)):
+            raise ValueError(f"head_init={self.head_init!r}: there are {', '.join(get_args(HeadInit))}.")
+        if self.logistic_c <= 0:
+            raise ValueError(f"logistic_c={self.logistic_c} is not above 0.")
+        if self.is_given("logistic_c") and self.head_init not in (None, "logistic"):
+            raise ValueError(f"logistic_c={self.logistic_c}: it goes with head_init=logistic, not {self.head_init}.")
         if self.linear_probe and self.freeze_blocks:
             raise ValueError("linear_probe freezes the whole encoder: leave freeze_blocks out.")
 
@@ -148,4 +172,4 @@ class FineTuningArguments(LayerwiseArguments):
         return {name: 0.0 if self.linear_probe else getattr(self, name) for name in names}
 
 
-__all__ = ["FineTuningArguments"]
+__all__ = ["FineTuningArguments", "HeadInit"]

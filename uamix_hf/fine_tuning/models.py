@@ -32,7 +32,8 @@ def make_classifier(
 
     It is of the encoder's own class where the adapter names one, as [`AudioMAEForAudioClassification`] and
     [`BeatsForAudioClassification`], and else an [`EncoderForAudioClassification`]; its encoder is `base_model`. The
-    linear layer's input is the encoder's embedding: its layer and pooling, and its whitening if it has one.
+    linear layer's input is the encoder's embedding: its layer and pooling, and its whitening if it has one. The layer
+    is random until a [`FineTuningTrainer`] sets it, as `head_init` says, before its first step.
 
     Args:
         encoder: Left as it is.
@@ -67,6 +68,7 @@ def make_classifier(
         model.base_model.load_state_dict(encoder.state_dict())
         for name, parameter in encoder.named_parameters():
             model.base_model.get_parameter(name).requires_grad_(parameter.requires_grad)
+        model.has_new_head = True
         return model
     if feature_extractor is None:
         raise TypeError(f"A classifier on {type(encoder).__name__} pads as its feature extractor does: give it, too.")
@@ -87,6 +89,7 @@ def make_classifier(
     if chosen.whitening is not None:
         for name, tensor in zip(("mean", "matrix"), chosen.whitening, strict=True):
             getattr(model.whitening, name).copy_(tensor)
+    model.has_new_head = True  # type: ignore[assignment]
     return model
 
 

@@ -48,7 +48,10 @@ def fine_tuning_trainer(
     """
     evaluated = data.held_out.get("eval")
     if evaluated is None and args.process_index == 0:
-        logger.warning("There are no rows to evaluate on during training: the last weights are kept, not the best.")
+        logger.warning(
+            "There are no rows to evaluate on during training: the last weights are kept, not the best, and whether "
+            "they are better than a classifier of the frozen encoder is not known."
+        )
     if data.fixmatch is None or data.unlabelled is None:
         return FineTuningTrainer(model, args, data.train, feature_extractor, evaluated, callbacks)
     return FixMatchTrainer(
@@ -119,6 +122,7 @@ def result_tree(
         "label_names": data.targets.names,
         "clips": {"train": len(data.train)} | {name: len(part) for name, part in data.held_out.items()},
         "results": {name: value for one in predictions.values() for name, value in (one.metrics or {}).items()},
+        "before_and_after_training": comparison._asdict() if (comparison := trainer.frozen_comparison()) else None,
         "settings": data.settings | trainer.settings(),
         "versions": package_versions(),
         "skipped": data.skipped,

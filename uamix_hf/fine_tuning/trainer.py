@@ -1,13 +1,13 @@
 """Fine-tuning on labelled clips: a Trainer for an encoder with a linear layer on its pooled output."""
 
 import copy
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from accelerate.utils import gather_object
 from datasets import Dataset
 from torch.nn import functional as F
 from transformers import EvalPrediction, TrainerCallback
@@ -17,16 +17,17 @@ from ..data import LengthBucketSampler
 from ..hub.push import push_folder
 from ..models.front_ends import FrontEnd
 from ..training.parameter_groups import layer_rates, parameter_groups
-from ..training.trainer import LengthBucketTrainer
 from .arguments import MODEL_RATES, FineTuningArguments
 from .batches import ClassBalancedSampler, FineTuningCollator
+from .frozen_start import FrozenStartTrainer
+from .head_init import resolve_head_init
 from .metrics import make_compute_metrics
 from .model_selection import measured, settle_evaluation
 from .models import adapter_of, freeze, longest_window
 from .predictions import predict_logits
 
 
-class FineTuningTrainer(LengthBucketTrainer):
+class FineTuningTrainer(FrozenStartTrainer):
     """Trainer that fine-tunes an encoder on labelled clips (docs/concepts/method.md, Fine-tuning and Recipes).
 
     Batches hold augmented clips of similar length; the learning rate decays with the depth of the layer. Evaluation is
@@ -75,6 +76,9 @@ class FineTuningTrainer(LengthBucketTrainer):
         self.adapter = adapter_of(model)
         self.location, self.scale = 0.0, 1.0
         self.standardised = True
+        args = dataclasses.replace(
+            args, head_init=resolve_head_init(args.head_init, self.problem_type, getattr(model, "has_new_head", False))
+        )
         self.hub_args, args = args, args.without_hub()
         names = [config.id2label[number] for number in range(config.num_labels)]
         compute_metrics = make_compute_metrics(self.problem_type, names)
@@ -135,6 +139,7 @@ class FineTuningTrainer(LengthBucketTrainer):
     def settings(self) -> dict[str, Any]:
         """Settings of the training, for results and model card."""
         unused = [name for name in MODEL_RATES if not hasattr(self.model.config, name)]
+        unused += [] if self.args.head_init == "logistic" else ["logistic_c"]
         settings = {name: value for name, value in self.args.own_settings().items() if name not in unused}
         return settings | {
             "encoder": type(self.adapter.base).__name__,
@@ -189,9 +194,12 @@ class FineTuningTrainer(LengthBucketTrainer):
     def train(self, *args: Any, **kwargs: Any) -> Any:
         self.standardise(True)
         try:
-            return super().train(*args, **kwargs)
+            output = super().train(*args, **kwargs)
         finally:
+            self.model.has_new_head = False
             self.standardise(False)
+        self.report_comparison()
+        return output
 
     @torch.no_grad()
     def standardise(self, wanted: bool) -> None:
@@ -259,12 +267,10 @@ class FineTuningTrainer(LengthBucketTrainer):
         metric_key_prefix: str = "eval",
     ) -> EvalLoopOutput:
         """Predict whole recordings, a part of them on each process; the random state of training is not touched."""
-        dataset = dataloader.dataset
-        rows = np.arange(len(dataset))[self.args.process_index :: self.args.world_size]
-        mine = predict_logits(self.model, self.feature_extractor, dataset, rows, self.args.eval_batch_size)
-        logits = np.empty((len(dataset), mine.shape[1]), np.float32)
-        for part, values in gather_object([(rows, mine)]):
-            logits[part] = values
+        dataset, size = dataloader.dataset, self.args.eval_batch_size
+        logits = self.of_all_rows(
+            dataset, lambda rows: predict_logits(self.model, self.feature_extractor, dataset, rows, size)
+        )
         labels = np.asarray(dataset["labels"][:])
         unit, plain = logits, logits
         if self.problem_type == "regression" and self.standardised:

@@ -121,23 +121,23 @@ def checkpoint_to_resume(asked: str | bool | None, folders: Sequence[str | Path]
     return str(asked)
 
 
-def prepare_output_dir(folder: str | Path, start: int, overwrite: bool) -> None:
+def prepare_output_dir(folder: str | Path, start: int | None, overwrite: bool) -> None:
     """Ensures that an output folder has no complete checkpoints of another run, which could be mistaken for this one's.
 
     Args:
         folder: The output folder.
-        start: Step of its checkpoint that the run resumes from, 0 for none. Then it must have no complete checkpoint.
+        start: Step of its checkpoint that the run resumes from, None for none. Then it must have no complete one.
         overwrite: Whether to remove checkpoints of later steps.
 
     Raises:
         RunCheckpointError: There are such checkpoints.
     """
-    later = [path for path in numbered_checkpoints(folder) if step_of(path) > start]
+    later = [path for path in numbered_checkpoints(folder) if step_of(path) > (-1 if start is None else start)]
     if overwrite:
         for path in later:
             logger.warning("%s is removed because of overwrite_output_dir.", path)
             shutil.rmtree(path, ignore_errors=True)
-    elif start == 0 and (whole := [path.name for path in later if checkpoint_problem(path) is None]):
+    elif start is None and (whole := [path.name for path in later if checkpoint_problem(path) is None]):
         raise RunCheckpointError(
             f"{folder} holds checkpoints of an earlier run ({', '.join(whole)}), which could be mistaken for this "
             "run's: resume from the last with --resume_from_checkpoint true, choose another --output_dir, or remove "

@@ -98,13 +98,15 @@ class ResumableTrainer(Trainer):
                 raise RunCheckpointError(f"{resume} is beyond the {steps} steps of this run: increase them.")
         own = resume and Path(resume).resolve().parent == Path(folder).resolve()
         with self.args.main_process_first(desc="earlier checkpoints"):
-            prepare_output_dir(folder, state.global_step if own else 0, overwrite)
+            prepare_output_dir(folder, state.global_step if own else None, overwrite)
         if resume and self.is_over(resume, state.global_step, steps):
             self._load_from_checkpoint(resume)
             self.state = state
             if self.args.load_best_model_at_end and state.best_model_checkpoint:
                 self._load_best_model()
             return None
+        if not resume:
+            self.start()
         best = BestCheckpointCallback(state.best_model_checkpoint)
         self.add_callback(best)
         try:
@@ -116,6 +118,9 @@ class ResumableTrainer(Trainer):
     def is_over(self, checkpoint: str, step: int, steps: int) -> bool:
         """Whether the run of a checkpoint, saved at a step of so many, has no more steps to make."""
         return step == steps
+
+    def start(self) -> None:
+        """Prepare the model for its first step; not called when a run resumes. Subclasses may replace it."""
 
     def load_state(self, checkpoint: str) -> TrainerState:
         """Loads the state of a checkpoint, with the current path of the best one.

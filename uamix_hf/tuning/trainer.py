@@ -233,7 +233,7 @@ def train_stages(
     if not resume or in_head:
         with args.main_process_first(desc="earlier checkpoints"):
             for stage in [folder] if in_head else [folder, folder / "head"]:  # now, not after hours of stage 1
-                prepare_output_dir(stage, 0, overwrite)
+                prepare_output_dir(stage, None, overwrite)
     if args.has_head_stage and (not resume or in_head):
         head = StageTrainer(model, args, train_dataset, feature_extractor, "head", callbacks)
         output = head.train(resume_from_checkpoint=resume or False)
