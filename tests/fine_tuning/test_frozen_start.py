@@ -122,6 +122,15 @@ def test_a_random_layer_and_one_of_numbers_stay_as_they_were_made(trainer) -> No
         assert made.frozen_comparison() is None
 
 
+def test_a_layer_that_another_trainer_has_trained_meanwhile_is_kept(trainer) -> None:
+    model = classifier()
+    first, second = (trainer(model, evaluates=False, learning_rate=rate) for rate in (0.0, 1e-2))
+    second.train()
+    trained = model.classifier.weight.detach().clone()
+    first.train()
+    assert torch.equal(model.classifier.weight, trained)
+
+
 def test_the_layer_of_a_trained_model_is_kept_unless_asked_otherwise(trainer, tmp_path: Path, caplog) -> None:
     first = trainer(evaluates=False, max_steps=3, learning_rate=1e-3)
     first.train()

@@ -52,6 +52,7 @@ class FrozenStartTrainer(LengthBucketTrainer):
     problem_type: str
     feature_extractor: Any
     head_is_set = False
+    replaces_head = False  # whether `head_init` is to replace the layer that the model came with
 
     def of_all_rows(self, dataset: Dataset, compute: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
         """Values of all rows of a dataset (rows, width) float32, a part of which each process computes."""
@@ -64,8 +65,9 @@ class FrozenStartTrainer(LengthBucketTrainer):
 
     def start(self) -> None:
         args = self.args
-        if args.head_init in FROZEN_CLASSIFIERS and not self.head_is_set:
-            if not getattr(self.model, "has_new_head", False):
+        is_new = getattr(self.model, "has_new_head", False)
+        if args.head_init in FROZEN_CLASSIFIERS and not self.head_is_set and (is_new or self.replaces_head):
+            if not is_new:
                 logger.warning("head_init=%s replaces the linear layer that the model comes with.", args.head_init)
             dataset: Any = self.train_dataset
             inputs = self.of_all_rows(

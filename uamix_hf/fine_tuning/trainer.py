@@ -76,9 +76,9 @@ class FineTuningTrainer(FrozenStartTrainer):
         self.adapter = adapter_of(model)
         self.location, self.scale = 0.0, 1.0
         self.standardised = True
-        args = dataclasses.replace(
-            args, head_init=resolve_head_init(args.head_init, self.problem_type, getattr(model, "has_new_head", False))
-        )
+        is_new = getattr(model, "has_new_head", False)
+        self.replaces_head = args.head_init is not None and not is_new
+        args = dataclasses.replace(args, head_init=resolve_head_init(args.head_init, self.problem_type, is_new))
         self.hub_args, args = args, args.without_hub()
         names = [config.id2label[number] for number in range(config.num_labels)]
         compute_metrics = make_compute_metrics(self.problem_type, names)
