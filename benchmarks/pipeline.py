@@ -69,8 +69,9 @@ def read_recordings(folder: Path) -> Dataset:
 
 
 def make_trainer(model: UaMixForContrastiveTuning, dataset: Dataset, folder: Path, **arguments: Any) -> StageTrainer:
-    """On a GPU if there is one; keywords are training arguments."""
-    args = UaMixTrainingArguments(str(folder), report_to="none", use_cpu=not torch.cuda.is_available(), **arguments)
+    """Trains all layers, on a GPU if there is one; keywords are training arguments."""
+    fixed: dict[str, Any] = {"recipe": "plastic", "report_to": "none", "use_cpu": not torch.cuda.is_available()}
+    args = UaMixTrainingArguments(str(folder), **fixed, **arguments)
     return StageTrainer(model, args, dataset, AudioMAEFeatureExtractor())
 
 

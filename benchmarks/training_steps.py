@@ -93,8 +93,8 @@ def training_step(
     model: UaMixForContrastiveTuning | PlainStep, loss: Callable[..., torch.Tensor]
 ) -> Callable[..., float]:
     """A function that does one step on its arguments and returns their loss: forward, backward, AdamW with the defaults
-    of UaMixTrainingArguments, target. Gradients are freed at its end."""
-    args = UaMixTrainingArguments(use_cpu=True)
+    of the plastic recipe, target. Gradients are freed at its end."""
+    args = UaMixTrainingArguments(use_cpu=True, recipe="plastic")
     kind, options = Trainer.get_optimizer_cls_and_kwargs(args)
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = kind(parameters, weight_decay=args.weight_decay, **options)

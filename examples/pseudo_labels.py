@@ -40,6 +40,7 @@ class ClusterArguments:
 
 def main() -> None:
     parser = HfArgumentParser((EncoderArguments, DataArguments, ClusterArguments, UaMixTrainingArguments))
+    parser.set_defaults(recipe="plastic")  # gentle's layer decay and guards have no effect here
     encoder_args, data_args, cluster_args, args = parser.parse_args_into_dataclasses()
     check_groups(data_args.label_column, data_args.group_column)
     set_seed(args.seed)

@@ -3,8 +3,10 @@
 accelerate launch examples/tune.py --model_name_or_path audio-mae --train_dir recordings --output_dir tuned
 
 `--lora_r 8` tunes LoRA adapters in the encoder's layers instead of its weights.
-Baselines: `--mix none`, without mixtures; `--random_weights true`, without pretraining; `--freeze_blocks N` with N the
-number of the encoder's layers, which tunes its last norm alone; and examples/pseudo_labels.py.
+`--recipe plastic` is for weak encoders, such as audio-mae-tiny.
+Baselines: `--mix none`, without mixtures; `--random_weights true --recipe plastic`, without pretraining;
+`--freeze_blocks N` with N the number of the encoder's layers, which tunes its last norm alone; and
+examples/pseudo_labels.py.
 """
 
 from dataclasses import dataclass, field

@@ -13,7 +13,7 @@ $launch "$here/examples/pretrain.py" --train_dir $folders --where $rows --output
     --save_strategy no --report_to none
 uamix-hf export "$out/pretrained" "$out/audio-mae-tiny"
 $launch "$here/examples/tune.py" --model_name_or_path "$out/audio-mae-tiny" --train_dir $folders --where $rows \
-    --output_dir "$out/tuned" --save_strategy no --report_to none --seed 0 --max_steps 240 --head_steps 30 \
+    --output_dir "$out/tuned" --save_strategy no --report_to none --seed 0 --recipe plastic --max_steps 240 --head_steps 30 \
     --per_device_train_batch_size 32 --visit_frames 120 --min_crop 0.6 --use_cpu --bf16 true \
     --projector_hidden_size 512 --projection_size 128 --predictor_hidden_size 512
 uamix-hf export "$out/tuned" "$out/uamix-mae-tiny"

@@ -52,7 +52,7 @@ def make_trainer(kind: str, folder: Path) -> Trainer:
         if kind == "fine-tune":
             return FineTuningTrainer(model, args, labelled, EXTRACTOR)
         return FixMatchTrainer(model, args, labelled, EXTRACTOR, clips, FixMatchArguments())
-    args = UaMixTrainingArguments(**fixed, head_steps=STEPS)
+    args = UaMixTrainingArguments(**fixed, head_steps=STEPS, recipe="plastic")
     if kind == "pseudo-labels":
         model = make_classifier(encoder, 3, problem_type="single_label_classification")
         return pseudo.PseudoLabelTrainer(model, args, labelled, EXTRACTOR, UaMixConfig(token_drop=0.5), [])

@@ -40,7 +40,7 @@ def test_an_encoder_is_tuned_whitened_and_saved(recordings: Path, kind: str, tmp
     encoder, own = small(kind)
     args = UaMixTrainingArguments(
         str(tmp_path), use_cpu=True, disable_tqdm=True, report_to="none", per_device_train_batch_size=6, max_steps=2,
-        head_steps=1, save_strategy="no", learning_rate=1e-3, warmup_steps=0, **HEADS,
+        head_steps=1, save_strategy="no", recipe="plastic", warmup_steps=0, **HEADS,
     )  # fmt: skip
     trainer = UaMixTrainer(encoder, args, recordings, own)
     trainer.train()

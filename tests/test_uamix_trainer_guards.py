@@ -20,6 +20,7 @@ def arguments(folder: Path, **more) -> UaMixTrainingArguments:
     fixed = {
         "use_cpu": True, "disable_tqdm": True, "report_to": "none", "per_device_train_batch_size": 8, "max_steps": 3,
         "head_steps": 2, "save_strategy": "no", "learning_rate": 1e-2, "warmup_steps": 0, "seed": 3,
+        "recipe": "plastic",
     }  # fmt: skip
     return UaMixTrainingArguments(str(folder), **{**fixed, **HEADS, **more})
 
@@ -55,6 +56,26 @@ def test_speakers_are_held_out_whole_and_the_card_says_so(base, sounds, tmp_path
         "| layer_decay | 0.65 |", "| freeze_blocks | 0.5 |", "| guard | stop |", "| guard_neighbours |",
         "| guard_step |", "16 clips",
     ):  # fmt: skip
+        assert part in card, part
+
+
+@pytest.mark.parametrize("clips", [pytest.param(2, marks=pytest.mark.slow), 12])
+def test_a_tiny_folder_is_tuned_with_the_defaults(base, tmp_path, clips: int, caplog) -> None:
+    folder = write_tones(tmp_path / "few", clips)
+    args = UaMixTrainingArguments(
+        str(tmp_path / "tuned"), use_cpu=True, disable_tqdm=True, report_to="none", save_strategy="no", **HEADS
+    )
+    trainer = UaMixTrainer(base, args, folder)
+    before = {name: value.clone() for name, value in trainer.encoder.named_parameters()}
+    trainer.train()
+    assert trainer.clips == clips and trainer.state.global_step == 5
+    assert f"{clips} clips are too few" in caplog.text and f"measured on {clips} clips that are tuned on" in caplog.text
+    assert "Only 5 updates of the encoder" in caplog.text
+    changed = {name for name, value in trainer.encoder.named_parameters() if not torch.equal(value, before[name])}
+    assert changed and not any(name.startswith(("patch_embed", "layers.0.")) for name in changed)
+    card = (tmp_path / "tuned" / "README.md").read_text()
+    rate = {2: "5.77e-06", 12: "1.41e-05"}[clips]  # 2e-5 times the root of clips / 24
+    for part in ("| recipe | gentle |", "| recipe_changes | none |", f"| learning_rate | {rate} |", "| guard_step |"):
         assert part in card, part
 
 

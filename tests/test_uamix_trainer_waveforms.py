@@ -25,7 +25,7 @@ STEM = ("feature_extractor.", "layer_norm.", "feature_projection", "encoder.pos_
 def arguments(folder: Path, **more) -> UaMixTrainingArguments:
     fixed = {
         "use_cpu": True, "disable_tqdm": True, "report_to": "none", "per_device_train_batch_size": 4, "max_steps": 1,
-        "head_steps": 1, "logging_steps": 1, "learning_rate": 1e-3, "warmup_steps": 0, "whiten": False,
+        "head_steps": 1, "logging_steps": 1, "recipe": "plastic", "warmup_steps": 0, "whiten": False,
     }  # fmt: skip
     return UaMixTrainingArguments(str(folder), **{**fixed, **HEADS, **more})
 

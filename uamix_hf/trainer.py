@@ -179,8 +179,7 @@ class UaMixTrainer(TunedEncoder):
         if args.interpolate is not None:
             interpolate(self.encoder, self.base, args.interpolate)
             if trained.guard is not None:
-                measures, _ = trained.guard.measure(self.model)
-                self.state.log_history.append(measures.logged() | {"step": self.state.global_step})
+                trained.guard.measure_interpolated(self.model, self.state)
         self.used = self.settings(trained.args)
         self.save_model()  # before anything else can fail
         if self.args.whiten:

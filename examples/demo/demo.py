@@ -80,9 +80,9 @@ def main() -> None:
     base, tuned = args.model_name_or_path, folder / "uamix-mae"
     print(f"\n1/2 Tuning {Path(base).name} with uaMix on unlabelled clips", flush=True)
     # Small batches, since with so few updates their number counts, and half of each view's tokens, in half the time.
-    run("tune.py", *train, "--model_name_or_path", base, "--output_dir", tuned, "--head_steps", args.head_steps,
-        "--max_steps", args.tune_steps, "--per_device_train_batch_size", 32, "--token_drop", 0.5,
-        *common)  # fmt: skip
+    run("tune.py", *train, "--model_name_or_path", base, "--output_dir", tuned, "--recipe", "plastic",
+        "--head_steps", args.head_steps, "--max_steps", args.tune_steps, "--per_device_train_batch_size", 32,
+        "--token_drop", 0.5, *common)  # fmt: skip
     times.append(time.time())
     print("\n2/2 Few-shot accuracy before and after, on clips that neither has seen", flush=True)
     test = ["--data_dir", data, "--label_column", args.label_column, *(["--where", *test_where] if test_where else [])]

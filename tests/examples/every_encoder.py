@@ -26,7 +26,7 @@ def run(encoder: str, recordings: str, output: Path) -> None:
     tuned, exported, vectors = (output / name for name in ("tuned", "exported", "vectors.npz"))
     script(
         "tune.py", model_name_or_path=encoder, train_dir=recordings, output_dir=tuned, max_steps=2, head_steps=1,
-        learning_rate=1e-3, warmup_steps=0, **STEPS, **HEADS,
+        recipe="plastic", warmup_steps=0, **STEPS, **HEADS,
     )  # fmt: skip
     script("embed.py", model_name_or_path=tuned, data_dir=recordings, output_file=vectors)
     assert main(["export", str(tuned), str(exported)]) == 0

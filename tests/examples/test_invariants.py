@@ -49,7 +49,7 @@ def trajectory(inputs: list[object], output: Path, *flags: object, world: int = 
         "--head_steps", HEAD_STEPS, "--max_steps", STEPS, "--save_steps", STEPS, "--logging_steps", 1,
         "--per_device_train_batch_size", 8 // world, "--queue_size", 12, "--topk", 2, "--token_drop", 0.5,
         # Low, since a run of large steps enlarges what is rounding at first.
-        "--learning_rate", 2e-4, "--head_learning_rate", 2e-4,
+        "--recipe", "plastic", "--learning_rate", 2e-4, "--head_learning_rate", 2e-4,
         "--projector_hidden_size", 24, "--projection_size", 16, "--predictor_hidden_size", 32,
     ]  # fmt: skip
     ended = run_example("tune.py", *inputs, *fixed, *flags, world=world)

@@ -63,7 +63,7 @@ def test_the_encoder_is_tuned_and_the_card_has_the_settings_that_were_used(run) 
     }
     assert "on pseudo-labels" in card and "random weights" not in card + printed
     for part in ("| clusters | 3 |", "| rounds | 2 |", "| token_drop | 0.0 |", "| freeze_blocks | 0.5 |",
-                 "| whiten | False |", "| updates | 2 |", "| knn_accuracy |"):  # fmt: skip
+                 "| whiten | False |", "| recipe | plastic |", "| updates | 2 |", "| knn_accuracy |"):  # fmt: skip
         assert part in card, part
     assert "| mix |" not in card and "| head_epochs |" not in card
     still, given, _, _ = run(*flags, "--learning_rate", 0)
@@ -90,6 +90,7 @@ def test_random_weights_have_nothing_of_the_given_ones_but_their_shapes(run) -> 
     "flags, message",
     [
         (["--mix", "none", "--head_steps", 3], "does not use mix, head_steps"),
+        (["--recipe", "gentle"], "does not use layer_decay and guard: choose recipe=plastic"),
         (["--group_column", "label"], "give label_column, too"),
     ],
 )

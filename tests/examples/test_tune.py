@@ -56,7 +56,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def tune_arguments(base: Path, esc10: Path, output: Path) -> list[object]:
     return [
         "--model_name_or_path", base, "--train_dir", esc10, "--where", "fold=1,2", "--where", "split=train",
-        "--output_dir", output, "--use_cpu",
+        "--output_dir", output, "--use_cpu", "--recipe", "plastic",
         "--label_column", "label", "--group_column", "src_file", "--head_steps", HEAD_STEPS, "--max_steps", STEPS,
         "--freeze_blocks", 0.5, "--per_device_train_batch_size", 32, "--learning_rate", 2e-3, "--logging_steps", 1,
         "--save_steps", SAVED, "--report_to", "none", *SMALL,
@@ -185,6 +185,8 @@ def test_two_processes_keep_identical_neighbour_queues(base: Path, esc10: Path, 
         8,
         "--queue_size",
         20,
+        "--recipe",
+        "plastic",
     ]
     arguments += ["--report_to", "none", *SMALL]  # 20 is no multiple of 16: the queue wraps inside a batch
     launch("tests/examples/two_process_tune.py", *arguments, processes=2)
@@ -249,6 +251,8 @@ def tune(base: Path, sounds: Path, tmp_path: Path, monkeypatch, capsys):
             "none",
             "--whiten",
             "false",
+            "--recipe",
+            "plastic",
         ]
         monkeypatch.setattr(sys, "argv", ["tune.py", *map(str, [*fixed, *flags])])
         runpy.run_path(str(ROOT / "examples" / "tune.py"), run_name="__main__")

@@ -37,7 +37,7 @@ def sounds(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def flags(base: Path, sounds: Path, output: Path) -> list[object]:
     return [
         "--model_name_or_path", base, "--train_dir", sounds, "--output_dir", output, "--use_cpu", "--report_to", "none",
-        "--per_device_train_batch_size", 8, "--max_steps", 2, "--head_steps", 1, *HEADS,
+        "--per_device_train_batch_size", 8, "--max_steps", 2, "--head_steps", 1, "--recipe", "plastic", *HEADS,
     ]  # fmt: skip
 
 

@@ -34,7 +34,7 @@ def flags(base: Path, recordings: Path, output: Path, *more: object) -> list[str
         "--model_name_or_path", base, "--train_dir", recordings, "--output_dir", output, "--use_cpu", "--report_to",
         "none", "--per_device_train_batch_size", 4, "--max_steps", 2, "--head_steps", 1, "--save_strategy", "no",
         "--projector_hidden_size", 16, "--projection_size", 8, "--predictor_hidden_size", 16, "--warmup_steps", 0,
-        *more,
+        "--recipe", "plastic", *more,
     ]  # fmt: skip
     return list(map(str, given))
 

@@ -49,7 +49,7 @@ def script(name: str, monkeypatch: pytest.MonkeyPatch, *flags: object) -> None:
 def test_whisper_is_tuned_whitened_saved_and_loaded(whisper: Path, sounds: Path, tmp_path: Path) -> None:
     args = UaMixTrainingArguments(
         str(tmp_path), use_cpu=True, disable_tqdm=True, report_to="none", per_device_train_batch_size=6, max_steps=5,
-        head_steps=2, save_strategy="no", freeze_blocks=2, learning_rate=1e-3, warmup_steps=0, **HEADS,
+        head_steps=2, save_strategy="no", freeze_blocks=2, recipe="plastic", warmup_steps=0, **HEADS,
     )  # fmt: skip
     source = EncoderArguments(str(whisper), embedding_layer=3, pooling="mean")
     trainer = UaMixTrainer(source, args, DataArguments(train_dir=[str(sounds)], label_column="label"))

@@ -36,6 +36,7 @@ def tune(inputs: list[object]) -> Callable[..., Ended]:
     def tune(output: Path, *flags: object, fault: Callable | None = None, world: int = 1) -> Ended:
         fixed = [
             "--output_dir", output, "--use_cpu", "--report_to", "none", "--disable_tqdm", True, "--whiten", "false",
+            "--recipe", "plastic",
             "--head_steps", HEAD_STEPS, "--max_steps", STEPS, "--save_steps", 2, "--logging_steps", 1,
             "--per_device_train_batch_size", 8 // world, "--queue_size", 20, "--topk", 3, "--learning_rate", 2e-3,
             "--token_drop", 0.5,  # at random, too

@@ -63,7 +63,7 @@ def make_trainer(tmp_path: Path):
             trainer.data_collator = collator(EXTRACTOR, CONFIG.max_length, normalize=True)
             return trainer
         model = UaMixForContrastiveTuning.from_encoder(AudioMAEModel(CONFIG), **SMALL)
-        args = UaMixTrainingArguments(head_steps=12, **fixed)
+        args = UaMixTrainingArguments(head_steps=12, recipe="plastic", **fixed)
         trainer = StageTrainer(model, args, data, EXTRACTOR, kind, [Before()])
         trainer.data_collator = collator(EXTRACTOR, 2 * CONFIG.max_length, normalize=False)
         return trainer

@@ -229,10 +229,9 @@ def test_the_batch_and_the_steps_may_change_with_a_warning(runs, tmp_path, caplo
 def test_a_recipe_whose_rate_follows_the_batch_needs_the_rate_of_the_checkpoint(tmp_path):
     make("tune", tmp_path, max_steps=2, recipe="gentle", guard="off").train()
     larger = {"max_steps": 3, "recipe": "gentle", "guard": "off", "per_device_train_batch_size": 6}
-    with pytest.raises(AnotherRunError, match="learning_rate: checkpoint 8.16.*e-06, now 1e-05"):
+    with pytest.raises(AnotherRunError, match="learning_rate: checkpoint 8.16e-06, now 1e-05"):
         make("tune", tmp_path, **larger).train("true")
-    rate = 2e-5 * (4 / 24) ** 0.5
-    assert make("tune", tmp_path, **larger, learning_rate=rate).train("true").global_step == 3
+    assert make("tune", tmp_path, **larger, learning_rate=8.16e-6).train("true").global_step == 3
 
 
 def test_fewer_steps_than_were_done_are_refused(runs, tmp_path):

@@ -102,7 +102,7 @@ def make(folder: Path, *callbacks: TrainerCallback) -> StageTrainer:
     model = UaMixForContrastiveTuning.from_encoder(AudioMAEModel(CONFIG), **sizes)
     args = UaMixTrainingArguments(
         str(folder), max_steps=2, per_device_train_batch_size=4, save_strategy="no", use_cpu=True, report_to="none",
-        disable_tqdm=True, enable_jit_checkpoint=True,
+        disable_tqdm=True, enable_jit_checkpoint=True, recipe="plastic",
     )  # fmt: skip
     return StageTrainer(model, args, log_mels(tones(8)[0]), EXTRACTOR, callbacks=callbacks)
 

@@ -116,7 +116,7 @@ def test_the_clusters_of_its_embeddings_are_learnt(kind: str, tmp_path: Path) ->
     if kind == "whisper":
         encoder.embedding_settings = EmbeddingSettings(2, "mean", (torch.zeros(32), torch.eye(32, 9)))
     clips = log_mels(WAVES, extractor)
-    args = arguments(tmp_path, UaMixTrainingArguments)
+    args = arguments(tmp_path, UaMixTrainingArguments, recipe="plastic")
     config = UaMixConfig(min_view_frames=16)
     trainer = tune_on_pseudo_labels(encoder, extractor, clips, config, args, clusters=3, rounds=2)
     tuned = encoder_of(trainer.model)

@@ -332,7 +332,7 @@ def work(rank: int, folder: str) -> dict:
     pseudo_labels.cluster = lambda *args: (original(*args) + rank) % 3
     set_seed(0)
     args = UaMixTrainingArguments(
-        folder, use_cpu=True, disable_tqdm=True, max_steps=2, per_device_train_batch_size=8, seed=0
+        folder, recipe="plastic", use_cpu=True, disable_tqdm=True, max_steps=2, per_device_train_batch_size=8, seed=0
     )
     data = log_mels(WAVES[:30])
     trainer = tune_on_pseudo_labels(AudioMAEModel(CONFIG), EXTRACTOR, data, UaMixConfig(), args, 3)

@@ -135,7 +135,7 @@ def make_trainer(output: Path) -> StageTrainer:
     model = UaMixForContrastiveTuning.from_encoder(AudioMAEModel(CONFIG), topk=1, **sizes)
     args = UaMixTrainingArguments(
         str(output), max_steps=2, head_steps=0, per_device_train_batch_size=4, save_steps=1, use_cpu=True,
-        report_to="none", disable_tqdm=True,
+        report_to="none", disable_tqdm=True, recipe="plastic",
     )  # fmt: skip
     return StageTrainer(model, args, log_mels(tones(8)[0]), EXTRACTOR)
 

@@ -15,7 +15,7 @@ from toy_sounds import log_mels, tones
 from transformers import TrainerCallback
 
 from uamix_hf import RunCheckpointError, UaMixForContrastiveTuning
-from uamix_hf.tuning import StageTrainer, guards, train_stages
+from uamix_hf.tuning import StageTrainer, callbacks, guards, train_stages
 from uamix_hf.tuning.guard_clips import guard_rows, make_guard
 from uamix_hf.tuning.guards import FILE, GuardMeasures
 
@@ -216,9 +216,46 @@ def test_five_checks_by_default(run) -> None:
     ]  # fmt: skip
 
 
-def test_guards_without_their_callback_are_refused(make_model, make_dataset, make_args, extractor) -> None:
+def test_guards_without_their_callback_are_refused_or_named(
+    make_model, make_dataset, make_args, extractor, caplog
+) -> None:
     with pytest.raises(ValueError, match="guard=stop: add a GuardCallback"):
         StageTrainer(make_model(), make_args(guard="stop"), make_dataset(LENGTHS), extractor)
+    for recipe, named in (("plastic", False), ("gentle", True)):
+        caplog.clear()
+        StageTrainer(make_model(), make_args(recipe=recipe), make_dataset(LENGTHS), extractor)
+        assert ("guards are left out. guard=stop: add a GuardCallback" in caplog.text) == named
+
+
+def test_interpolated_weights_at_which_guards_fail_are_named(make_model, run, caplog) -> None:
+    """Between two encoders that pass there may be one that does not: here all of its embeddings are the same."""
+    model = make_model()
+    trainer = run(model, guard="warn", max_steps=1)
+    trainer.guard.measure_interpolated(model, trainer.state)
+    assert "interpolated" not in caplog.text
+    with torch.no_grad():
+        model.encoder.layernorm.weight.zero_()
+    trainer.guard.measure_interpolated(model, trainer.state)
+    assert "Guards fail on the interpolated weights" in caplog.text and "collapse to a point" in caplog.text
+    first, second = logged(trainer)[-2:]
+    assert first["guard_embedding_std"] > 0.1 > second["guard_embedding_std"]
+
+
+@pytest.mark.parametrize(
+    "recipe, arguments, updates",
+    [
+        ("gentle", {"max_steps": -1}, "Only 5 updates"),  # of 14 clips, in batches of 14
+        ("gentle", {"max_steps": -1, "num_train_epochs": 6}, None),
+        ("gentle", {"max_steps": 2}, None),  # the user's own number
+        ("plastic", {"max_steps": -1, "num_train_epochs": 2}, None),
+    ],
+)
+def test_few_gentle_updates_are_named(run, caplog, monkeypatch, recipe: str, arguments, updates) -> None:
+    monkeypatch.setattr(callbacks, "FEW_UPDATES", 6)
+    given = {"recipe": recipe, "per_device_train_batch_size": 64, "guard": "off", "guard_steps": 0, **arguments}
+    run(head_steps=1, **given)
+    assert caplog.text.count("updates of the encoder, at gentle's small learning rate") == (updates is not None)
+    assert updates is None or updates in caplog.text
 
 
 # --- resuming

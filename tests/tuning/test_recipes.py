@@ -49,13 +49,13 @@ def test_every_recipe_sets_the_same_settings() -> None:
     assert {frozenset(recipe) for recipe in RECIPES.values()} == {frozenset(RECIPES["plastic"])}
 
 
-@pytest.mark.parametrize("processes", [1, 4])
+@pytest.mark.parametrize("processes", [1, 2, 4])
 def test_the_gentle_rate_grows_with_the_root_of_the_batch_over_all_processes(monkeypatch, processes: int) -> None:
     monkeypatch.setenv("WORLD_SIZE", str(processes))
     nothing = dict.fromkeys(RECIPES["gentle"])
     args = SimpleNamespace(recipe="gentle", per_device_train_batch_size=24, **nothing)
     fill_in(args, {})
-    assert args.learning_rate == pytest.approx(2e-5 * math.sqrt(processes))
+    assert args.learning_rate == pytest.approx(2e-5 * math.sqrt(processes), rel=5e-3)
 
 
 @pytest.mark.parametrize(

@@ -328,6 +328,7 @@ def stages(make_model, make_dataset, extractor, whole_run):
 
     def stages(folder: Path, seed: int = 0, **arguments):
         fixed = {"output_dir": str(folder), "use_cpu": True, "disable_tqdm": True, "per_device_train_batch_size": 4}
+        fixed["recipe"] = "plastic"
         args = UaMixTrainingArguments(**{**fixed, **STAGES, **arguments})
         return train_stages(make_model(seed, **METHOD), args, make_dataset(LENGTHS), extractor)
 

@@ -113,6 +113,7 @@ def run_guarded(folder: Path) -> dict:
     model, extractor = make_model(queue_size=8), AudioMAEFeatureExtractor(num_mel_bins=MEL, max_length=96)
     args = UaMixTrainingArguments(
         str(folder), use_cpu=True, disable_tqdm=True, per_device_train_batch_size=BATCH, head_steps=1, max_steps=4,
+        recipe="plastic",
         guard="stop", guard_steps=1, learning_rate=float("1e3"), max_grad_norm=0, warmup_steps=0, save_strategy="no",
     )  # fmt: skip
     trainer = train_stages(model, args, guarded_clips(), extractor)

@@ -38,6 +38,8 @@ UNUSED_ARGUMENTS = (
     "knn_steps", "guard", "guard_fraction", "guard_steps", "interpolate", "resume_from_checkpoint", "save_steps",
     "save_total_limit", "save_only_model", "enable_jit_checkpoint",
 )  # fmt: skip
+# Of those, a recipe sets these, which have no effect at these values alone.
+WITHOUT_EFFECT = {"layer_decay": 1.0, "guard": "off"}
 PSEUDO_LABELS_IGNORE = UNUSED_FIELDS + UNUSED_ARGUMENTS
 
 
@@ -45,13 +47,16 @@ def refuse_unused(config: ViewSettings, args: LayerwiseArguments) -> None:
     """Check that settings without effect here are at their defaults.
 
     Raises:
-        ValueError: one is not.
+        ValueError: one is not, or the recipe sets one.
     """
     fields: Any = type(config).__dataclass_fields__  # type: ignore[attr-defined]
     changed = [name for name in UNUSED_FIELDS if getattr(config, name) != fields[name].default]
-    changed += [name for name in UNUSED_ARGUMENTS if args.is_given(name)]
+    changed += [name for name in UNUSED_ARGUMENTS if name not in WITHOUT_EFFECT and args.is_given(name)]
     if changed:
         raise ValueError(f"Tuning on pseudo-labels does not use {', '.join(changed)}: leave it at the default.")
+    by_recipe = [name for name, value in WITHOUT_EFFECT.items() if getattr(args, name) != value]
+    if by_recipe:
+        raise ValueError(f"Tuning on pseudo-labels does not use {' and '.join(by_recipe)}: choose recipe=plastic.")
 
 
 def cluster(vectors: np.ndarray, clusters: int, seed: int) -> np.ndarray:

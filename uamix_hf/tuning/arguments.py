@@ -46,8 +46,8 @@ MethodArguments: Any = method_arguments()
 class UaMixTrainingArguments(MethodArguments, LayerwiseArguments):
     """All arguments of tuning: transformers' own, those of the two stages, and the fields of [`UaMixConfig`].
 
-    transformers' arguments have the defaults of contrastive tuning (docs/concepts/method.md, Freezing and learning
-    rates). The ordinary ones, such as `max_steps` and `num_train_epochs`, are those of the second stage. The method's
+    transformers' arguments have the defaults of contrastive tuning (docs/concepts/method.md, Recipes of tuning). The
+    ordinary ones, such as `max_steps` and `num_train_epochs`, are those of the second stage. The method's
     fields, such as `mix` and `queue_size`, are all of [`UaMixConfig`] but `encoder_config` and the statistics of the
     log-mels, which come from the encoder and its feature extractor.
 
@@ -56,8 +56,9 @@ class UaMixTrainingArguments(MethodArguments, LayerwiseArguments):
     ```
 
     Args:
-        recipe: `"plastic"` or `"gentle"`: learning rates, layer decay, frozen layers, epochs, warm-up and guard that
-            belong together. What is given wins (docs/concepts/method.md, Recipes of tuning).
+        recipe: `"gentle"`, for well pretrained encoders, or `"plastic"`, for weak ones: learning rates, layer decay,
+            frozen layers, epochs, warm-up and guard that belong together. What is given wins (docs/concepts/method.md,
+            Recipes of tuning).
         head_steps: Steps of stage 1 (heads on the frozen encoder); wins over `head_epochs`.
         head_epochs: Epochs of stage 1; 0 leaves it out.
         head_learning_rate: Peak learning rate of the heads, in both stages.

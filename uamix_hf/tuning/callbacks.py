@@ -1,5 +1,6 @@
-"""Callbacks of tuning: the target projector's update and the kNN check."""
+"""Callbacks of tuning: the target projector's update, a warning of too few updates, and the kNN check."""
 
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -12,6 +13,10 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from ..data import FeatureCollator
 from ..data.checks import checked_batch_size
 from ..metrics.knn import leave_one_out_knn, resolve_neighbours
+
+logger = logging.getLogger(__name__)
+
+FEW_UPDATES = 50  # so many at gentle's rate moved Whisper's accuracy by a point (docs/experiments.md)
 
 
 @contextmanager
@@ -32,6 +37,19 @@ class TargetUpdateCallback(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: Any = None, **kwargs
     ) -> None:
         model.update_target()
+
+
+class FewUpdatesCallback(TrainerCallback):
+    """Warns where gentle's epochs are so few updates that the encoder will hardly change."""
+
+    def on_train_begin(self, args, state, control, model=None, **kwargs) -> None:
+        counted = args.max_steps < 0 and model.stage == "tune" and args.recipe == "gentle"
+        if counted and state.max_steps < FEW_UPDATES and state.is_world_process_zero:
+            logger.warning(
+                "Only %d updates of the encoder, at gentle's small learning rate: tuning will hardly change it. Raise "
+                "--num_train_epochs (now %g), give more recordings, or choose --recipe plastic if the encoder is weak.",
+                state.max_steps, args.num_train_epochs,
+            )  # fmt: skip
 
 
 class KNNCallback(TrainerCallback):
@@ -104,4 +122,4 @@ class KNNCallback(TrainerCallback):
             self.measure(state, control, model)
 
 
-__all__ = ["KNNCallback", "TargetUpdateCallback"]
+__all__ = ["FewUpdatesCallback", "KNNCallback", "TargetUpdateCallback"]

@@ -204,6 +204,22 @@ class GuardCallback(TrainerCallback):
         assert self.kept is not None
         state.log_history.append({**self.kept.logged(), "guard_step": self.kept_step, "step": state.global_step})
 
+    def measure_interpolated(self, model: Any, state: TrainerState) -> None:
+        """Measures the encoder after its weights were interpolated, and warns where guards fail on it.
+
+        Args:
+            model: The model.
+            state: State of the trainer, in whose log the measures are.
+        """
+        assert self.untuned is not None
+        measures, _ = self.measure(model)
+        if failures := measures.failures(self.untuned):
+            logger.warning(
+                "Guards fail on the interpolated weights, though not on those before and after tuning: %s. Choose "
+                "another fraction, or leave --interpolate out.", "; ".join(failures),
+            )  # fmt: skip
+        state.log_history.append(measures.logged() | {"step": state.global_step})
+
     # --- checkpoints
 
     def save(self, folder: str | Path, model: Any, state: TrainerState) -> None:

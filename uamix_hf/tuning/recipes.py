@@ -29,7 +29,7 @@ RECIPES: dict[str, dict[str, Any]] = {
         "guard": "stop",
     },
 }
-DEFAULT_RECIPE = "plastic"
+DEFAULT_RECIPE = "gentle"  # harm to a good encoder is worse than a weak one's smaller gain
 # Clips of a step that a recipe's learning rate is for. It grows with the square root of their number, as suits AdamW,
 # whose steps do not grow with the gradient. Recipes without an entry have one rate, whatever the batch.
 RATE_OF_CLIPS = {"gentle": 24}
@@ -60,7 +60,8 @@ def recipe_values(recipe: str, clips: int) -> dict[str, Any]:
         raise ValueError(f"recipe={recipe!r}: there are {' and '.join(sorted(RECIPES))}.")
     values = dict(RECIPES[recipe])
     if recipe in RATE_OF_CLIPS:
-        values["learning_rate"] *= math.sqrt(max(0, clips) / RATE_OF_CLIPS[recipe])
+        rate = values["learning_rate"] * math.sqrt(max(0, clips) / RATE_OF_CLIPS[recipe])
+        values["learning_rate"] = float(f"{rate:.3g}")  # to be read and given again
     return values
 
 

@@ -21,7 +21,7 @@ from ..training.parameter_groups import layer_rates, parameter_groups
 from ..training.run_identity import MAY_CHANGE_WITH_WARNING, config_identity
 from ..training.trainer import LengthBucketTrainer
 from .arguments import UaMixTrainingArguments
-from .callbacks import KNNCallback, TargetUpdateCallback
+from .callbacks import FewUpdatesCallback, KNNCallback, TargetUpdateCallback
 from .configuration_uamix import METHOD_FIELDS
 from .guard_clips import make_guard
 from .guards import GuardCallback, read_numbers
@@ -74,8 +74,11 @@ class StageTrainer(LengthBucketTrainer):
             )
         self.stage = stage
         self.guard = next((callback for callback in callbacks if isinstance(callback, GuardCallback)), None)
-        if self.guard is None and args.guard != "off" and args.is_given("guard"):
-            raise ValueError(f"guard={args.guard}: add a GuardCallback to callbacks, as train_stages does.")
+        if self.guard is None and args.guard != "off":
+            advice = f"guard={args.guard}: add a GuardCallback to callbacks, as train_stages does."
+            if args.is_given("guard"):
+                raise ValueError(advice)
+            logger.warning("The recipe's guards are left out. %s", advice)
         if stage == "head":
             self.may_change_with_warning = MAY_CHANGE_WITH_WARNING | {"head_steps", "head_epochs"}
         # Views crop further, so that a long recording gives two different stretches of it.
@@ -86,7 +89,7 @@ class StageTrainer(LengthBucketTrainer):
             train_dataset=train_dataset,
             data_collator=collator,
             processing_class=feature_extractor,
-            callbacks=[TargetUpdateCallback(), *callbacks],
+            callbacks=[TargetUpdateCallback(), FewUpdatesCallback(), *callbacks],
         )
         # Last, and what may fail first: after an error the model is as it was.
         token_drop = resolve_token_drop(model.config, train_dataset, feature_extractor)
