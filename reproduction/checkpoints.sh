@@ -1,5 +1,6 @@
 #!/bin/sh
-# Makes audio-mae-tiny and uamix-mae-tiny and measures them: checkpoints.sh DATA OUTPUT. DATA is the folder of the four sets.
+# Makes audio-mae-tiny, uamix-mae-tiny and uamix-whisper-tiny.en and measures them: checkpoints.sh DATA OUTPUT. DATA is the
+# folder of the four sets and of open_audio.
 set -eu
 data=$1 out=$2
 here=$(dirname "$0")/..
@@ -18,15 +19,25 @@ $launch "$here/examples/tune.py" --model_name_or_path "$out/audio-mae-tiny" --tr
     --projector_hidden_size 512 --projection_size 128 --predictor_hidden_size 512
 uamix-hf export "$out/tuned" "$out/uamix-mae-tiny"
 
+python "$here/reproduction/recipe.py" --settings "$here/reproduction/whisper.json" --data "$data" --rows validation \
+    --model_name_or_path openai/whisper-tiny.en --output_dir "$out/whisper" --variants open-2e-5-raw open-2e-5
+uamix-hf export "$out/whisper/open-2e-5-0" "$out/uamix-whisper-tiny.en"
+
 odd=$(python "$here/reproduction/speakers.py" "$data/speech_commands_sub/metadata.csv" test)
 evaluate() {
     name=$1; shift
-    python "$here/examples/few_shot.py" --model_name_or_path "$out/audio-mae-tiny" "$out/uamix-mae-tiny" \
-        --model_labels audio-mae-tiny uamix-mae-tiny --data_dir "$data/$name" --label_column label \
-        --protocol few_shot knn linear --n_splits 2 --output_dir "$out/results/$name" "$@"
+    python "$here/examples/few_shot.py" --model_name_or_path $encoders --model_labels $labels \
+        --data_dir "$data/$name" --label_column label \
+        --protocol few_shot knn linear --n_splits 2 --output_dir "$results/$name" "$@"
 }
-evaluate esc10 --where fold=5 --group_column src_file
-evaluate fsdd --where speaker=theo
-evaluate speech_commands_sub --where split=test "$odd" --group_column speaker
-evaluate urbansound8k_sub --where fold=1,2 --group_column fs_id
-python "$here/reproduction/write_cards.py" "$out/results" "$out"
+evaluate_all() {
+    evaluate esc10 --where fold=5 --group_column src_file
+    evaluate fsdd --where speaker=theo
+    evaluate speech_commands_sub --where split=test "$odd" --group_column speaker
+    evaluate urbansound8k_sub --where fold=1,2 --group_column fs_id
+    python "$here/reproduction/write_cards.py" "$results" "$out" "$@"
+}
+encoders="$out/audio-mae-tiny $out/uamix-mae-tiny" labels="audio-mae-tiny uamix-mae-tiny" results=$out/results
+evaluate_all audio-mae-tiny uamix-mae-tiny
+encoders="openai/whisper-tiny.en $out/uamix-whisper-tiny.en" labels="whisper-tiny.en uamix-whisper-tiny.en" results=$out/results-whisper
+evaluate_all uamix-whisper-tiny.en

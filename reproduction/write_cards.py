@@ -1,8 +1,9 @@
-"""Fills model_cards/template.md for both checkpoints from what examples/few_shot.py measured.
+"""Fills model_cards/template.md for checkpoints from what examples/few_shot.py measured.
 
-python reproduction/write_cards.py RESULTS OUTPUT
+python reproduction/write_cards.py RESULTS OUTPUT NAME...
 
-RESULTS holds a folder for each set of recordings with its results.json; OUTPUT holds the checkpoints' folders.
+RESULTS holds a folder for each set of recordings with its results.json; OUTPUT holds the checkpoints' folders, of which
+NAME... are described. Their texts are in words.json.
 """
 
 import json
@@ -11,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
-from transformers import AutoModel
 
-import uamix_hf  # noqa: F401  (makes the Auto classes know Audio-MAE)
+from uamix_hf.embedding import load_encoder
+from uamix_hf.embedding.kinds import make_adapter
 
 HERE = Path(__file__).parent
 TEMPLATE = HERE.parent / "model_cards" / "template.md"
@@ -60,10 +61,8 @@ def average(results: dict[str, dict[str, Any]], model: str, kind: str) -> float:
     return 100 * sum(entries(results[name], model)[kind]["mean"] for name in SETS) / len(SETS)
 
 
-def write(
-    model: str, models: list[str], results: dict[str, dict[str, Any]], words: dict[str, str], target: Path
-) -> None:
-    loaded = AutoModel.from_pretrained(target)
+def write(model: str, results: dict[str, dict[str, Any]], words: dict[str, Any], data: list[str], target: Path) -> None:
+    adapter = make_adapter(load_encoder(target))
     first = next(iter(results.values()))
     scores = [
         EvalResult(
@@ -74,29 +73,28 @@ def write(
         for name, title in SETS.items()
         for kind in ("1-shot", "5-shot")
     ]  # fmt: skip
-    data = ModelCardData(
-        model_name=model, license="cc-by-sa-4.0", library_name="transformers", pipeline_tag="feature-extraction",
-        base_model=words.get("base_model"), eval_results=scores,
-        tags=["audio", "audio-mae", "masked-autoencoder", "few-shot"] + ["uamix"] * ("base_model" in words),
+    card_data = ModelCardData(
+        model_name=model, license=words["license"], library_name="transformers", pipeline_tag="feature-extraction",
+        base_model=words.get("base_model"), eval_results=scores, tags=["audio", *words["tags"], "few-shot"],
     )  # fmt: skip
     card = ModelCard.from_template(
-        data, str(TEMPLATE), name=model, summary=words["summary"], training=words["training"],
-        remarks=words["remarks"], results=table(results, models), width=loaded.config.hidden_size,
-        embedding=loaded.config.embedding_size,
-        blocks=loaded.config.num_hidden_layers, episodes=first["arguments"]["episodes"],
-        episode_seed=first["arguments"]["seed"],
-        parameters=f"{sum(value.numel() for value in loaded.parameters()) / 1e6:.1f}",
+        card_data, str(TEMPLATE), name=model, results=table(results, words["compared"]), data="\n".join(data),
+        **{part: words.get(part) for part in ("summary", "training", "remarks", "licence", "limits", "notice")},
+        has_code=adapter.base._auto_class is not None, width=adapter.base.config.hidden_size,
+        embedding=adapter.embedding_size, blocks=len(adapter.layers),
+        episodes=first["arguments"]["episodes"], episode_seed=first["arguments"]["seed"],
+        parameters=f"{sum(value.numel() for value in adapter.base.parameters()) / 1e6:.1f}",
     )  # fmt: skip
     card.save(target / "README.md")
 
 
 def main() -> None:
-    folder, output = Path(sys.argv[1]), Path(sys.argv[2])
-    results = {name: json.loads((folder / name / "results.json").read_text()) for name in SETS}
-    words = json.loads((HERE / "words.json").read_text())
-    base, tuned = "audio-mae-tiny", "uamix-mae-tiny"
-    write(base, [base], results, words[base], output / base)
-    write(tuned, [base, tuned], results, words[tuned], output / tuned)
+    folder, output, *models = sys.argv[1:]
+    results = {name: json.loads((Path(folder) / name / "results.json").read_text()) for name in SETS}
+    texts = json.loads((HERE / "words.json").read_text(encoding="utf-8"))
+    for model in models:
+        words = texts["models"][model]
+        write(model, results, words, [texts["data"][name] for name in words["data"]], Path(output) / model)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """The checkpoints that come with the project are small, complete, and what their cards say."""
 
 import filecmp
+import json
 from pathlib import Path
 
 import numpy as np
@@ -8,14 +9,15 @@ import pytest
 import torch
 from huggingface_hub import ModelCard
 from safetensors import safe_open
-from transformers import AutoModel
+from transformers import AutoFeatureExtractor, AutoModel, WhisperFeatureExtractor
+from transformers.models.whisper.modeling_whisper import WhisperEncoder
 from travelling import AUDIO_MAE_CODE
 
 from uamix_hf import AudioEmbedder, AudioMAEModel
 
 ROOT = Path(__file__).parents[1]
 FOLDERS = [ROOT / "model_cards" / name for name in ("audio-mae-tiny", "uamix-mae-tiny")]
-MODEL = ROOT / "uamix_hf" / "models" / "audio_mae"
+WHISPER = ROOT / "model_cards" / "uamix-whisper-tiny.en"
 
 
 @pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.name)
@@ -45,7 +47,35 @@ def test_its_code_is_the_packages_and_its_card_complete(folder: Path) -> None:
     assert "{{" not in card.text and "/tmp" not in card.text
 
 
-@pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.name)
+def test_whispers_encoder_is_alone_in_half_precision_and_loads_without_this_package() -> None:
+    assert sum(path.stat().st_size for path in WHISPER.iterdir()) <= 20e6
+    assert {path.suffix for path in WHISPER.iterdir()} == {".json", ".md", ".safetensors"}
+    with safe_open(WHISPER / "model.safetensors", "pt") as file:
+        assert {file.get_tensor(name).dtype for name in file.keys()} == {torch.float16}  # noqa: SIM118
+    model, loading = WhisperEncoder.from_pretrained(WHISPER, output_loading_info=True)
+    assert not loading["missing_keys"] and not loading["unexpected_keys"]
+    assert {value.dtype for value in model.state_dict().values()} == {torch.float32}
+    assert isinstance(AutoFeatureExtractor.from_pretrained(WHISPER), WhisperFeatureExtractor)
+
+
+def test_whispers_card_names_its_licence_and_all_that_it_was_trained_on() -> None:
+    card = ModelCard.load(WHISPER / "README.md")
+    assert card.data.license == "cc-by-sa-4.0" and card.data.base_model == "openai/whisper-tiny.en"
+    assert len(card.data.eval_results) == 8 and all(0 < one.metric_value < 100 for one in card.data.eval_results)
+    settings, words = (
+        json.loads((ROOT / "reproduction" / name).read_text(encoding="utf-8"))
+        for name in ("whisper.json", "words.json")
+    )
+    folders = [row.partition(":")[0] for row in settings["training"]["open"]]
+    assert len(folders) == 15 and all(words["data"][folder] in card.text for folder in folders)
+    for word in ("MIT License", "Copyright (c) 2022 OpenAI", "transcripts", "16 kHz", "seed", "±"):
+        assert word in card.text, word
+    assert "{{" not in card.text and "/tmp" not in card.text and "/work" not in card.text
+
+
+@pytest.mark.parametrize(
+    "folder", [*FOLDERS, pytest.param(WHISPER, marks=pytest.mark.slow)], ids=lambda folder: folder.name
+)
 def test_it_tells_real_sounds_apart(folder: Path, esc10: Path) -> None:
     """Rows of fold 5, which it has not seen: the nearest other clip often has the same label."""
     from uamix_hf.data import column_as_text, load_recordings

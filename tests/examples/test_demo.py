@@ -50,6 +50,7 @@ def test_demo_on_rendered_events_ends_with_a_table_and_a_plot(rendered: tuple[Pa
     assert [(one["name"], [score["k"] for score in one["scores"]]) for one in models] == [
         ("pretrained", [1, 5]),
         ("uaMix-tuned", [1, 5]),
+        ("uamix-whisper-tiny.en", [1, 5]),
     ]
     assert all(0 < score["mean"] <= 1 for one in models for score in one["scores"])
     assert (tmp_path / "uamix-mae" / "model.safetensors").is_file()

@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 import pytest
 import soundfile
-import torch
 import yaml
 from all_encoders import short_encoder
 from huggingface_hub import ModelCard
@@ -174,12 +173,12 @@ def test_lines_of_the_cards_of_other_encoders_run(tmp_path: Path, monkeypatch, c
 
 @pytest.mark.parametrize("card", SHIPPED, ids=lambda card: card.parent.name)
 def test_lines_of_a_shipped_card_run_in_its_folder(card: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert len(SHIPPED) == 2
+    assert len(SHIPPED) == 3
     soundfile.write(tmp_path / "clip.wav", np.random.default_rng(0).uniform(-0.5, 0.5, 8000), 16_000)
     monkeypatch.chdir(card.parent)
-    names: dict[str, torch.Tensor] = {}
+    names: dict[str, Any] = {}
     exec(python_of(card.read_text()).replace("clip.wav", str(tmp_path / "clip.wav")), names)
-    assert names["embedding"].isfinite().all()
+    assert np.isfinite(np.asarray(names["embedding"])).all()
 
 
 def test_lines_of_a_card_load_from_where_it_is_pushed_to(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -129,7 +129,7 @@ def test_every_encoder_of_the_package(kind: str, tmp_path: Path, fixtures: Path)
     np.testing.assert_allclose(loaded(folder).encode(WAVES[:3]), expected, atol=1e-5 * np.abs(expected).max())
 
 
-@pytest.mark.parametrize("name", ["audio-mae-tiny", "uamix-mae-tiny"])
+@pytest.mark.parametrize("name", ["audio-mae-tiny", "uamix-mae-tiny", "uamix-whisper-tiny.en"])
 def test_the_encoders_of_this_repository_have_the_module_files(name: str, tmp_path: Path) -> None:
     module_files.save_module_files(tmp_path)
     for file in tmp_path.iterdir():
