@@ -30,8 +30,9 @@ class ClassifierArguments(EncoderArguments):
     pooling: str | None = field(
         default=None,
         metadata={
-            "help": "Another pooling than the encoder's own, without its whitening. Audio-MAE has mean, cls, mean_time "
-            "and mean_fc_norm, a new norm after the mean, made for fine-tuning."
+            "help": "Another pooling than the encoder's own, without its whitening. Audio-MAE has mean, cls, "
+            "mean_time, mean_std_time, attention_time, which learns weights of the tokens, and mean_fc_norm, which "
+            "has a new norm after the mean."
         },
     )
     test_where: list[str] = field(

@@ -61,6 +61,9 @@ class AudioMAEConfig(PreTrainedConfig):
             `"mean_time"`: mean over time of each frequency band's normalised tokens, bands concatenated, as in M2D;
             the embedding keeps the frequency and has as many times the dimensions as there are bands. Tokens are
             weighted by their frames of audio; with `"mean_time_tokens"` all have the same weight, as in MATPAC.
+            `"mean_std"` and `"mean_std_time"`: those means, all of them, followed by the standard deviations.
+            `"attention"` and `"attention_time"`: means with learnt weights of the tokens, other ones for the channels
+            of each head; before training they are `"mean"` and `"mean_time"`.
         whitening_size: Output dimensions of the fixed affine map after the pooling, which `uamix_hf.fit_whitening` fits
             to unlabelled audio; 0 for no such map.
         position_layout: Grid on which the sin-cos table is laid out. `"audiomae"`: (mel, time), as in the released
@@ -121,8 +124,9 @@ class AudioMAEConfig(PreTrainedConfig):
     mel_stride: int | None = None
     num_prefix_tokens: int = 1
     pooling: Literal[
-        "mean", "cls", "mean_prefix", "mean_fc_norm", "mean_two_norms", "mean_time", "mean_time_tokens"
-    ] = "mean"
+        "mean", "cls", "mean_prefix", "mean_fc_norm", "mean_two_norms", "mean_time", "mean_time_tokens",
+        "mean_std", "mean_std_time", "attention", "attention_time"
+    ] = "mean"  # fmt: skip
     whitening_size: int = 0
     position_layout: Literal["audiomae", "time_freq"] = "audiomae"
     decoder_type: Literal["global", "local"] = "global"
@@ -197,9 +201,15 @@ class AudioMAEConfig(PreTrainedConfig):
         return time, mel
 
     @property
+    def pools_bands(self) -> bool:
+        """Whether the tokens of each frequency band are pooled by themselves."""
+        return self.pooling in ("mean_time", "mean_time_tokens", "mean_std_time", "attention_time")
+
+    @property
     def pooled_size(self) -> int:
         """Dimensions of the pooled tokens, before whitening."""
-        return self.hidden_size * (self.grid_size[1] if self.pooling.startswith("mean_time") else 1)
+        statistics = 2 if self.pooling in ("mean_std", "mean_std_time") else 1
+        return self.hidden_size * statistics * (self.grid_size[1] if self.pools_bands else 1)
 
     @property
     def embedding_size(self) -> int:

@@ -19,7 +19,7 @@ from .decoder_audio_mae import AudioMAEDecoder, AudioMAEWindowAttention
 from .layers_audio_mae import AudioMAEAttention, AudioMAEFixedBuffers, AudioMAELayer, encoder_attention_mask
 from .masking_audio_mae import drop_tokens, frames_to_tokens
 from .patches_audio_mae import AudioMAEEmbeddings, InputTooLongError
-from .pooling_audio_mae import AudioMAEWhitening, pool_tokens
+from .pooling_audio_mae import AudioMAEAttentionPooling, AudioMAEWhitening, pool_tokens
 
 
 @dataclass
@@ -90,6 +90,8 @@ class AudioMAEPreTrainedModel(PreTrainedModel):
         std = self.config.initializer_range
         if isinstance(module, AudioMAEClassifier):
             init.trunc_normal_(module.weight, std=self.config.classifier_initializer_range)
+        elif isinstance(module, AudioMAEAttentionPooling):
+            init.zeros_(module.weight)
         elif isinstance(module, nn.Linear):
             init.xavier_uniform_(module.weight)
         elif isinstance(module, nn.Conv2d):
@@ -136,6 +138,8 @@ class AudioMAEModel(AudioMAEPreTrainedModel):
         no_norm, fc_norm = config.pooling == "mean_fc_norm", config.pooling in ("mean_fc_norm", "mean_two_norms")
         self.layernorm = nn.Identity() if no_norm else nn.LayerNorm(width, eps=config.layer_norm_eps)
         self.fc_norm = nn.LayerNorm(width, eps=config.layer_norm_eps) if fc_norm else nn.Identity()
+        attends = config.pooling in ("attention", "attention_time")
+        self.attention_pooling = AudioMAEAttentionPooling(config) if attends else nn.Identity()
         size = config.whitening_size
         self.whitening = AudioMAEWhitening(config.pooled_size, size) if size else nn.Identity()
         self.post_init()
@@ -216,7 +220,7 @@ class AudioMAEModel(AudioMAEPreTrainedModel):
             hidden_states = layer(hidden_states, token_mask)
         last_hidden_state = self.layernorm(hidden_states)
         pooled_states = hidden_states if self.config.pooling == "mean_two_norms" else last_hidden_state
-        pooled = pool_tokens(pooled_states, visible, attention_mask, ids_restore, self.config)
+        pooled = pool_tokens(pooled_states, visible, attention_mask, ids_restore, self.config, self.attention_pooling)
         return AudioMAEModelOutput(
             last_hidden_state=last_hidden_state,
             pooler_output=self.whitening(self.fc_norm(pooled)),

@@ -207,7 +207,7 @@ def test_what_does_not_fit_is_refused_by_name(whole) -> None:
         make_adapter(make_encoder("clap", spec_size=64, num_mel_bins=16))
     for settings, message in (
         (EmbeddingSettings(4), "layers 1 to 3"),
-        (EmbeddingSettings(pooling="pooler"), "has mean, projection"),
+        (EmbeddingSettings(pooling="pooler"), "has mean, mean_std, projection"),
         (EmbeddingSettings(pooling="projection"), "ClapAudioModel has none"),
     ):
         other = copy.deepcopy(encoder)

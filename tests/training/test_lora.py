@@ -361,3 +361,26 @@ def test_peft_is_named_where_it_is_missing(monkeypatch) -> None:
     monkeypatch.setattr("uamix_hf.embedding.peft_folders.find_spec", lambda name: None)
     with pytest.raises(ImportError, match=r"lora_r needs peft: pip install 'uamix_hf\[peft\]'"):
         LoraArguments(8).config()
+
+
+def test_weights_of_attention_pooling_are_trained_themselves(mae, tmp_path) -> None:
+    encoder = load_encoder(mae.name_or_path, pooling="attention")
+    wrapped = adapted(encoder, EXTRACTOR)
+    model = UaMixForContrastiveTuning.from_encoder(wrapped, **HEADS)
+    values, lengths = features(EXTRACTOR, 4)
+    model(values, (torch.arange(64) < lengths[:, None]).long(), torch.arange(4)).loss.backward()
+    ((name, weight),) = [
+        (name, value)
+        for name, value in wrapped.named_parameters()
+        if "attention_pooling" in name and value.requires_grad
+    ]
+    assert weight.grad.any() and make_adapter(wrapped).layer_ids()[name] == 4
+    with torch.no_grad():
+        weight += torch.randn(weight.shape)
+    expected = embeddings(wrapped, EXTRACTOR)
+    save_encoder(wrapped, tmp_path / "tuned")
+    assert (expected - embeddings(adapted(encoder, EXTRACTOR), EXTRACTOR)).abs().max() > 0.01
+    for folder in (tmp_path / "tuned", tmp_path / "tuned" / "adapter"):
+        loaded = load_encoder(folder)
+        assert loaded.config.pooling == "attention"
+        torch.testing.assert_close(embeddings(loaded, EXTRACTOR), expected, atol=1e-5, rtol=1e-5)

@@ -8,7 +8,7 @@ import torch
 from huggingface_hub.errors import StrictDataclassError
 
 from ..models.audio_mae.modeling_audio_mae import AudioMAEForAudioClassification
-from ..models.audio_mae.pooling_audio_mae import AudioMAEWhitening
+from ..models.audio_mae.pooling_audio_mae import AudioMAEAttentionPooling, AudioMAEWhitening
 from ..models.beats.modeling_beats import BeatsForAudioClassification
 from .encoders import EncoderAdapter
 from .settings import EmbeddingConfigError, EmbeddingSettings
@@ -55,6 +55,10 @@ class AudioMAEAdapter(SiblingAdapter):
 
     own_whitening = True
     classifier_class = AudioMAEForAudioClassification
+
+    def learnt_pooling(self) -> list[str]:
+        learnt = isinstance(getattr(self.base, "attention_pooling", None), AudioMAEAttentionPooling)
+        return ["attention_pooling"] if learnt else []
 
     @classmethod
     def chosen_fields(cls, config: Any, layer: int | None, pooling: str | None) -> dict[str, Any]:

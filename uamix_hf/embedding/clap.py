@@ -29,8 +29,9 @@ class ClapAdapter(EncoderAdapter):
 
     A layer is a stage of the Swin transformer, of 4 stages in the published models; its output comes after patch
     merging, which doubles the hidden size in all stages but the last. `"mean"` over the tokens of the last output is
-    the model's `pooler_output`; `"projection"` is the projection into the space that audio and text share, not scaled
-    to unit length. Batch normalisation of the input keeps its running statistics while tuning.
+    the model's `pooler_output`, `"mean_std"` adds their standard deviation; `"projection"` is the projection into the
+    space that audio and text share, not scaled to unit length. Batch normalisation of the input keeps its running
+    statistics while tuning.
 
     Args:
         encoder: The encoder: `ClapAudioModel`, or `ClapAudioModelWithProjection` for `"projection"`.
@@ -39,7 +40,7 @@ class ClapAdapter(EncoderAdapter):
 
     input_name = "input_features"
     extractor_class = "ClapFeatureExtractor"
-    poolings = ("mean", "projection")
+    poolings = ("mean", "mean_std", "projection")
 
     @property
     def swin(self) -> Any:
@@ -186,7 +187,8 @@ class ClapAdapter(EncoderAdapter):
     def pool(self, output: Any, lengths: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
         if self.settings.pooling == "projection":
             return output.audio_embeds.float()
-        return output.last_hidden_state.float().mean(dim=1)  # also over silence, as its own pooled output
+        # Also over silence, as its own pooled output.
+        return self.statistics(output.last_hidden_state.float(), lambda tokens: tokens.mean(dim=1))
 
 
 __all__ = ["ClapAdapter"]

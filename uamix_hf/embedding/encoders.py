@@ -74,12 +74,15 @@ class EncoderAdapter(EncoderLayers, TokenPooling):
         self.settings: EmbeddingSettings = getattr(encoder, "embedding_settings", None) or EmbeddingSettings()
         self.read_sizes(encoder.config)
         self.check_settings(self.settings, len(layers))
+        if self.settings.pooling == "mean_std":
+            self.pooled_size *= 2
         self.layers = layers[: self.settings.layer]
         self.cut = self.settings.layer is not None
 
     def read_sizes(self, config: Any) -> None:
         """Sets `variable_length`, `max_frames`, `pooled_size`, `patch`, `patch_shape` and `strides`.
 
+        `pooled_size` is that of a mean over tokens; with `pooling="mean_std"` it is doubled afterwards.
         `patch_shape` and `strides` are (frames, mel bins) of a token, and from token to token.
 
         Raises:
@@ -127,8 +130,12 @@ class EncoderAdapter(EncoderLayers, TokenPooling):
     def pooling(self) -> str:
         """Name of the pooling: the one that is chosen, or else the encoder's own."""
         own = getattr(self.base.config, "pooling", None) if self.own_fields else None
-        only = self.poolings[0] if len(self.poolings) == 1 else "the encoder's own"
-        return self.settings.pooling or own or only
+        first = "the encoder's own" if self.poolings[0] == "pooler" else self.poolings[0]
+        return self.settings.pooling or own or first
+
+    def learnt_pooling(self) -> list[str]:
+        """Names of the encoder's modules whose weights pool its tokens, to be trained beside adapters such as LoRA."""
+        return []
 
     @classmethod
     def load(cls, name_or_path: str, **kwargs: Any) -> PreTrainedModel:

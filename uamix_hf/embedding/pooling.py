@@ -1,10 +1,12 @@
-"""How the tokens of an encoder become one embedding: its own pooled output, or the mean over the tokens of audio."""
+"""How the tokens of an encoder become one embedding: its own pooled output, or statistics of the tokens of audio."""
 
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 import torch
 from transformers import PreTrainedModel
 
+from ..models.audio_mae.pooling_audio_mae import root
 from .layers import EncoderError
 from .settings import EmbeddingConfigError, EmbeddingSettings
 
@@ -17,7 +19,7 @@ class TokenPooling:
     """
 
     # Ways of pooling; by default the first one that the encoder has.
-    poolings: ClassVar[tuple[str, ...]] = ("pooler", "mean")
+    poolings: ClassVar[tuple[str, ...]] = ("pooler", "mean", "mean_std")
     # Order of the tokens: all frequencies of one time after the other, or all times of one frequency after the other.
     time_first: ClassVar[bool] = True
 
@@ -41,7 +43,7 @@ class TokenPooling:
         return valid[..., None].expand(-1, -1, max(0, (mel_bins - mel_size) // mel_stride + 1)).float()
 
     def pool(self, output: Any, lengths: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
-        """Pooled output (batch, pooled_size) float32: the encoder's own, or else the mean over tokens.
+        """Pooled output (batch, pooled_size) float32: the encoder's own, or else mean, or mean and standard deviation.
 
         Args:
             output: The encoder's output.
@@ -57,7 +59,19 @@ class TokenPooling:
             return pooled.float()
         if self.settings.pooling == "pooler":
             raise EmbeddingConfigError(f"pooling='pooler': {type(self.base).__name__} has no pooled output.")
-        return self.mean_over_tokens(output.last_hidden_state.float(), valid)
+        return self.statistics(output.last_hidden_state.float(), lambda tokens: self.mean_over_tokens(tokens, valid))
+
+    def statistics(self, tokens: torch.Tensor, mean: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:
+        """Mean of the tokens (batch, hidden), followed by their standard deviation with `pooling="mean_std"`.
+
+        Args:
+            tokens: (batch, tokens, hidden) float32.
+            mean: Computes means (batch, hidden) of the tokens of audio.
+        """
+        means = mean(tokens)
+        if self.settings.pooling != "mean_std":
+            return means
+        return torch.cat([means, root(mean((tokens - means[:, None]).square()))], dim=1)
 
     def mean_over_tokens(self, hidden: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
         """Mean over the tokens of audio, without prefix tokens, which come first.

@@ -31,7 +31,7 @@ class Wav2Vec2BertAdapter(EncoderAdapter):
 
     input_name = "input_features"
     extractor_class = "SeamlessM4TFeatureExtractor"
-    poolings = ("mean",)
+    poolings = ("mean", "mean_std")
 
     def read_sizes(self, config: Any) -> None:
         if config.add_adapter:

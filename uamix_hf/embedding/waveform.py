@@ -45,7 +45,7 @@ class WaveformAdapter(EncoderAdapter):
     """
 
     domain = "waveform"
-    poolings = ("mean",)
+    poolings = ("mean", "mean_std")
 
     def read_sizes(self, config: Any) -> None:
         self.convolutions = Convolutions.of(config)
@@ -188,7 +188,7 @@ class WaveformAdapter(EncoderAdapter):
         samples = lengths.clamp_min(self.patch_shape[0]) * self.patch_shape[1]
         tokens = self.convolutions.tokens(samples, inside=self.cut)[:, None]
         weights = torch.arange(hidden.shape[1], device=hidden.device) < tokens
-        return (hidden * weights[..., None]).sum(dim=1) / tokens
+        return self.statistics(hidden, lambda values: (values * weights[..., None]).sum(dim=1) / tokens)
 
 
 __all__ = ["WaveformAdapter"]

@@ -36,7 +36,7 @@ class WhisperAdapter(EncoderAdapter):
 
     input_name = "input_features"
     extractor_class = "WhisperFeatureExtractor"
-    poolings = ("mean",)
+    poolings = ("mean", "mean_std")
 
     def read_sizes(self, config: Any) -> None:
         for name in ("conv1", "conv2", "embed_positions", "layer_norm"):

@@ -88,6 +88,8 @@ def lora_config(lora: Any) -> Any:
 def add_lora(encoder: Any, lora: Any, feature_extractor: Any, layers_path: str | None = None, frozen: int = 0) -> Any:
     """Wraps an encoder in a `PeftModel` with fresh adapters, which change nothing yet.
 
+    Weights of a pooling, which are few and not pretrained, are trained themselves.
+
     Args:
         encoder: The encoder, whose linear layers are replaced.
         lora: `LoraConfig` of peft. Without `target_modules`, all linear layers of the encoder's layers get adapters.
@@ -111,6 +113,8 @@ def add_lora(encoder: Any, lora: Any, feature_extractor: Any, layers_path: str |
         lora.target_modules = choose(sorted(named), found, type(encoder).__name__)
     if not lora.target_modules:
         raise LoraError(f"{type(encoder).__name__} has no linear layers above the {frozen} frozen layers.")
+    if learnt := make_adapter(encoder, layers_path).learnt_pooling():
+        lora.modules_to_save = sorted({*(lora.modules_to_save or ()), *learnt})
     wrapped = get_peft_model(encoder, lora, revision=getattr(config, "_commit_hash", None))
     check_adapters(wrapped, feature_extractor, layers_path)
     return wrapped

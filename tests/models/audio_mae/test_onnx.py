@@ -34,7 +34,10 @@ def batch(clips: int, frames: int) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 @pytest.mark.filterwarnings("ignore")  # of the exporter, about itself
-@pytest.mark.parametrize("pooling", ["mean", pytest.param("mean_time", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "pooling",
+    ["mean", *(pytest.param(name, marks=pytest.mark.slow) for name in ("mean_time", "mean_std_time", "attention"))],
+)
 def test_onnx_runtime_gives_the_same_embeddings(pooling: str, tmp_path: Path) -> None:
     torch.manual_seed(0)
     model = AudioMAEModel(type(CONFIG)(**CONFIG.to_diff_dict() | {"pooling": pooling})).eval()

@@ -48,7 +48,8 @@ class BeatsConfig(PreTrainedConfig):
         token_padding: Which tokens of a padded clip are padding. `"all"` (BEATs) divides the frames evenly among the
             flattened token sequence, whatever the frequency band of a token, and masks a token if all of its frames
             are padding. `"any"` (OpenBEATs) masks a token if any frame of its patch is padding.
-        pooling: How `pooler_output` is computed: `"mean"` averages the tokens that are not padding.
+        pooling: How `pooler_output` is computed: `"mean"` averages the tokens that are not padding; `"mean_std"` adds
+            their standard deviation.
 
     ```python
     >>> from uamix_hf import BeatsConfig, BeatsModel
@@ -79,7 +80,7 @@ class BeatsConfig(PreTrainedConfig):
     max_bucket_distance: int = 800
     deep_norm: bool = True
     token_padding: Literal["all", "any"] = "all"
-    pooling: Literal["mean"] = "mean"
+    pooling: Literal["mean", "mean_std"] = "mean"
 
     def __post_init__(self, **kwargs: Any) -> None:
         # transformers keeps unknown keywords as attributes: a misspelt field would silently keep its default.
@@ -95,7 +96,7 @@ class BeatsConfig(PreTrainedConfig):
     @property
     def embedding_size(self) -> int:
         """Size of `pooler_output`."""
-        return self.hidden_size
+        return self.hidden_size * (2 if self.pooling == "mean_std" else 1)
 
     @property
     def residual_scale(self) -> float:

@@ -340,7 +340,7 @@ class BeatsModel(BeatsPreTrainedModel):
 
         Returns:
             `last_hidden_state` (batch, tokens, hidden_size), tokens in time-major order, and `pooler_output` (batch,
-            hidden_size).
+            embedding_size), as `BeatsConfig.pooling` says.
 
         Raises:
             ValueError: wrong shapes, or a clip without a valid token.
@@ -364,12 +364,16 @@ class BeatsModel(BeatsPreTrainedModel):
         )
 
     def pool(self, hidden_states: torch.Tensor, valid: torch.Tensor | None) -> torch.Tensor:
-        """Mean over the valid tokens, (batch, hidden_size), summed in at least float32."""
+        """Clip embedding (batch, embedding_size) of the valid tokens, summed in at least float32."""
         tokens = hidden_states.to(torch.promote_types(hidden_states.dtype, torch.float32))
-        if valid is None:
-            return tokens.mean(dim=1).to(hidden_states.dtype)
-        weight = valid.to(tokens.dtype)[..., None]
-        return ((tokens * weight).sum(dim=1) / weight.sum(dim=1)).to(hidden_states.dtype)
+        weight = None if valid is None else valid.to(tokens.dtype)[..., None]
+        pooled = tokens.mean(dim=1) if weight is None else (tokens * weight).sum(dim=1) / weight.sum(dim=1)
+        if self.config.pooling == "mean_std":
+            deviations = (tokens - pooled[:, None]) if weight is None else (tokens - pooled[:, None]) * weight
+            count = tokens.shape[1] if weight is None else weight.sum(dim=1)
+            # Of one token it is 0, with a gradient of 0, which that of a square root would not be.
+            pooled = torch.cat([pooled, torch.linalg.vector_norm(deviations, dim=1) / count**0.5], dim=1)
+        return pooled.to(hidden_states.dtype)
 
 
 class BeatsForAudioClassification(BeatsPreTrainedModel):

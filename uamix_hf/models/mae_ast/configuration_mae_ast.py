@@ -37,7 +37,8 @@ class MAEASTConfig(PreTrainedConfig):
             value extends the table.
         patch_size: Frames of a token.
         patch_mel_bins: Mel bins of a token.
-        pooling: `pooler_output`. `"mean"` is the mean of the last layer's tokens; MAE-AST defines no other.
+        pooling: `pooler_output`. `"mean"` is the mean of the last layer's tokens, MAE-AST's own way; `"mean_std"` adds
+            their standard deviation.
 
     ```python
     >>> from uamix_hf import MAEASTConfig, MAEASTModel
@@ -61,7 +62,7 @@ class MAEASTConfig(PreTrainedConfig):
     max_length: int = 1024
     patch_size: int = 16
     patch_mel_bins: int = 16
-    pooling: Literal["mean"] = "mean"
+    pooling: Literal["mean", "mean_std"] = "mean"
 
     def __post_init__(self, **kwargs: Any) -> None:
         # transformers keeps unknown keywords as attributes: a misspelt field would silently leave its default in place.
@@ -77,7 +78,7 @@ class MAEASTConfig(PreTrainedConfig):
     @property
     def embedding_size(self) -> int:
         """Size of `pooler_output`."""
-        return self.hidden_size
+        return self.hidden_size * (2 if self.pooling == "mean_std" else 1)
 
     def validate_geometry(self) -> None:
         """Refuses sizes that do not divide, which would silently drop frames, mel bins or channels."""

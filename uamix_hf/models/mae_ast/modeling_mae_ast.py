@@ -292,7 +292,7 @@ class MAEASTModel(MAEASTPreTrainedModel):
 
         Returns:
             `last_hidden_state` (batch, tokens, hidden_size), time-major: token `t * mel_rows + f`; `pooler_output`
-            (batch, hidden_size), the mean of the valid tokens; `hidden_states`, of which the first are the embeddings.
+            (batch, embedding_size), see `MAEASTConfig.pooling`; `hidden_states`, of which the first are the embeddings.
 
         Raises:
             ValueError: wrong shapes, more than `max_length` frames, or a clip that is padding throughout.
@@ -313,14 +313,16 @@ class MAEASTModel(MAEASTPreTrainedModel):
         )
 
     def pool(self, hidden_states: torch.Tensor, valid: torch.Tensor | None) -> torch.Tensor:
-        """Mean of the valid tokens (batch, hidden_size), summed in float32 at least, also under autocast."""
+        """Clip embedding (batch, embedding_size) of the valid tokens, summed in at least float32, also in autocast."""
         tokens = hidden_states.to(torch.promote_types(hidden_states.dtype, torch.float32))
         with torch.autocast(tokens.device.type, enabled=False):
-            if valid is None:
-                pooled = tokens.mean(dim=1)
-            else:
-                weight = valid.to(tokens.dtype)[..., None]
-                pooled = (tokens * weight).sum(dim=1) / weight.sum(dim=1)
+            weight = None if valid is None else valid.to(tokens.dtype)[..., None]
+            pooled = tokens.mean(dim=1) if weight is None else (tokens * weight).sum(dim=1) / weight.sum(dim=1)
+            if self.config.pooling == "mean_std":
+                deviations = (tokens - pooled[:, None]) if weight is None else (tokens - pooled[:, None]) * weight
+                count = tokens.shape[1] if weight is None else weight.sum(dim=1)
+                # Of one token it is 0, with a gradient of 0, which that of a square root would not be.
+                pooled = torch.cat([pooled, torch.linalg.vector_norm(deviations, dim=1) / count**0.5], dim=1)
         return pooled.to(hidden_states.dtype)
 
 

@@ -35,7 +35,8 @@ class SSAMBAConfig(PreTrainedConfig):
         max_length: Longest input in frames of 10 ms, which is the length of the learned position table.
         patch_size: Frames of a token.
         patch_mel_bins: Mel bins of a token.
-        pooling: `pooler_output`: `"mean"` of the patch tokens, SSAMBA's default for clips, or the class token `"cls"`.
+        pooling: `pooler_output`: `"mean"` of the patch tokens, SSAMBA's default for clips, the class token `"cls"`,
+            or `"mean_std"`, that mean and the standard deviation of the patch tokens.
 
     ```python
     >>> from uamix_hf import SSAMBAConfig, SSAMBAModel
@@ -58,7 +59,7 @@ class SSAMBAConfig(PreTrainedConfig):
     max_length: int = 1024
     patch_size: int = 16
     patch_mel_bins: int = 16
-    pooling: Literal["mean", "cls"] = "mean"
+    pooling: Literal["mean", "cls", "mean_std"] = "mean"
 
     def __post_init__(self, **kwargs: Any) -> None:
         # transformers keeps unknown keywords as attributes: a misspelt field would silently leave its default in place.
@@ -79,7 +80,7 @@ class SSAMBAConfig(PreTrainedConfig):
     @property
     def embedding_size(self) -> int:
         """Size of `pooler_output`."""
-        return self.hidden_size
+        return self.hidden_size * (2 if self.pooling == "mean_std" else 1)
 
     def validate_geometry(self) -> None:
         """Refuses sizes that do not divide, which would silently drop frames or mel bins."""

@@ -385,13 +385,19 @@ class SSAMBAModel(SSAMBAPreTrainedModel):
         )
 
     def pool(self, hidden_states: torch.Tensor, valid: torch.Tensor | None) -> torch.Tensor:
-        """Clip embedding (batch, hidden_size); a mean is summed in float32 at least, also under autocast."""
+        """Clip embedding (batch, embedding_size); a mean is summed in float32 at least, also under autocast."""
         if self.config.pooling == "cls":
             return hidden_states[:, 0]
         patches = hidden_states[:, 1:].to(torch.promote_types(hidden_states.dtype, torch.float32))
         with torch.autocast(patches.device.type, enabled=False):
             count = patches.shape[1] if valid is None else valid[:, 1:].sum(dim=1, keepdim=True)
-            return (patches.sum(dim=1) / count).to(hidden_states.dtype)
+            pooled = patches.sum(dim=1) / count
+            if self.config.pooling == "mean_std":
+                deviations = patches - pooled[:, None]
+                deviations = deviations if valid is None else deviations * valid[:, 1:, None]
+                # Of one token it is 0, with a gradient of 0, which that of a square root would not be.
+                pooled = torch.cat([pooled, torch.linalg.vector_norm(deviations, dim=1) / count**0.5], dim=1)
+            return pooled.to(hidden_states.dtype)
 
 
 __all__ = ["SSAMBAModel", "SSAMBAPreTrainedModel"]
