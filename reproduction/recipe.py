@@ -78,6 +78,8 @@ def command(args: RecipeArguments, entry: dict[str, Any], seed: int, folder: Pat
     words += settings["common"].split()
     if "layer" in entry:
         words += ["--embedding_layer", str(entry["layer"])]
+    if "pooling" in entry:
+        words += ["--pooling", entry["pooling"]]
     if script == "tune.py":
         words += settings["uamix"].split()
     return words + entry["flags"].split()

@@ -98,7 +98,8 @@ def main() -> None:
         by_set = ", ".join(f"{gain:+.1f}" for gain in cells["5-shot"][1].values())
         shown = " | ".join(text for text, _ in cells.values())
         layer = f"--embedding_layer {entry['layer']}" if "layer" in entry else ""
-        flags = " ".join(part for part in (entry.get("script"), layer, entry["flags"]) if part) or "-"
+        pooling = f"--pooling {entry['pooling']}" if "pooling" in entry and "of" not in entry else ""
+        flags = " ".join(part for part in (entry.get("script"), layer, pooling, entry["flags"]) if part) or "-"
         print(f"| {variant} | `{flags}` | {len(seeds)} | {shown} | {by_set} | {entry['why']} |")
 
 

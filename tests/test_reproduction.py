@@ -17,7 +17,7 @@ from transformers import WhisperConfig, WhisperFeatureExtractor
 from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
 from uamix_hf import AudioEmbedder, AudioMAEConfig, AudioMAEFeatureExtractor, AudioMAEModel
-from uamix_hf.embedding import load_encoder
+from uamix_hf.embedding import load_encoder, make_adapter
 from uamix_hf.embedding.kinds import settings_of
 
 ROOT = Path(__file__).parents[1]
@@ -30,9 +30,10 @@ def read(name: str) -> str:
 
 def flags_given() -> dict[str, set[str]]:
     """Flags by the example that they are given to."""
-    recipe, whisper, fine_tuning, shell = (
+    recipe, whisper, poolings, fine_tuning, shell = (
         json.loads(read("recipe.json")),
         json.loads(read("whisper.json")),
+        json.loads(read("poolings.json")),
         json.loads(read("fine_tuning.json")),
         read("checkpoints.sh"),
     )
@@ -48,7 +49,15 @@ def flags_given() -> dict[str, set[str]]:
         "pretrain.py": shell.partition("pretrain.py")[2].partition("uamix-hf export")[0],
         "tune.py": shell.partition("tune.py")[2].partition("uamix-hf export")[0]
         + " ".join([command, recipe["common"], recipe["uamix"], *variants])
-        + " ".join([whisper["common"], whisper["uamix"], *(entry["flags"] for entry in whisper["variants"].values())]),
+        + " ".join(
+            text
+            for settings in (whisper, poolings)
+            for text in (
+                settings["common"],
+                settings["uamix"],
+                *(entry["flags"] for entry in settings["variants"].values()),
+            )
+        ),  # fmt: skip
         "pseudo_labels.py": " ".join([command, recipe["common"], *baselines]),
         "finetune.py": " ".join([fine_tuning["common"], *groups, *draws]),
         "few_shot.py": shell.partition("few_shot.py")[2],
@@ -69,7 +78,7 @@ def test_flags_that_are_given_exist(
     assert given <= set(re.findall(r"--\w+", capsys.readouterr().out))
 
 
-@pytest.mark.parametrize("script", ["recipe.py", "recipe_table.py", "fine_tuning.py"])
+@pytest.mark.parametrize("script", ["recipe.py", "recipe_table.py", "fine_tuning.py", "linearity.py"])
 def test_commands_of_the_page_have_flags_that_exist(
     script: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
@@ -96,7 +105,7 @@ SETS = {  # rows of each set for training and for validation
 }
 
 
-def write_sets(folder: Path) -> Path:
+def write_sets(folder: Path, samples: int = 2400) -> Path:
     """The four sets: five words, each a tone; six recordings of each to validate on, and three to train on."""
     rng = np.random.default_rng(0)
     for name, conditions in SETS.items():
@@ -112,7 +121,7 @@ def write_sets(folder: Path) -> Path:
                     file = f"{condition[-4:]}-{number}-{copy}.wav"
                     if copies == 2:
                         row["speaker"] = f"{2 * number + copy:03d}"
-                    time = np.arange(2400) / 16_000
+                    time = np.arange(samples) / 16_000
                     wave = np.sin(6.28 * 300 * 1.7 ** (number % len(WORDS)) * time) + rng.normal(0, 0.3, len(time))
                     soundfile.write(folder / name / file, 0.2 * wave, 16_000)
                     lines.append(",".join(map(str, [file, WORDS[number % len(WORDS)], *row.values()])))
@@ -139,19 +148,28 @@ def audio_mae_folder(folder: Path) -> Path:
     return folder
 
 
+def script(name: str, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    monkeypatch.syspath_prepend(FOLDER)
+    for other in ("recipe", "speakers", name):
+        monkeypatch.delitem(sys.modules, other, raising=False)
+    return importlib.import_module(name)
+
+
 @pytest.fixture
 def recipe(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    monkeypatch.syspath_prepend(FOLDER)
-    for name in ("recipe", "speakers"):
-        monkeypatch.delitem(sys.modules, name, raising=False)
-    return importlib.import_module("recipe")
+    return script("recipe", monkeypatch)
+
+
+@pytest.fixture
+def linearity(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    return script("linearity", monkeypatch)
 
 
 VARIANTS = {
     "raw": {"untuned": True, "whiten": False, "layer": 1, "flags": "", "why": "not tuned"},
     "whitened": {"untuned": True, "layer": 1, "flags": "", "why": "whitened"},
     "random": {"untuned": True, "random": True, "layer": 1, "flags": "", "why": "random"},
-    "tuned": {"layer": 1, "flags": "--learning_rate 2e-5 --warmup_steps 0", "why": "tuned"},
+    "tuned": {"layer": 1, "pooling": "mean", "flags": "--learning_rate 2e-5 --warmup_steps 0", "why": "tuned"},
     "tuned-raw": {"of": "tuned", "pooling": "mean", "flags": "", "why": "training alone"},
 }
 COMMON = "--use_cpu --max_steps 1 --per_device_train_batch_size 4"
@@ -195,6 +213,7 @@ def test_an_encoder_is_measured_at_a_layer_with_and_without_whitening(
     (words,) = commands
     assert words[-4:] == VARIANTS["tuned"]["flags"].split()
     assert {"--max_steps", "--head_steps", "--train_dir", "--where"} <= set(words)
+    assert words[words.index("--pooling") + 1] == "mean"
     wave = np.random.default_rng(1).standard_normal(2400).astype(np.float32) / 10
 
     def embed(encoder: Any) -> np.ndarray:
@@ -216,7 +235,7 @@ def test_an_encoder_is_measured_at_a_layer_with_and_without_whitening(
     run_table(monkeypatch, output, tmp_path / "settings.json", "raw")
     rows = capsys.readouterr().out.splitlines()[2:]
     assert [row.split(" | ")[0] for row in rows] == [f"| {name}" for name in VARIANTS if name != "raw"]
-    assert "`--embedding_layer 1 --learning_rate 2e-5 --warmup_steps 0`" in rows[2]
+    assert "`--embedding_layer 1 --pooling mean --learning_rate 2e-5 --warmup_steps 0`" in rows[2]
 
 
 def run_table(monkeypatch: pytest.MonkeyPatch, output: Path, settings: Path, against: str) -> None:
@@ -263,3 +282,92 @@ def test_whisper_is_tuned_at_a_layer(recipe: Any, tmp_path: Path, monkeypatch: p
         assert torch.equal(tuned.get_parameter(name), raw.get_parameter(name))
         changed += not torch.equal(tuned.get_parameter(name), weight)
     assert changed > 10
+
+
+def opened(linearity: Any, folder: Path) -> Any:
+    return linearity.Encoder(linearity.LinearityArguments(str(folder)))
+
+
+NOISE = torch.Generator().manual_seed(0)
+
+
+@pytest.mark.parametrize(
+    ("make", "names"),
+    [
+        (audio_mae_folder, {"cls": "cls", "mean": "mean", "mean_time": "mean_time", "mean_std_time": "mean_std_time"}),
+        (whisper_folder, {"mean": "mean", "mean_std_time": "mean_std"}),
+    ],
+)
+def test_poolings_of_mixtures_are_those_of_the_package(linearity: Any, make: Any, names: Any, tmp_path: Path) -> None:
+    encoder = opened(linearity, make(tmp_path / "source"))
+    bins, lengths = encoder.front_end.num_mel_bins, torch.tensor([64, 35])
+    values = torch.randn(2, 64, bins, generator=NOISE)
+    tokens = encoder.tokens(values, lengths)
+    found = tokens.poolings()
+    for name, pooling in names.items():
+        adapter = make_adapter(load_encoder(tmp_path / "source", pooling=pooling).eval())
+        with torch.no_grad():
+            expected = adapter.encode(values, lengths, 0.0, encoder.front_end.padding_value)[0]
+        torch.testing.assert_close(found[name], expected, atol=1e-5, rtol=1e-5)
+    assert torch.equal(found["std_time"], found["mean_std_time"].chunk(2, dim=1)[1])
+    assert ("cls" in found, "mean_time" in found) == ("cls" in names, "mean_time" in names)
+    bands = tokens.visible.shape[2]
+    grid = tokens.patches.unflatten(1, (-1, bands))
+    valid = -(-lengths // encoder.adapter.patch)
+    for row, count in enumerate(valid.tolist()):
+        torch.testing.assert_close(found["max_time"][row], grid[row, :count].amax(dim=0).flatten())
+
+
+def test_the_blend_of_tokens_that_do_not_see_each_other_explains_their_mean_alone(
+    linearity: Any, tmp_path: Path
+) -> None:
+    """Without attention and MLP, a token of a mixture is that of the clip that it is cut from."""
+    encoder = opened(linearity, audio_mae_folder(tmp_path / "source"))
+    with torch.no_grad():
+        for layer in encoder.adapter.layers:
+            for linear in (layer.attention.o_proj, layer.mlp.fc2):
+                linear.weight.zero_()
+                linear.bias.zero_()
+    clips = [{"features": 3 * torch.randn(64, 32, generator=NOISE)} for _ in range(40)]
+    found = linearity.mixed(encoder, clips, "t-cutmix", 32, 0)
+    r2 = {
+        (name, blended): float(linearity.explained(kinds["mixture"], kinds[blended], 0).split()[0])
+        for name, kinds in found.items()
+        for blended in ("clips", "parts")
+        if blended in kinds
+    }
+    assert r2["mean", "parts"] == r2["mean_time", "parts"] == 1.0
+    assert r2["mean_time", "clips"] < 0.99 and r2["max_time", "parts"] < 0.99 and r2["std_time", "parts"] < 0.99
+    assert ("cls", "parts") not in r2
+    assert all(25 <= len(kinds["mixture"]) <= 32 for kinds in found.values())
+    assert {name: kinds.keys() for name, kinds in linearity.mixed(encoder, clips, "mixup", 32, 0).items()} == {
+        name: {"mixture", "clips"} for name in found
+    }
+
+
+def test_what_a_blend_explains_is_1_for_itself_and_0_for_the_mean(linearity: Any) -> None:
+    rng = np.random.default_rng(0)
+    mixtures = rng.normal(3, 1, (400, 5))
+    assert linearity.explained(mixtures, mixtures, 0) == "1.00 [1.00, 1.00]"
+    assert linearity.explained(mixtures, np.tile(mixtures.mean(axis=0), (400, 1)), 0) == "0.00 [0.00, 0.00]"
+    # Noise of a third of the variance leaves two thirds; its standard error is below 0.03 here.
+    value, low, high = map(float, re.findall(r"[-.\d]+", linearity.explained(
+        mixtures, mixtures + rng.normal(0, 1 / 3**0.5, mixtures.shape), 0)))  # fmt: skip
+    assert value == pytest.approx(2 / 3, abs=0.06) and 0.01 < high - low < 0.1 and low < value < high
+
+
+def test_the_table_has_a_row_for_each_pooling(
+    linearity: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    data = write_sets(tmp_path / "data", 9600)
+    monkeypatch.setattr(sys.modules["recipe"], "TRAINING_ROWS", ("esc10:fold=1", "fsdd:speaker=george"))
+    words = ["linearity.py", "--model_name_or_path", audio_mae_folder(tmp_path / "source"), "--data", data, "--sets",
+             "esc10", "--pairs", 20, "--episodes", 3]  # fmt: skip
+    monkeypatch.setattr(sys, "argv", [str(word) for word in words])
+    linearity.main()
+    header, _, *rows = capsys.readouterr().out.splitlines()
+    assert header == (
+        "| pooling | esc10: t-cutmix, clips | esc10: t-cutmix, parts | esc10: mixup, clips | 1-shot / 5-shot |"
+    )
+    assert [row.split(" | ")[0] for row in rows] == [f"| {name}" for name in linearity.POOLINGS]
+    assert rows[0].split(" | ")[2] == "-" and all("nan" not in row for row in rows)
