@@ -63,7 +63,7 @@ Take = Callable[[Any], Any]
 @pytest.fixture(scope="module")
 def takers(model, folder: Path, recordings: Dataset, dataset: Dataset) -> dict[str, Take]:
     encoder: AudioMAEModel = model.base_model
-    wave, collator = np.ones(8000, np.float32), FeatureCollator(EXTRACTOR, 64, normalize=False)
+    wave, collator = np.ones(8000, np.float32), FeatureCollator(EXTRACTOR, 64, normalize=True)
     rows, cache = np.arange(3), folder / "cache"
     return {
         "encode": lambda size: AudioEmbedder(encoder, EXTRACTOR).encode([wave, wave], size, progress_bar=False),

@@ -169,7 +169,7 @@ class UaMixTrainer(TunedEncoder):
             data = self.source.prepare(self.feature_extractor)
         checks: list[TrainerCallback] = []
         if data.label_names:
-            collator = FeatureCollator(self.feature_extractor, self.model.max_frames, normalize=False)
+            collator = FeatureCollator(self.feature_extractor, self.model.max_frames, normalize=True)
             size = args.per_device_train_batch_size
             checks = [KNNCallback(data.dataset, collator, data.groups, NEIGHBOURS, size, data.label_names)]
         self.begun = True

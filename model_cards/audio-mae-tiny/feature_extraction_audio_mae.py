@@ -57,6 +57,8 @@ class AudioMAEFeatureExtractor(PatchFeatureExtractor):
         time_stride: Frames between the model's patches, if they overlap; `patch_size` if None.
         incomplete_patches: `"pad"`, or `"drop"` for models that ignore the frames after a clip's last whole patch;
             `padding="max_length"` always pads.
+        resample_below: Clips of fewer frames are resampled in time to the nearest whole number of patches, by linear
+            interpolation between frames, unless `padding="max_length"`.
         n_fft: Length of the Fourier transform in samples; the next power of two of `frame_length` if None.
         window_type: `"hann"`, or `"povey"`, Kaldi's default: the Hann window to the power of 0.85.
         periodic_window: Whether the window is periodic instead of symmetric.
@@ -104,6 +106,7 @@ class AudioMAEFeatureExtractor(PatchFeatureExtractor):
         pad_with_minimum: bool = False,
         time_stride: int | None = None,
         incomplete_patches: str = "pad",
+        resample_below: int = 0,
         n_fft: int | None = None,
         window_type: str = "hann",
         periodic_window: bool = False,
@@ -141,6 +144,7 @@ class AudioMAEFeatureExtractor(PatchFeatureExtractor):
         self.pad_with_minimum = pad_with_minimum
         self.time_stride = time_stride
         self.incomplete_patches = incomplete_patches
+        self.resample_below = resample_below
         self.n_fft = n_fft
         self.periodic_window = periodic_window
         self.window_type = window_type
@@ -157,13 +161,9 @@ class AudioMAEFeatureExtractor(PatchFeatureExtractor):
 
     def _check(self) -> None:
         """Raises [`FrontEndError`] if settings are out of range or contradict each other."""
-        for name, known in (("fbank_backend", ("torch", "torchaudio")), ("incomplete_patches", ("pad", "drop"))):
-            if getattr(self, name) not in known:
-                raise FrontEndError(f"{name}={getattr(self, name)!r}: expected one of {', '.join(map(repr, known))}.")
-        if self.time_stride is not None and not 1 <= self.time_stride <= self.patch_size:
-            raise FrontEndError(
-                f"time_stride={self.time_stride}: expected 1 to patch_size={self.patch_size}, or frames are skipped."
-            )
+        if self.fbank_backend not in ("torch", "torchaudio"):
+            raise FrontEndError(f"fbank_backend={self.fbank_backend!r}: expected one of 'torch', 'torchaudio'.")
+        self.check_patches()
         if not self.filter_bank.is_kaldis and self.fbank_backend == "torchaudio":
             raise FrontEndError("fbank_backend='torchaudio' computes Kaldi's filter banks, and these settings are not.")
 
@@ -175,7 +175,7 @@ class AudioMAEFeatureExtractor(PatchFeatureExtractor):
     @property
     def min_samples(self) -> int:
         """Samples below which the last window of a recording is left out."""
-        return self.frame_length
+        return max(self.frame_length, self.samples(self.min_frames))
 
     def samples(self, frames: int) -> int:
         """Samples of a number of frames."""
@@ -276,8 +276,8 @@ class AudioMAEFeatureExtractor(PatchFeatureExtractor):
             )
         if cut:
             mels = [mel[:limit] for mel in mels]
-        if self.incomplete_patches == "drop" and padding != "max_length":
-            mels = [mel[: self.whole_patches(len(mel), up=False)] for mel in mels]
+        if padding != "max_length":
+            mels = [self.fit_to_patches(mel) for mel in mels]
         target = self.whole_patches(max([limit if padding == "max_length" else 0, *map(len, mels)]))
         masks = [torch.ones(len(mel), dtype=torch.int64, device=mel.device) for mel in mels]
         if whole_clips:  # silence was added

@@ -26,6 +26,7 @@ from uamix_hf import (
     AudioMAEModel,
     UaMixForContrastiveTuning,
 )
+from uamix_hf.embedding import embed_features
 
 RATE = 16_000
 WINDOW = 127 * 160 + 400  # samples of 128 whole frames
@@ -69,6 +70,49 @@ def test_a_long_recording_is_the_mean_of_its_windows_by_frames(embedder: AudioEm
     np.testing.assert_allclose(vector, expected, atol=1e-5)
     if tail_frames:  # the weights are seen
         assert np.abs(expected - np.mean(vectors, axis=0)).max() > 1e-4
+
+
+ENDS = {"pad": {}, "drop": {"incomplete_patches": "drop"}, "resample": {"resample_below": 96}}
+
+
+@pytest.mark.parametrize(("rule", "least"), [("pad", 1), ("drop", 16), ("resample", 8)])
+def test_a_last_window_of_which_no_patch_is_left_does_not_count(embedder: AudioEmbedder, rule: str, least: int) -> None:
+    """In recordings and in cached log-mels; without it, the recording's vector is that of its first window."""
+    fitting = AudioEmbedder(embedder.model, AudioMAEFeatureExtractor(max_length=128, **ENDS[rule]))
+    enough = WINDOW + 240 + 160 * least  # samples
+    wave, mel = clip(enough), torch.randn(128 + least, 128)
+    first, counted = fitting.encode([wave[:WINDOW], wave])
+    assert np.abs(counted - first).max() > 1e-4
+    np.testing.assert_allclose(fitting.encode(wave[: enough - 1]), first, atol=1e-6)
+    lengths = [128, 127 + least, 128 + least]
+    columns = {"features": [mel[:length].numpy() for length in lengths], "sample_id": [0, 1, 2], "length": lengths}
+    data = Dataset.from_dict(columns).with_format("torch")
+    vectors = embed_features(fitting.model, fitting.feature_extractor, data)
+    np.testing.assert_allclose(vectors[1], vectors[0], atol=1e-6)
+    assert np.abs(vectors[2] - vectors[0]).max() > 1e-4
+
+
+@pytest.mark.parametrize("rule", ENDS)
+def test_a_vector_of_cached_log_mels_is_that_of_the_recording(embedder: AudioEmbedder, rule: str) -> None:
+    """However a clip ends, alone and in a batch; and the rules differ."""
+    fitting = AudioEmbedder(embedder.model, AudioMAEFeatureExtractor(max_length=128, **ENDS[rule]))
+    waves = [clip(400 + 160 * (frames - 1), frames) for frames in (9, 24, 90, 105, 128)]
+    mels = [mel.numpy() for mel in fitting.feature_extractor.log_mels(waves)]
+    columns = {"features": mels, "sample_id": list(range(5)), "length": [len(mel) for mel in mels]}
+    data = Dataset.from_dict(columns).with_format("torch")
+    vectors = embed_features(fitting.model, fitting.feature_extractor, data)
+    alone = np.stack([fitting.encode(wave) for wave in waves])
+    np.testing.assert_allclose(fitting.encode(waves), alone, atol=1e-5)
+    np.testing.assert_allclose(vectors, alone, atol=1e-5)
+    differ = np.abs(vectors - embedder.encode(waves)).max(axis=1) > 1e-4
+    assert (
+        differ.tolist()
+        == {
+            "pad": [False] * 5,
+            "drop": [False, True, True, True, False],
+            "resample": [True, True, True, False, False],
+        }[rule]
+    )
 
 
 def test_a_vector_depends_neither_on_its_batch_nor_on_the_order(embedder: AudioEmbedder) -> None:

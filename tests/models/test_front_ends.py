@@ -163,6 +163,14 @@ def test_overlapping_patches_are_padded_and_dropped_in_whole_patches() -> None:
         assert later["attention_mask"].sum(1).tolist() == lengths
 
 
+def test_clips_are_resampled_to_whole_patches_that_overlap() -> None:
+    """Patches of 16 frames, 10 from one to the next: 16, 26, 36 frames."""
+    extractor = front_end("passt", resample_below=50)
+    waves = [np.random.default_rng(frames).normal(size=320 * frames) for frames in (3, 19, 23, 31, 33, 54)]
+    masks = extractor(waves, 32_000, return_tensors="pt").attention_mask
+    assert masks.sum(1).tolist() == [16, 16, 26, 36, 36, 46]  # the last one is cut
+
+
 def test_a_mask_that_is_asked_for_leaves_added_silence_out() -> None:
     extractor = front_end("birdmae")
     options = {"padding": "max_length", "return_attention_mask": True, "return_tensors": "pt"}
@@ -183,6 +191,7 @@ def test_a_mask_that_is_asked_for_leaves_added_silence_out() -> None:
         ({"frame_shift": 0}, "frame_shift=0"),
         ({"time_stride": 20}, "time_stride=20.*patch_size=16"),
         ({"incomplete_patches": "keep"}, "incomplete_patches='keep'"),
+        ({"resample_below": -1}, "resample_below=-1"),
         ({"fbank_backend": "torchaudio", "center": True}, "torchaudio"),
         ({"fbank_backend": "kaldi"}, "fbank_backend='kaldi'"),
     ],

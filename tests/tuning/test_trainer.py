@@ -267,7 +267,7 @@ def test_neighbours_are_looked_for_among_embeddings_as_users_get(make_model, mak
     monkeypatch.setattr(tuning_callbacks, "leave_one_out_knn", spy)
     groups = np.arange(14) // 2
     data = make_dataset(LENGTHS, labels=labels)
-    callback = KNNCallback(data, FeatureCollator(extractor, 96, normalize=False), groups, neighbours=4, batch_size=5)
+    callback = KNNCallback(data, FeatureCollator(extractor, 96, normalize=True), groups, neighbours=4, batch_size=5)
     model = make_model()
     trainer = run(model, "tune", [callback], labels=labels, max_steps=5, knn_steps=2, warmup_steps=0)
     checks = [entry for entry in trainer.state.log_history if "knn_accuracy" in entry]
@@ -291,17 +291,19 @@ def test_neighbours_are_looked_for_among_embeddings_as_users_get(make_model, mak
 
 
 def test_labels_whose_neighbours_tell_nothing_are_refused_before_training(make_dataset, extractor):
-    collator = FeatureCollator(extractor, 96, normalize=False)
+    collator = FeatureCollator(extractor, 96, normalize=True)
     for labels in ([0] * 14, list(range(14)), [-1] * 14):
         with pytest.raises(EvaluationError):
             KNNCallback(make_dataset(LENGTHS, labels=labels), collator)
+    with pytest.raises(ValueError, match="normalize=True"):
+        KNNCallback(make_dataset(LENGTHS, labels=[0, 1] * 7), FeatureCollator(extractor, 96, normalize=False))
 
 
 def test_clips_without_a_label_are_no_class_of_the_check(make_model, make_dataset, run, extractor):
     """With them the accuracy is that of the labelled clips by themselves."""
     labels = [i % 2 if i % 3 else -1 for i in range(14)]
     data, model = make_dataset(LENGTHS, labels=labels), make_model()
-    collator = FeatureCollator(extractor, 96, normalize=False)
+    collator = FeatureCollator(extractor, 96, normalize=True)
     callback = KNNCallback(data, collator, neighbours=3)
     known = [row for row in range(14) if labels[row] >= 0]
     alone = KNNCallback(data.select(known), collator, neighbours=3)

@@ -95,7 +95,7 @@ def run_trainer(folder: Path) -> dict:
     for name, resume in (("whole", None), ("resumed", str(folder / "checkpoint-2"))):
         model = make_model(queue_size=16)
         arguments = UaMixTrainingArguments(**args, resume_from_checkpoint=resume)
-        callback = KNNCallback(data, FeatureCollator(extractor, 96, normalize=False), neighbours=3)
+        callback = KNNCallback(data, FeatureCollator(extractor, 96, normalize=True), neighbours=3)
         trainer = train_stages(model, arguments, data, extractor, [callback])
         found[name] = model.state_dict()
         found["world_size"], found["log"] = arguments.world_size, trainer.state.log_history

@@ -127,7 +127,8 @@ class FeatureCollator:
     Args:
         feature_extractor: Its patch size rounds the padded length up; its statistics normalise.
         max_frames: Longer recordings are cropped to a random window of this many frames.
-        normalize: Whether to normalise. Views are made from raw log-mels, which are padded with 0.
+        normalize: Whether to normalise, and to fit clips to patches as the feature extractor does. Views are made from
+            raw log-mels, which are padded with 0.
         roll: Whether to shift each clip circularly by a random number of frames (docs/concepts/method.md#front-end).
         gain_alpha: Clips get a gain g ~ Beta(gain_alpha, gain_alpha) + 0.5, see [`amplify`]; 0 for none.
         seed: Seed of the random draws.
@@ -169,9 +170,9 @@ class FeatureCollator:
         return self.augment(self.window(row["features"].float(), rng), rng)
 
     def pad(self, mels: list[torch.Tensor], ids: list[int]) -> dict[str, torch.Tensor]:
-        """Pads raw log-mels (frames, mel bins) to a batch, and normalises them if `normalize`."""
+        """Pads raw log-mels (frames, mel bins) to a batch, as the feature extractor makes them if `normalize`."""
         if self.normalize:
-            mels = [self.feature_extractor.normalize(mel) for mel in mels]
+            mels = [self.feature_extractor.fit_to_patches(self.feature_extractor.normalize(mel)) for mel in mels]
         frames = self.feature_extractor.whole_patches(max(len(mel) for mel in mels))
         value = self.feature_extractor.padding_value if self.normalize else 0.0
         return {

@@ -16,12 +16,18 @@ from .kinds import front_end_of, make_adapter
 from .windows import average_windows
 
 
-def feature_windows(dataset: Dataset, rows: np.ndarray, max_frames: int) -> Iterator[tuple[int, torch.Tensor]]:
-    """Yields the position in `rows` and the log-mel (frames, mel bins) of each window of at most `max_frames`."""
+def feature_windows(
+    dataset: Dataset, rows: np.ndarray, max_frames: int, min_frames: int = 1
+) -> Iterator[tuple[int, torch.Tensor]]:
+    """Yields the position in `rows` and the log-mel (frames, mel bins) of each window of at most `max_frames`.
+
+    The last of several windows is left out if it is shorter than `min_frames`.
+    """
     lengths = np.asarray(dataset["length"][:])[rows]
     for position in np.argsort(lengths, kind="stable"):  # batches of similar length have little padding
-        for window in dataset[int(rows[position])]["features"].split(max_frames):
-            yield int(position), window
+        for number, window in enumerate(dataset[int(rows[position])]["features"].split(max_frames)):
+            if number == 0 or len(window) >= min_frames:
+                yield int(position), window
 
 
 def average_outputs(
@@ -64,7 +70,7 @@ def average_outputs(
         outputs = forward(batch["input_values"].to(model.device), mask.to(model.device))
         return outputs.double().cpu().numpy(), mask.sum(1).numpy()
 
-    windows = feature_windows(dataset, rows, max_frames)
+    windows = feature_windows(dataset, rows, max_frames, feature_extractor.min_frames)
     means = average_windows(iter(lambda: list(islice(windows, batch_size)), []), compute, width)
     if not (finite := np.isfinite(means).all(axis=1)).all():
         ids = np.asarray(dataset["sample_id"][:])[rows[~finite]].tolist()

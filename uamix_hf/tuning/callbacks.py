@@ -59,7 +59,7 @@ class KNNCallback(TrainerCallback):
 
     Args:
         dataset: Log-mels with the column `labels`, -1 for clips without a label.
-        collator: Makes batches of them.
+        collator: Makes batches of them, normalised.
         groups: Group of each row (rows,); clips of the same group are not neighbours of each other.
         neighbours: Neighbours that vote, at most as many as [`resolve_neighbours`] allows.
         batch_size: Clips in a batch.
@@ -67,6 +67,7 @@ class KNNCallback(TrainerCallback):
 
     Raises:
         EvaluationError: labels of which no kNN accuracy can be measured.
+        ValueError: a collator that does not normalise.
     """
 
     def __init__(
@@ -78,6 +79,8 @@ class KNNCallback(TrainerCallback):
         batch_size: int = 64,
         names: Sequence[str] | None = None,
     ):
+        if not collator.normalize:
+            raise ValueError("KNNCallback embeds what its collator makes: give FeatureCollator(..., normalize=True).")
         # A generator of its own: the check must not change what is trained.
         generator = torch.Generator()
         self.loader: DataLoader = DataLoader(
@@ -98,8 +101,8 @@ class KNNCallback(TrainerCallback):
         vectors, labels = [], []
         with evaluating(model):
             for batch in self.loader:
-                inputs = model.normalize(batch["input_values"].to(model.device))
-                (pooled,), _ = model.embed([inputs], batch["attention_mask"].to(model.device).sum(1))
+                lengths = batch["attention_mask"].to(model.device).sum(1)
+                (pooled,), _ = model.embed([batch["input_values"].to(model.device)], lengths)
                 vectors.append(pooled.cpu().numpy())
                 labels.append(batch["labels"].numpy())
         return leave_one_out_knn(

@@ -293,6 +293,32 @@ def test_padding_value_is_the_one_given(tmp_path: Path) -> None:
         assert (padded[1, 23:] == 0).all() and (padded[1, :23] != 0).any()
 
 
+@pytest.mark.parametrize(
+    ("frames", "fitted"), [(1, 16), (15, 16), (16, 16), (23, 16), (24, 32), (95, 96), (96, 96), (97, 97), (98, 98)]
+)
+def test_short_clips_are_resampled_to_the_nearest_number_of_whole_patches(frames: int, fitted: int) -> None:
+    """NumPy's linear interpolation, bin by bin, from the first frame to the last; longer clips stay as they are."""
+    wave = np.random.default_rng(frames).normal(0, 0.1, 400 + 160 * (frames - 1))
+    wave *= np.linspace(0.1, 1, len(wave))
+    padded, resampled = AudioMAEFeatureExtractor(), AudioMAEFeatureExtractor(resample_below=96)
+    clip = padded(wave, RATE, return_tensors="np")
+    mel = clip["input_values"][0, :frames]
+    assert clip["attention_mask"].sum() == frames
+    places = np.linspace(0, frames - 1, fitted)
+    expected = np.stack([np.interp(places, np.arange(frames), values) for values in mel.T], axis=1)
+    alone = resampled(wave, RATE, return_tensors="np")
+    batch = resampled([wave, np.ones(16000) * 0.1], RATE, return_tensors="np")
+    for found in (alone, batch):
+        np.testing.assert_allclose(found["input_values"][0, :fitted], expected, atol=1e-4)
+        np.testing.assert_allclose(found["input_values"][0, fitted:], padded.padding_value, rtol=1e-6)
+    assert resampled(wave, RATE, padding=False)["input_values"][0].shape == (fitted, 128)
+    assert alone["input_values"].shape[1] == -(-fitted // 16) * 16 and alone["attention_mask"].sum() == fitted
+    assert batch["attention_mask"].sum(1).tolist() == [fitted, 98]
+    # What Audio-MAE's own code pads stays so.
+    same = [extractor(wave, RATE, padding="max_length")["input_values"][0] for extractor in (padded, resampled)]
+    assert np.array_equal(*same)
+
+
 def test_what_was_given_is_saved_and_comes_back(tmp_path: Path) -> None:
     """As transformers' common tests ask of every extractor."""
     given = {
@@ -300,10 +326,10 @@ def test_what_was_given_is_saved_and_comes_back(tmp_path: Path) -> None:
         "std_factor": 1.0, "frame_length": 200, "frame_shift": 80, "low_frequency": 50.0, "preemphasis": 0.9,
         "return_attention_mask": False, "truncation": True, "fbank_backend": "torch", "padding_value": 0.25,
         "waveform_scale": 2.0, "remove_waveform_mean": False, "repeat_below": 300, "clip_samples": 8000,
-        "pad_with_minimum": True, "time_stride": 4, "incomplete_patches": "drop", "n_fft": 512, "window_type": "povey",
-        "periodic_window": True, "center": True, "remove_frame_mean": False, "preemphasis_scope": "waveform",
-        "power": 1.0, "mel_scale": "slaney", "mel_norm": "slaney", "high_frequency": 3500.0, "mel_floor": 0.0,
-        "log_offset": 1e-5,
+        "pad_with_minimum": True, "time_stride": 4, "incomplete_patches": "drop", "resample_below": 96, "n_fft": 512,
+        "window_type": "povey", "periodic_window": True, "center": True, "remove_frame_mean": False,
+        "preemphasis_scope": "waveform", "power": 1.0, "mel_scale": "slaney", "mel_norm": "slaney",
+        "high_frequency": 3500.0, "mel_floor": 0.0, "log_offset": 1e-5,
     }  # fmt: skip
     first = AudioMAEFeatureExtractor(**given)
     assert given.keys() == inspect.signature(AudioMAEFeatureExtractor).parameters.keys()

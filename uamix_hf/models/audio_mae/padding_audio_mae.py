@@ -7,15 +7,32 @@ import torch
 from torch.nn import functional as F
 from transformers import BatchFeature
 
+from .filter_banks_audio_mae import FrontEndError
 from .loading_audio_mae import SavedFeatureExtractor
 
 
 class PatchFeatureExtractor(SavedFeatureExtractor):
-    """Feature extractor for models of patches: `patch_size` frames each, `time_stride` from one to the next."""
+    """Feature extractor for models of patches: `patch_size` frames each, `time_stride` from one to the next.
+
+    `incomplete_patches` and `resample_below` say how a clip ends, see [`AudioMAEFeatureExtractor`].
+    """
 
     patch_size: int
     time_stride: int | None
     padding_value: float
+    incomplete_patches: str = "pad"
+    resample_below: int = 0
+
+    def check_patches(self) -> None:
+        """Raises [`FrontEndError`] if settings of patches are out of range."""
+        if self.incomplete_patches not in ("pad", "drop"):
+            raise FrontEndError(f"incomplete_patches={self.incomplete_patches!r}: expected one of 'pad', 'drop'.")
+        if self.resample_below < 0:
+            raise FrontEndError(f"resample_below={self.resample_below}: expected a number of frames, 0 for none.")
+        if self.time_stride is not None and not 1 <= self.time_stride <= self.patch_size:
+            raise FrontEndError(
+                f"time_stride={self.time_stride}: expected 1 to patch_size={self.patch_size}, or frames are skipped."
+            )
 
     def whole_patches(self, frames: int, up: bool = True) -> int:
         """Nearest number of frames that whole patches cover, at least one patch.
@@ -27,6 +44,29 @@ class PatchFeatureExtractor(SavedFeatureExtractor):
         stride = self.time_stride or self.patch_size
         beyond = max(0, frames - self.patch_size)
         return self.patch_size + stride * (-(-beyond // stride) if up else beyond // stride)
+
+    def fit_to_patches(self, mel: torch.Tensor) -> torch.Tensor:
+        """Resamples or shortens a clip as `resample_below` and `incomplete_patches` say.
+
+        Args:
+            mel: Features (frames, values), raw or normalised.
+
+        Returns:
+            Features (frames, values).
+        """
+        frames = len(mel)
+        fewer, more = self.whole_patches(frames, up=False), self.whole_patches(frames)
+        if frames >= self.resample_below:
+            return mel[:fewer] if self.incomplete_patches == "drop" else mel
+        nearest = more if more - frames <= frames - fewer else fewer
+        return F.interpolate(mel.T[None], nearest, mode="linear", align_corners=True)[0].T
+
+    @property
+    def min_frames(self) -> int:
+        """Frames below which nothing is left of the last window of a long recording."""
+        if self.resample_below:
+            return -(-self.patch_size // 2)
+        return self.patch_size if self.incomplete_patches == "drop" else 1
 
     def pad_log_mels(self, mels: Sequence[torch.Tensor], frames: int, with_minimum: bool) -> list[torch.Tensor]:
         """Pads spectrograms (frames, mel bins).
