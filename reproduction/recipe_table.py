@@ -1,4 +1,4 @@
-"""The runs of recipe.py as a Markdown table: gain over the untuned encoder, and over the variant without mixing.
+"""The runs of recipe.py as a Markdown table: gain over the untuned encoder, another variant or another encoder.
 
 python reproduction/recipe_table.py --output_dir recipe --rows test
 """
@@ -25,6 +25,9 @@ class TableArguments:
     )
     rows: str = field(default="validation", metadata={"help": "validation or test."})
     against: str = field(default="untuned", metadata={"help": "Variant that all are compared with."})
+    against_dir: str | None = field(
+        default=None, metadata={"help": "Output of recipe.py for another encoder, which has that variant."}
+    )
 
 
 @dataclass
@@ -62,14 +65,17 @@ def peer(folder: Path, variants: dict[str, Any], against: str, seed: str) -> Pat
 
 
 def difference(
-    folder: Path, variants: dict[str, Any], variant: str, against: str, protocol: str
+    folder: Path, variants: dict[str, Any], variant: str, against: str, protocol: str, peers: Path
 ) -> tuple[str, dict[int, float]]:
-    """Mean gain with its 95 % interval over trials, classes and training seeds, and the mean gain of each set."""
+    """Mean gain with its 95 % interval over trials, classes and training seeds, and the mean gain of each set.
+
+    The runs of `against` are in the folder `peers`.
+    """
     values, levels = [], defaultdict(list)
     for path in sorted(folder.glob(f"{variant}-[0-9]*.npz")):
         seed = path.stem.rpartition("-")[2]
         tuned = read(path, protocol)
-        base = read(peer(folder, variants, against, seed), protocol)
+        base = read(peer(peers, variants, against, seed), protocol)
         values.append(tuned.values - base.values)
         for name in ("sets", "classes", "trials"):
             levels[name].append(getattr(tuned, name))
@@ -85,16 +91,18 @@ def difference(
 
 def main() -> None:
     (args,) = HfArgumentParser(TableArguments).parse_args_into_dataclasses()
-    folder = Path(args.output_dir) / args.rows
+    folder, peers = (Path(name) / args.rows for name in (args.output_dir, args.against_dir or args.output_dir))
     variants = json.loads(Path(args.settings).read_text(encoding="utf-8"))["variants"]
     protocols = PROTOCOLS[args.rows]
     print(f"| variant | flags | seeds | {' | '.join(protocols)} | 5-shot by set | why |")
     print("|" + "---|" * (len(protocols) + 5))
     for variant, entry in variants.items():
         seeds = sorted(path.stem.rpartition("-")[2] for path in folder.glob(f"{variant}-[0-9]*.npz"))
-        if not seeds or variant == args.against:
+        if not seeds or (variant == args.against and folder == peers):
             continue
-        cells = {protocol: difference(folder, variants, variant, args.against, protocol) for protocol in protocols}
+        cells = {
+            protocol: difference(folder, variants, variant, args.against, protocol, peers) for protocol in protocols
+        }
         by_set = ", ".join(f"{gain:+.1f}" for gain in cells["5-shot"][1].values())
         shown = " | ".join(text for text, _ in cells.values())
         layer = f"--embedding_layer {entry['layer']}" if "layer" in entry else ""
