@@ -387,7 +387,7 @@ def test_wrong_inputs_are_refused_by_name(base: Path, sounds: Path, tmp_path: Pa
         (DataError, "A stream of torch", (base, args, Endless()), {}),
         (DataError, "no column 'sound', only", (base, args, table.to_iterable_dataset()), {"audio_column": "sound"}),
         (DataError, "has no rows", (base, args, table.to_iterable_dataset().take(0)), {}),
-        (DataError, "give label_column, too", (base, args, sounds), {"group_column": "speaker"}),
+        (DataError, "takes label_column, and which", (base, args, sounds), {"group_column": "speaker"}),
         (DataError, "label_column: without effect here, a DataArguments has its own",
          (base, args, DataArguments(train_dir=[str(sounds)])), {"label_column": "pitch"}),
         (OSError, "nowhere", (tmp_path / "nowhere", args, sounds), {}),

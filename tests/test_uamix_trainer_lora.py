@@ -200,3 +200,17 @@ def test_encoder_and_adapter_are_pushed(tuned, tmp_path: Path, monkeypatch: pyte
         "adapter/adapter_model.safetensors", "adapter/embedding_config.json", "adapter/preprocessor_config.json",
         "adapter/embedding_whitening.safetensors", "modules.json", "config_sentence_transformers.json",
     }  # fmt: skip
+
+
+def test_adapters_and_random_weights_need_another_rate_than_gentle(base: Path, sounds: Path, tmp_path: Path):
+    gentle = UaMixTrainingArguments(str(tmp_path), use_cpu=True, **HEADS)
+    with pytest.raises(ValueError, match="hardly moves LoRA adapters.*--recipe plastic"):
+        UaMixTrainer(base, gentle, sounds, lora=LORA)
+    random = EncoderArguments(str(base), random_weights=True)
+    with pytest.raises(ValueError, match="hardly moves random weights.*or give a learning_rate"):
+        UaMixTrainer(random, gentle, sounds)
+    UaMixTrainer(base, gentle, sounds)
+    for chosen in ({"learning_rate": 1e-3}, {"recipe": "plastic"}):
+        args = UaMixTrainingArguments(str(tmp_path), use_cpu=True, **HEADS, **chosen)
+        UaMixTrainer(base, args, sounds, lora=LORA)
+        UaMixTrainer(random, args, sounds)

@@ -28,6 +28,7 @@ from .tuning import (
 )
 from .tuning.interpolation import check_interpolation, interpolate
 from .tuning.publishing import NotTunedError, TunedEncoder
+from .tuning.recipes import check_start
 
 NEIGHBOURS = 10  # that vote in the kNN check
 Data: TypeAlias = (
@@ -123,6 +124,8 @@ class UaMixTrainer(TunedEncoder):
         lora = lora_config(lora)
         if lora is not None and self.random_weights:
             raise LoraError("lora with random_weights: adapters would be tuned on weights that never learn.")
+        adapters = "LoRA adapters, which start from 0" if lora is not None else None
+        check_start(args, "random weights" if self.random_weights else adapters)
         self.base = copy.deepcopy(encoder).cpu()
         self.model = make_model(model, args, self.feature_extractor, lora)
         if args.interpolate is not None:

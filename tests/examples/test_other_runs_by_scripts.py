@@ -76,7 +76,7 @@ def files(folder: Path) -> dict[str, str]:
         ("tune", ["--mix", "none", "--learning_rate", "1e-5", "--seed", 7],
          ["mix: checkpoint 't-cutmix', now 'none'", "learning_rate: checkpoint 8.16e-06, now 1e-05",
           "seed: checkpoint 42, now 7"]),
-        ("tune", ["--random_weights", "true"], ["base_model.weights: checkpoint '"]),
+        ("tune", ["--random_weights", "true", "--recipe", "plastic"], ["base_model.weights: checkpoint '"]),
         ("finetune", ["--linear_probe", "true"], ["linear_probe: checkpoint False, now True"]),
         ("finetune", ["--where", "label=a,b"], ["data.clips: checkpoint 12, now 8", "class_names: checkpoint ["]),
         ("finetune", ["--k_shot", 3], ["data.clips: checkpoint 12, now 9"]),

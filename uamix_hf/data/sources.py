@@ -127,7 +127,10 @@ def check_groups(used: str | bool | None, group_column: str | None) -> None:
         DataError: `group_column` without a use.
     """
     if group_column and not used:
-        raise DataError("group_column says whose neighbours do not count in the kNN check: give label_column, too.")
+        raise DataError(
+            f"group_column={group_column} has no use here: it says whose neighbours do not count in the kNN check, "
+            "which takes label_column, and which clips guards hold out together, which takes guard=stop or guard=warn."
+        )
 
 
 __all__ = ["TrainingData", "open_recordings", "training_data"]

@@ -96,6 +96,23 @@ def fill_in(args: Any, before: Mapping[str, Any]) -> dict[str, Any]:
     return own
 
 
+def check_start(args: Any, fresh: str | None) -> None:
+    """Refuses a recipe's learning rate for pretrained weights where none are trained.
+
+    Args:
+        args: Arguments that [`fill_in`] has completed.
+        fresh: What training starts from that was not pretrained, such as `"random weights"`; None if nothing is.
+
+    Raises:
+        ValueError: such a start, with the gentle recipe's learning rate.
+    """
+    if fresh and args.recipe == "gentle" and "learning_rate" in args.from_recipe:
+        raise ValueError(
+            f"recipe=gentle has a learning rate of {args.learning_rate:g}, for pretrained weights, which hardly moves "
+            f"{fresh}: use recipe='plastic' (--recipe plastic), or give a learning_rate."
+        )
+
+
 def recipe_changes(args: Any) -> dict[str, Any]:
     """What differs from the recipe, by the names of the arguments.
 
@@ -106,4 +123,7 @@ def recipe_changes(args: Any) -> dict[str, Any]:
     return {name: getattr(args, name) for name, value in values.items() if getattr(args, name) != value}
 
 
-__all__ = ["DEFAULT_RECIPE", "RECIPES", "fill_in", "recipe_changes", "recipe_field", "recipe_values", "step_clips"]
+__all__ = [
+    "DEFAULT_RECIPE", "RECIPES", "check_start", "fill_in", "recipe_changes", "recipe_field", "recipe_values",
+    "step_clips",
+]  # fmt: skip
