@@ -1,6 +1,7 @@
 from .embedder import AudioEmbedder
 from .encoders import EncoderAdapter, EncoderError
 from .features import average_outputs, embed_features
+from .frames import FrameEmbeddings
 from .kinds import load_encoder, load_feature_extractor, make_adapter, register_encoder
 from .saving import save_encoder, save_feature_extractor
 from .settings import EmbeddingConfigError, EmbeddingSettings
@@ -13,6 +14,7 @@ __all__ = [
     "EmbeddingSettings",
     "EncoderAdapter",
     "EncoderError",
+    "FrameEmbeddings",
     "WaveformAdapter",
     "average_outputs",
     "check_whitening",

@@ -15,7 +15,7 @@ from .settings import EmbeddingConfigError, EmbeddingSettings
 
 
 class SiblingAdapter(EncoderAdapter):
-    """Adapter of encoders whose pooled output is the embedding: MAE-AST, SSAMBA.
+    """Adapter of encoders whose pooled output is the embedding: MAE-AST.
 
     Another layer than the last one is chosen by leaving out the layers after it, and another pooling by its field.
 
@@ -98,4 +98,15 @@ class BeatsAdapter(SiblingAdapter):
         return super().chosen_fields(config, layer, pooling)
 
 
-__all__ = ["AudioMAEAdapter", "BeatsAdapter", "SiblingAdapter"]
+class SSAMBAAdapter(SiblingAdapter):
+    """Adapter of SSAMBA, whose tokens are all times of one frequency after the other.
+
+    Args:
+        encoder: The encoder.
+        layers_path: As in [`EncoderAdapter`].
+    """
+
+    time_first = False
+
+
+__all__ = ["AudioMAEAdapter", "BeatsAdapter", "SSAMBAAdapter", "SiblingAdapter"]

@@ -1,8 +1,8 @@
-"""Whether a feature extractor fits an encoder."""
+"""Whether a model is an encoder, and a feature extractor fits it."""
 
 from typing import Any
 
-from transformers import PreTrainedConfig
+from transformers import PreTrainedConfig, PreTrainedModel
 
 from ..models.front_ends import front_end
 
@@ -60,4 +60,29 @@ def check_length(extractor: Any, max_frames: int) -> None:
         )
 
 
-__all__ = ["SIZES", "check_length", "check_sizes", "check_statistics"]
+def check_config(config: PreTrainedConfig | None, name: str) -> None:
+    """Checks that a configuration is not that of a uaMix model, which contains an encoder and its heads.
+
+    Raises:
+        TypeError: It is.
+    """
+    if getattr(config, "model_type", None) == "uamix":
+        raise TypeError(
+            f"{name} is a uaMix model: use its encoder, AudioEmbedder(model.encoder, feature_extractor), or the folder "
+            "that the tuned encoder was saved to."
+        )
+
+
+def check_encoder(model: Any) -> None:
+    """Checks that a model is an encoder.
+
+    Raises:
+        TypeError: It is not; the message says where its encoder is.
+    """
+    config = getattr(model, "config", None)
+    check_config(config, type(model).__name__)
+    if isinstance(model, PreTrainedModel) and model.base_model is not model:
+        raise TypeError(f"{type(model).__name__} has a head: give AudioEmbedder its encoder, model.base_model.")
+
+
+__all__ = ["SIZES", "check_config", "check_encoder", "check_length", "check_sizes", "check_statistics"]

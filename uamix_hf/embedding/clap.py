@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 from transformers import ClapFeatureExtractor, PreTrainedConfig, PreTrainedModel
@@ -63,8 +64,8 @@ class ClapAdapter(EncoderAdapter):
         self.variable_length = False
         self.max_frames = FRAMES
         stages = len(config.depths)
-        merged = min(self.settings.layer or stages, stages - 1)  # times that patches were merged
-        self.pooled_size = config.patch_embeds_hidden_size * 2**merged
+        self.merged = min(self.settings.layer or stages, stages - 1)  # times that patches were merged
+        self.pooled_size = config.patch_embeds_hidden_size * 2**self.merged
         if self.settings.pooling == "projection":
             self.pooled_size = config.projection_dim
         self.patch = 1  # frames are interpolated to whole patches
@@ -189,6 +190,32 @@ class ClapAdapter(EncoderAdapter):
             return output.audio_embeds.float()
         # Also over silence, as its own pooled output.
         return self.statistics(output.last_hidden_state.float(), lambda tokens: tokens.mean(dim=1))
+
+    def token_grid(self, hidden: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
+        times = self.times
+        if self.settings.layer is None:  # (frequency, time)
+            return hidden.unflatten(1, (-1, times)).transpose(1, 2)
+        # Of the image, whose rows are a part of the time after the other, each with all frequencies.
+        parts = self.swin.freq_ratio
+        grid = hidden.unflatten(1, (parts, -1, times // parts))
+        return grid.transpose(2, 3).flatten(1, 2)
+
+    @property
+    def times(self) -> int:
+        """Tokens of 10 s."""
+        config: Any = self.swin.config
+        return self.swin.freq_ratio * (config.spec_size // config.patch_stride[1] // 2**self.merged)
+
+    def token_positions(self, count: int) -> np.ndarray:
+        # 1001 frames are interpolated to as many as the image has, the first and the last of which stay.
+        image = self.swin.spec_size * self.swin.freq_ratio
+        size = image / self.times
+        return (np.arange(count) * size + (size - 1) / 2) * (self.max_frames - 1) / (image - 1)
+
+    def time_tokens(self, lengths: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
+        # Of the clip itself, not of its repetitions.
+        positions = torch.from_numpy(self.token_positions(self.times)).to(lengths.device)
+        return (positions < lengths[:, None]).sum(dim=1).clamp_min(1)
 
 
 __all__ = ["ClapAdapter"]

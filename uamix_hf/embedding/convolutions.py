@@ -76,6 +76,18 @@ class Convolutions:
             samples = (samples - kernel) // stride + 1
         return samples
 
+    def centres(self, inside: bool) -> tuple[float, int]:
+        """Centre of the samples from which the first token is computed, and samples from token to token.
+
+        Args:
+            inside: Whether the tokens are those of a layer, not those of the last output.
+        """
+        centre, stride = 0.5, 1  # sample i lasts from i to i + 1
+        for kernel, step in [*self.front, *(self.pooling if inside else self.adapter)]:
+            centre += (kernel - 1) / 2 * stride  # padding on both sides does not move it
+            stride *= step
+        return centre, stride
+
 
 def takes_waveforms(config: Any) -> bool:
     """Whether a configuration is that of an encoder whose first layers are convolutions of a waveform."""

@@ -7,21 +7,20 @@ from typing import Any
 import numpy as np
 import torch
 from tqdm.auto import tqdm
-from transformers import PreTrainedConfig, PreTrainedModel
 
 from ..audio.loading import stream_audio
 from ..data import load_recordings
 from ..data.checks import checked_batch_size
+from .checks import check_config, check_encoder
 from .encoders import EncoderAdapter
+from .frames import FrameEmbeddings, Place, clip_frames, in_order, numbered
 from .kinds import front_end_of, load_encoder, load_feature_extractor, make_adapter
 from .peft_folders import load_config
 from .recordings import as_recordings
 from .saving import save_encoder
 from .whitening import refit
-from .windows import average_windows
+from .windows import average_windows, batches_of_windows
 
-# Number of batches of short clips that are sorted by length together: bounds memory, leaves little padding.
-BATCHES_SORTED_TOGETHER = 16
 # Arguments of from_pretrained that the feature extractor needs as well as the model.
 HUB_OPTIONS = (
     "revision", "code_revision", "subfolder", "token", "cache_dir", "force_download", "local_files_only", "proxies",
@@ -125,25 +124,8 @@ class AudioEmbedder:
                     yield index, block
 
     def batches(self, inputs: Iterable[Any], batch_size: int) -> Iterator[list[tuple[int, np.ndarray]]]:
-        """Yields windows in batches of similar length.
-
-        Windows of full length, of which long recordings consist, are batched at once: at most one batch of them is in
-        memory.
-        """
-        whole: list[tuple[int, np.ndarray]] = []
-        shorter: list[tuple[int, np.ndarray]] = []
-        for item in self.windows(inputs):
-            if len(item[1]) == self.window_samples:
-                whole.append(item)
-            else:
-                shorter.append(item)
-            if len(whole) == batch_size:
-                yield whole
-                whole = []
-            if len(shorter) == BATCHES_SORTED_TOGETHER * batch_size:
-                yield from by_length(shorter, batch_size)
-                shorter = []
-        yield from by_length(shorter + whole, batch_size)
+        """Yields windows in batches of similar length, see [`batches_of_windows`]."""
+        return batches_of_windows(self.windows(inputs), batch_size, self.window_samples)
 
     def encode(self, inputs: Any, batch_size: int = 16, progress_bar: bool = True) -> np.ndarray:
         """Computes embeddings of one recording or several.
@@ -176,6 +158,46 @@ class AudioEmbedder:
                 f"{finite.argmin()}: check the encoder's weights, or compute in float32."
             )
         return means if several is not None else means[0]
+
+    def encode_frames(
+        self, inputs: Any, batch_size: int = 16, progress_bar: bool = True
+    ) -> FrameEmbeddings | list[FrameEmbeddings]:
+        """Computes a vector for each time token of one recording or several, with its time.
+
+        A vector is the mean of the tokens of all frequencies, before any pooling over time; with `pooling="mean_time"`
+        and its like, they are concatenated. Where the embedding is a mean over time, it is whitened as the embedding
+        is, so that the mean of its frames is the embedding of a recording of one window. Where that is something else,
+        such as a class token, the frames are the encoder's tokens as they are. Windows of a long recording follow each
+        other; those of CLAP are of the clip itself, not of the repetitions that fill 10 s.
+
+        Args:
+            inputs: As in [`encode`].
+            batch_size: Windows in a batch.
+            progress_bar: Whether to show a progress bar, which counts recordings.
+
+        Returns:
+            `embeddings` (frames, size) float32 and `times` (frames,) float64, the centre in s of what each is computed
+            from without attention, of a single recording; or a list of such, one of each recording.
+
+        Raises:
+            AudioInputError: A recording that cannot be embedded; the message names it.
+            EncoderError: An encoder whose tokens have no known times.
+            TypeError: As in [`encode`].
+            ValueError: As in [`encode`].
+        """
+        batch_size = checked_batch_size(batch_size)
+        several = as_recordings(inputs)
+        recordings = [inputs] if several is None else several
+        count = len(recordings) if isinstance(recordings, Sized) else None
+        found: dict[Place, FrameEmbeddings] = {}
+        with tqdm(total=count, desc="Embedding", unit="clip", disable=not progress_bar or several is None) as bar:
+            windows = numbered(self.windows(recordings))
+            for batch in batches_of_windows(windows, batch_size, self.window_samples):
+                frames = self.embed_frames([wave for _, wave in batch])
+                found |= {place: one for (place, _), one in zip(batch, frames, strict=True)}
+                bar.update(len({recording for recording, _ in found}) - bar.n)
+        frames = in_order(found, self.window_samples / self.feature_extractor.sampling_rate)
+        return frames if several is not None else frames[0]
 
     def features(self, waves: list[np.ndarray], device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
         """Computes the encoder's input (clips, frames, bins) and numbers of frames (clips,) of one batch."""
@@ -243,42 +265,16 @@ class AudioEmbedder:
         embeddings, _ = self.adapter.encode(values, lengths, 0.0, self.feature_extractor.padding_value)
         return embeddings.double().cpu().numpy(), lengths.cpu().numpy()
 
+    @torch.inference_mode()
+    def embed_frames(self, waves: list[np.ndarray]) -> list[FrameEmbeddings]:
+        """Computes the frames of each window of one batch, with times from its start."""
+        values, lengths = self.features(waves, self.device)
+        return clip_frames(self.adapter, self.feature_extractor, values, lengths, [len(wave) for wave in waves])
+
 
 def default_device() -> str:
     """A GPU if there is one."""
     return "cuda" if torch.cuda.is_available() else "cpu"
-
-
-def check_config(config: PreTrainedConfig | None, name: str) -> None:
-    """Checks that a configuration is not that of a uaMix model, which contains an encoder and its heads.
-
-    Raises:
-        TypeError: It is.
-    """
-    if getattr(config, "model_type", None) == "uamix":
-        raise TypeError(
-            f"{name} is a uaMix model: use its encoder, AudioEmbedder(model.encoder, feature_extractor), or the folder "
-            "that the tuned encoder was saved to."
-        )
-
-
-def check_encoder(model: Any) -> None:
-    """Checks that a model is an encoder.
-
-    Raises:
-        TypeError: It is not; the message says where its encoder is.
-    """
-    config = getattr(model, "config", None)
-    check_config(config, type(model).__name__)
-    if isinstance(model, PreTrainedModel) and model.base_model is not model:
-        raise TypeError(f"{type(model).__name__} has a head: give AudioEmbedder its encoder, model.base_model.")
-
-
-def by_length(items: list[tuple[int, np.ndarray]], batch_size: int) -> Iterator[list[tuple[int, np.ndarray]]]:
-    """Yields batches of windows, the shortest first."""
-    items = sorted(items, key=lambda item: len(item[1]))
-    for start in range(0, len(items), batch_size):
-        yield items[start : start + batch_size]
 
 
 __all__ = ["AudioEmbedder", "default_device"]

@@ -11,12 +11,13 @@ from transformers import AutoModel, PreTrainedConfig, PreTrainedModel
 
 from ..models.front_ends import FrontEnd
 from .checks import SIZES, check_length, check_sizes
+from .frames import FrameTokens
 from .layers import EncoderError, EncoderLayers, base_of
-from .pooling import TokenPooling
+from .pooling import TokenPooling, whiten
 from .settings import EmbeddingConfigError, EmbeddingSettings
 
 
-class EncoderAdapter(EncoderLayers, TokenPooling):
+class EncoderAdapter(EncoderLayers, TokenPooling, FrameTokens):
     """Uniform access to one kind of encoder: how to load it, what its input is, where its layers are, its embedding.
 
     Shared code passes normalised log-mels (batch, frames, mel bins) of [`AudioMAEFeatureExtractor`] to [`encode`],
@@ -238,9 +239,7 @@ class EncoderAdapter(EncoderLayers, TokenPooling):
         seen = self.valid_tokens(lengths, self.max_frames, input_values.shape[2]) if visible is None else visible
         pooled = self.pool(output, lengths, seen)
         if self.settings.whitening is not None:
-            mean, matrix = (tensor.to(pooled.device) for tensor in self.settings.whitening)
-            with torch.autocast(pooled.device.type, enabled=False):
-                pooled = (pooled - mean) @ matrix
+            pooled = whiten(pooled, self.settings.whitening)
         return pooled, visible
 
     def run(

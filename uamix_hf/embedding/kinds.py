@@ -10,7 +10,7 @@ from transformers import AutoFeatureExtractor, PreTrainedConfig, PreTrainedModel
 from transformers.utils import FEATURE_EXTRACTOR_NAME
 
 from ..models.front_ends import FrontEnd
-from .audio_mae import AudioMAEAdapter, BeatsAdapter, SiblingAdapter
+from .audio_mae import AudioMAEAdapter, BeatsAdapter, SiblingAdapter, SSAMBAAdapter
 from .clap import ClapAdapter
 from .convolutions import takes_waveforms
 from .encoders import EncoderAdapter, base_of
@@ -40,7 +40,7 @@ ADAPTERS: dict[str, type[EncoderAdapter]] = {
     "musicflamingo": AveragingAudioTowerAdapter,
     "qwen2_audio": AveragingAudioTowerAdapter,
     "qwen2_audio_encoder": AveragingAudioTowerAdapter,
-    "ssamba": SiblingAdapter,
+    "ssamba": SSAMBAAdapter,
     "voxtral": AudioTowerAdapter,
     "voxtral_encoder": AudioTowerAdapter,
     "wav2vec2-bert": Wav2Vec2BertAdapter,

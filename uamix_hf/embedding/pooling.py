@@ -96,4 +96,11 @@ class TokenPooling:
         return (hidden[:, prefix:] * weights).sum(dim=1) / weights.sum(dim=1)
 
 
-__all__ = ["TokenPooling"]
+def whiten(vectors: torch.Tensor, whitening: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
+    """Whitens vectors (..., width) by a mean (width,) and a matrix (width, size), on their device, in float32."""
+    mean, matrix = (tensor.to(vectors.device, torch.float32) for tensor in whitening)
+    with torch.autocast(vectors.device.type, enabled=False):
+        return (vectors.float() - mean) @ matrix
+
+
+__all__ = ["TokenPooling", "whiten"]

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional as F
@@ -189,6 +190,17 @@ class WaveformAdapter(EncoderAdapter):
         tokens = self.convolutions.tokens(samples, inside=self.cut)[:, None]
         weights = torch.arange(hidden.shape[1], device=hidden.device) < tokens
         return self.statistics(hidden, lambda values: (values * weights[..., None]).sum(dim=1) / tokens)
+
+    def token_grid(self, hidden: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
+        return hidden[:, :, None]
+
+    def time_tokens(self, lengths: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
+        samples = lengths.clamp_min(self.patch_shape[0]) * self.patch_shape[1]
+        return self.convolutions.tokens(samples, inside=self.cut)
+
+    def token_positions(self, count: int) -> np.ndarray:
+        centre, stride = self.convolutions.centres(inside=self.cut)
+        return (centre + np.arange(count) * stride) / self.patch_shape[1] - 0.5
 
 
 __all__ = ["WaveformAdapter"]

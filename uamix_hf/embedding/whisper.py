@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import numpy as np
 import torch
 from torch.nn import functional as F
 from transformers import MODEL_MAPPING, PreTrainedConfig, PreTrainedModel, WhisperFeatureExtractor
@@ -134,6 +135,10 @@ class WhisperAdapter(EncoderAdapter):
             hidden = self.finished(hidden, visible)
         return BaseModelOutput(last_hidden_state=hidden), visible[..., None].float()
 
+    def token_positions(self, count: int) -> np.ndarray:
+        # Both convolutions have three frames, of which the middle one of the second is every other frame.
+        return 2.0 * np.arange(count)
+
     def finished(self, hidden: torch.Tensor, visible: torch.Tensor) -> torch.Tensor:
         """The encoder's output, from that of its last layer (batch, tokens, hidden).
 
@@ -178,6 +183,15 @@ class AveragingAudioTowerAdapter(AudioTowerAdapter):
 
     def mean_over_tokens(self, hidden: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
         return super().mean_over_tokens(hidden, valid if self.cut else in_pairs(valid).amax(dim=2))
+
+    def token_grid(self, hidden: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
+        return super().token_grid(hidden, valid if self.cut else in_pairs(valid).amax(dim=2))
+
+    def time_tokens(self, lengths: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
+        return super().time_tokens(lengths, valid if self.cut else in_pairs(valid).amax(dim=2))
+
+    def token_positions(self, count: int) -> np.ndarray:
+        return super().token_positions(count) if self.cut else 4.0 * np.arange(count) + 1
 
 
 def in_pairs(tokens: torch.Tensor) -> torch.Tensor:

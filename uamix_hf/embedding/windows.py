@@ -1,12 +1,15 @@
-"""Mean over the windows of each recording, for recordings longer than the model's input."""
+"""Windows of recordings longer than the model's input: their batches, and the mean over those of each recording."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TypeVar
 
 import numpy as np
 from tqdm.auto import tqdm
 
 Window = TypeVar("Window")
+Place = TypeVar("Place")
+# Number of batches of short clips that are sorted by length together: bounds memory, leaves little padding.
+BATCHES_SORTED_TOGETHER = 16
 
 
 def average_windows(
@@ -40,4 +43,40 @@ def average_windows(
     return np.array(means, np.float32).reshape(-1, width)
 
 
-__all__ = ["average_windows"]
+def batches_of_windows(
+    windows: Iterable[tuple[Place, np.ndarray]], batch_size: int, whole_samples: int
+) -> Iterator[list[tuple[Place, np.ndarray]]]:
+    """Yields windows in batches of similar length.
+
+    Windows of full length, of which long recordings consist, are batched at once: at most one batch of them is in
+    memory.
+
+    Args:
+        windows: Windows (samples,), each with what names it.
+        batch_size: Windows in a batch.
+        whole_samples: Samples of a window of full length.
+    """
+    whole: list[tuple[Place, np.ndarray]] = []
+    shorter: list[tuple[Place, np.ndarray]] = []
+    for item in windows:
+        if len(item[1]) == whole_samples:
+            whole.append(item)
+        else:
+            shorter.append(item)
+        if len(whole) == batch_size:
+            yield whole
+            whole = []
+        if len(shorter) == BATCHES_SORTED_TOGETHER * batch_size:
+            yield from by_length(shorter, batch_size)
+            shorter = []
+    yield from by_length(shorter + whole, batch_size)
+
+
+def by_length(items: list[tuple[Place, np.ndarray]], batch_size: int) -> Iterator[list[tuple[Place, np.ndarray]]]:
+    """Yields batches of windows, the shortest first."""
+    items = sorted(items, key=lambda item: len(item[1]))
+    for start in range(0, len(items), batch_size):
+        yield items[start : start + batch_size]
+
+
+__all__ = ["average_windows", "batches_of_windows"]
