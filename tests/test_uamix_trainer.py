@@ -358,6 +358,13 @@ def test_random_weights_are_named_and_are_what_before_means(base: Path, sounds: 
     assert "training started from **random weights**" in (tmp_path / "README.md").read_text()
 
 
+def test_a_pooling_is_learnt_with_the_encoder(base: Path, sounds: Path, tmp_path: Path) -> None:
+    args = arguments(tmp_path, save_strategy="no", max_steps=2, head_steps=0)
+    UaMixTrainer(EncoderArguments(str(base), pooling="attention_time"), args, sounds).train()
+    tuned = AutoModel.from_pretrained(tmp_path)
+    assert tuned.config.pooling == "attention_time" and tuned.attention_pooling.weight.any()  # which begins at 0
+
+
 # --- what is refused, before anything is trained
 
 

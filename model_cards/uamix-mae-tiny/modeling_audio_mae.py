@@ -241,6 +241,7 @@ class AudioMAEForPreTraining(AudioMAEPreTrainedModel):
                 f"{config.strides} (frames, mel bins)."
             )
         self.audio_mae = AudioMAEModel(config)
+        self.audio_mae.attention_pooling.requires_grad_(False)  # nothing that is reconstructed is pooled
         self.decoder = AudioMAEDecoder(config)
         self.post_init()
 

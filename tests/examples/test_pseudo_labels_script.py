@@ -91,7 +91,7 @@ def test_random_weights_have_nothing_of_the_given_ones_but_their_shapes(run) -> 
     [
         (["--mix", "none", "--head_steps", 3], "does not use mix, head_steps"),
         (["--recipe", "gentle"], "does not use layer_decay and guard: choose recipe=plastic"),
-        (["--group_column", "label"], "give label_column, too"),
+        (["--group_column", "label"], "takes label_column, and which clips guards hold out"),
     ],
 )
 def test_settings_without_effect_are_refused(run, flags, message) -> None:

@@ -321,5 +321,5 @@ def test_few_shot_accuracy_before_and_after_is_printed_and_on_the_card(tune, tmp
 
 
 def test_groups_without_the_check_that_they_are_for_are_refused(tune) -> None:
-    with pytest.raises(ValueError, match="give label_column, too"):
+    with pytest.raises(ValueError, match="takes label_column, and which clips guards hold out"):
         tune("--group_column", "src_file")

@@ -15,6 +15,7 @@ from transformers import TrainerCallback
 
 from uamix_hf import UaMixTrainingArguments
 from uamix_hf.data import FeatureCollator
+from uamix_hf.embedding import load_encoder
 from uamix_hf.metrics.checks import EvaluationError
 from uamix_hf.training.checkpoints import last_complete_checkpoint
 from uamix_hf.tuning import KNNCallback, StageTrainer, train_stages
@@ -76,6 +77,16 @@ def test_every_trainable_parameter_has_its_rate_and_decay_once(make_model, run, 
             expected = (expected[0], 0.0)
         assert found.pop(id(parameter), None) == (expected and pytest.approx(expected)), name
     assert not found
+
+
+def test_a_learnt_pooling_has_the_rate_of_the_heads(tmp_path, make_model, make_dataset, make_args, extractor):
+    make_model().encoder.save_pretrained(tmp_path)
+    model = make_model(encoder=load_encoder(tmp_path, pooling="attention"))
+    args = make_args(learning_rate=1e-5, layer_decay=0.5, head_learning_rate=3e-3)
+    groups = StageTrainer(model, args, make_dataset([64] * 8), extractor).parameter_groups()
+    rates = {id(value): group["lr"] for group in groups for value in group["params"]}
+    assert rates[id(model.encoder.attention_pooling.weight)] == 3e-3
+    assert max(rates[id(value)] for value in model.encoder.layers.parameters()) <= 1e-5
 
 
 def test_prefix_tokens_and_learnt_positions_do_not_decay(make_ast, make_model, make_dataset, make_args, extractor):

@@ -166,11 +166,15 @@ class StageTrainer(LengthBucketTrainer):
     def parameter_groups(self) -> list[dict[str, Any]]:
         """Groups that hold every trainable parameter once.
 
-        Encoder parameters have the learning rate `learning_rate * layer_decay ** (layers + 1 - depth)`, heads
-        `head_learning_rate`; biases, norms, tokens and positions have no weight decay.
+        Encoder parameters have the learning rate `learning_rate * layer_decay ** (layers + 1 - depth)`, heads and
+        learnt poolings, which are not pretrained either, `head_learning_rate`; biases, norms, tokens and positions have
+        no weight decay.
         """
         args, adapter = self.args, self.model.adapter
         rates = layer_rates(adapter.layer_ids(), len(adapter.layers) + 1, args.learning_rate, args.layer_decay)
+        for name in rates:
+            if any(part in adapter.learnt_pooling() for part in name.split(".")):
+                rates[name] = args.head_learning_rate
         return parameter_groups(
             self.model, "encoder.", rates, args.weight_decay, args.head_learning_rate, args.head_weight_decay
         )

@@ -9,7 +9,13 @@ import pytest
 import torch
 from torch import nn
 
-from uamix_hf import AudioMAEConfig, AudioMAEForAudioClassification, AudioMAEModel, UaMixForContrastiveTuning
+from uamix_hf import (
+    AudioMAEConfig,
+    AudioMAEForAudioClassification,
+    AudioMAEForPreTraining,
+    AudioMAEModel,
+    UaMixForContrastiveTuning,
+)
 from uamix_hf.embedding import load_encoder, make_adapter, save_encoder
 from uamix_hf.models.audio_mae.pooling_audio_mae import AudioMAEAttentionPooling
 
@@ -173,3 +179,14 @@ def test_half_precision_is_that_of_float32(tiny_config: AudioMAEConfig, pooling:
             half = copy.deepcopy(model).to(dtype)(log_mels(3, 64), mask()).pooler_output
             assert half.dtype == dtype
             torch.testing.assert_close(half.float(), exact, rtol=0.05, atol=0.02 * exact.abs().max().item())
+
+
+def test_every_weight_that_pretraining_trains_has_a_gradient(tiny_config: AudioMAEConfig, tmp_path: Path) -> None:
+    """As DistributedDataParallel demands; what is not pretrained is trained later all the same."""
+    tiny_config.pooling = "attention_time"
+    model = AudioMAEForPreTraining(tiny_config)
+    model(log_mels(3, 64), mask()).loss.backward()
+    idle = [name for name, value in model.named_parameters() if value.requires_grad and value.grad is None]
+    assert not idle
+    model.save_pretrained(tmp_path)
+    assert AudioMAEModel.from_pretrained(tmp_path).attention_pooling.weight.requires_grad
