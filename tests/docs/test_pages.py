@@ -38,7 +38,9 @@ SLOW = {
     "sentence_transformers",
     "README",
 }
-OTHER_FLAGS = {"--multi_gpu", "--num_processes", "--cpu", "--config_file", "--repo"}  # of accelerate and hf
+# Of accelerate and hf.
+OTHER_FLAGS = {"--multi_gpu", "--num_processes", "--cpu", "--config_file", "--num_machines", "--machine_rank",
+               "--main_process_ip", "--repo"}  # fmt: skip
 CONSOLE = {"accelerate", "git", "hf", "make", "pip", "python", "uamix-hf", "export"}
 
 

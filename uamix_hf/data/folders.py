@@ -4,7 +4,7 @@ import logging
 import os
 import re
 from collections.abc import Iterator, Sequence
-from pathlib import Path
+from pathlib import Path, PurePath
 
 from datasets import Audio, Dataset
 from datasets.data_files import SPLIT_KEYWORDS
@@ -81,7 +81,7 @@ def list_files(root: Path) -> Iterator[Path]:
         yield from (path for path in (Path(folder, name) for name in folders) if path.is_symlink())
 
 
-def is_hidden(path: Path) -> bool:
+def is_hidden(path: PurePath) -> bool:
     """Whether `datasets` ignores a relative path: `.DS_Store`, `._a.wav`, `.Trashes/a.wav`, `__MACOSX/a.wav`."""
     return any(part.startswith(".") for part in path.parts) or any(part.startswith("__") for part in path.parts[:-1])
 

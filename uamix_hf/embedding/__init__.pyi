@@ -5,6 +5,8 @@ from .frames import FrameEmbeddings
 from .kinds import load_encoder, load_feature_extractor, make_adapter, register_encoder
 from .saving import save_encoder, save_feature_extractor
 from .settings import EmbeddingConfigError, EmbeddingSettings
+from .shard_files import ShardSettingsError
+from .shards import ShardReport, embed_to_shards
 from .waveform import WaveformAdapter
 from .whitening import check_whitening
 
@@ -15,10 +17,13 @@ __all__ = [
     "EncoderAdapter",
     "EncoderError",
     "FrameEmbeddings",
+    "ShardReport",
+    "ShardSettingsError",
     "WaveformAdapter",
     "average_outputs",
     "check_whitening",
     "embed_features",
+    "embed_to_shards",
     "load_encoder",
     "load_feature_extractor",
     "make_adapter",

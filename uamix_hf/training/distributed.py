@@ -1,8 +1,12 @@
 """Collective operations of the method; each is the identity in a single process."""
 
+import os
+
 import torch
 import torch.distributed as dist
 from torch import nn
+
+LAUNCHER = (("RANK", "0"), ("WORLD_SIZE", "1"), ("LOCAL_RANK", "0"))  # variables of the environment
 
 
 def world() -> tuple[int, int]:
@@ -10,6 +14,16 @@ def world() -> tuple[int, int]:
     if dist.is_available() and dist.is_initialized():
         return dist.get_rank(), dist.get_world_size()
     return 0, 1
+
+
+def launched_process() -> tuple[int, int, str]:
+    """Number of this process, number of processes and device of this one, as `accelerate launch` and `torchrun` say.
+
+    For processes that work without a word to each other: unlike [`world`], no group is needed, which would end with
+    any of them.
+    """
+    rank, size, local = (int(os.environ.get(name, default)) for name, default in LAUNCHER)
+    return rank, size, f"cuda:{local % torch.cuda.device_count()}" if torch.cuda.is_available() else "cpu"
 
 
 def gather(tensor: torch.Tensor) -> torch.Tensor:
@@ -75,4 +89,4 @@ class SyncBatchNorm(nn.BatchNorm1d):
         return centred * torch.rsqrt(variance + self.eps) * self.weight + self.bias
 
 
-__all__ = ["SyncBatchNorm", "gather", "broadcast_from_first", "world"]
+__all__ = ["SyncBatchNorm", "gather", "broadcast_from_first", "launched_process", "world"]
