@@ -119,7 +119,9 @@ def test_times_have_a_closed_form(kind: str) -> None:
     extractor = RANDOM[kind].extractor()
     if kind in OWN:
         extractor.max_length = 1024
-    frames = AudioEmbedder(encoder, extractor).encode_frames(noise(16_000))
+    embedder = AudioEmbedder(encoder, extractor)
+    frames = embedder.encode_frames(noise(16_000))
+    assert embedder.frame_hop == pytest.approx(hop)
     np.testing.assert_allclose(frames.times, first + hop * np.arange(count), atol=1e-9)
 
 

@@ -113,6 +113,12 @@ class AudioEmbedder:
         """Samples of `max_length` whole frames."""
         return self.feature_extractor.samples(self.feature_extractor.max_length)
 
+    @property
+    def frame_hop(self) -> float:
+        """Time from frame to frame of [`encode_frames`] in a window, in s."""
+        first, second = self.adapter.token_positions(2)
+        return float(second - first) * self.feature_extractor.frame_shift / self.feature_extractor.sampling_rate
+
     def windows(self, inputs: Iterable[Any]) -> Iterator[tuple[int, np.ndarray]]:
         """Yields the number of the input and the samples of each window of at most `max_length` frames."""
         extractor = self.feature_extractor
