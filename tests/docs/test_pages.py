@@ -27,6 +27,7 @@ CLIPS_PER_CLASS = 6
 PAGES = [ROOT / "README.md", *sorted(DOCS.rglob("*.md")), *sorted((ROOT / "examples").rglob("*.md"))]
 # Pages whose Python takes long; the others have the same calls.
 SLOW = {
+    "benchmarks",
     "quick_start",
     "few_labels",
     "lora",

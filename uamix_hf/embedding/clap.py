@@ -1,4 +1,4 @@
-"""Adapter of CLAP's audio model."""
+"""Adapter of CLAP's audio model, and the text model of its space."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
-from transformers import ClapFeatureExtractor, PreTrainedConfig, PreTrainedModel
+from transformers import AutoTokenizer, ClapFeatureExtractor, PreTrainedConfig, PreTrainedModel
 
 from ..models.audio_mae.feature_extraction_audio_mae import AudioMAEFeatureExtractor
 from ..models.front_ends import front_end
@@ -14,10 +14,12 @@ from .checks import check_length, check_statistics
 from .encoders import EncoderAdapter, EncoderError
 from .loading import load_config, load_part
 from .overrides import overridden
-from .settings import EmbeddingConfigError, EmbeddingSettings
+from .settings import LOCATION, EmbeddingConfigError, EmbeddingSettings
 
 FRAMES = 1001  # of 10 s
 SILENCE = -100.0  # dB
+# Tokens of the text model's input in the official code, whose longer texts are cut.
+LONGEST_TEXT = 77
 
 
 class ClapAdapter(EncoderAdapter):
@@ -113,6 +115,12 @@ class ClapAdapter(EncoderAdapter):
             return kind.from_pretrained(name_or_path, **kwargs)
         prefix = r"^audio_model\." if kind is ClapAudioModel else ""
         return load_part(kind, name_or_path, getattr(config, "audio_config", config), prefix, **kwargs)
+
+    def text_encoder(self, name_or_path: str, **kwargs: Any) -> "ClapTextEncoder | None":
+        text = getattr(load_config(name_or_path, **kwargs), "text_config", None)
+        if self.settings.pooling != "projection" or text is None:
+            return None
+        return ClapTextEncoder(name_or_path, text, **{"dtype": torch.float32, **kwargs})
 
     @classmethod
     def from_config(cls, config: PreTrainedConfig) -> PreTrainedModel:
@@ -218,4 +226,36 @@ class ClapAdapter(EncoderAdapter):
         return (positions < lengths[:, None]).sum(dim=1).clamp_min(1)
 
 
-__all__ = ["ClapAdapter"]
+class ClapTextEncoder:
+    """The text model of CLAP with its projection.
+
+    Args:
+        name_or_path: Folder or Hub repository of a whole model.
+        config: Configuration of its text model.
+        **kwargs: Keywords of `from_pretrained`.
+
+    Raises:
+        OSError: The folder has no tokenizer.
+        EncoderError: The folder lacks weights of the text model.
+    """
+
+    def __init__(self, name_or_path: str, config: Any, **kwargs: Any):
+        from transformers import ClapTextModelWithProjection
+
+        self.model = load_part(ClapTextModelWithProjection, name_or_path, config, "", **kwargs).eval()
+        located = {key: kwargs[key] for key in LOCATION if key in kwargs}
+        self.tokenizer = AutoTokenizer.from_pretrained(name_or_path, **located)
+
+    @torch.inference_mode()
+    def encode(self, texts: list[str], device: torch.device) -> np.ndarray:
+        """Computes the embeddings (texts, projection_dim) float32 of one batch, not scaled to unit length.
+
+        Args:
+            texts: The texts.
+            device: Device of the computation.
+        """
+        inputs = self.tokenizer(texts, padding=True, truncation=True, max_length=LONGEST_TEXT, return_tensors="pt")
+        return self.model.to(device)(**inputs.to(device)).text_embeds.float().cpu().numpy()
+
+
+__all__ = ["ClapAdapter", "ClapTextEncoder"]

@@ -148,6 +148,15 @@ class EncoderAdapter(EncoderLayers, TokenPooling, FrameTokens):
         """
         return AutoModel.from_pretrained(name_or_path, **kwargs)
 
+    def text_encoder(self, name_or_path: str, **kwargs: Any) -> Any:
+        """What embeds text in the space of the embedding by `encode(texts, device)`; None where there is no such space.
+
+        Args:
+            name_or_path: Folder or Hub repository of the encoder.
+            **kwargs: Keywords of `from_pretrained`.
+        """
+        return None
+
     @classmethod
     def from_config(cls, config: PreTrainedConfig) -> PreTrainedModel:
         """Makes an encoder of this kind with random weights."""
