@@ -10,7 +10,7 @@ VENV ?= .venv
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 UAMIX_SHARED ?= ../shared
 export UAMIX_SHARED
-# test,docs,torchcodec,ray also tests m4a and aac, which takes FFmpeg's libraries, and examples/ray_embed.py.
+# test,docs,torchcodec,ray,wandb also tests m4a and aac, which takes FFmpeg's libraries, and what uses Ray and W&B.
 EXTRAS ?= test,docs
 
 # make demo DATA=folder TRAIN="fold=1,2,3" TEST="fold=4,5" LABEL=label GROUP=src_file

@@ -49,12 +49,12 @@ def test_the_users_command_comes_first_and_sees_no_ffmpeg_and_then_nothing_may_s
     assert code == 0
     assert calls == [
         f"make test; ffmpeg absent; shared 1; all ; {python}",
-        f"make test-all VENV=.venv-all EXTRAS=test,docs,torchcodec,ray; ffmpeg found; shared 1; all 1; {python}",
+        f"make test-all VENV=.venv-all EXTRAS=test,docs,torchcodec,ray,wandb; ffmpeg found; shared 1; all 1; {python}",
         f"make check; ffmpeg found; shared 1; all ; {python}",
     ]
 
 
-STEPS = ["test", "test-all VENV=.venv-all EXTRAS=test,docs,torchcodec,ray", "check"]
+STEPS = ["test", "test-all VENV=.venv-all EXTRAS=test,docs,torchcodec,ray,wandb", "check"]
 
 
 @pytest.mark.parametrize("number, step", list(enumerate(STEPS)))

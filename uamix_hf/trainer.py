@@ -16,6 +16,7 @@ from .embedding.embedder import AudioEmbedder
 from .embedding.kinds import front_end_of
 from .embedding.whitening import check_whitening, fit_whitening
 from .evaluation import ProtocolArguments, TuningEvaluation, evaluate_encoders
+from .evaluation.trackers import map_for_trackers
 from .models.front_ends import FrontEnd
 from .training.lora import LoraArguments, LoraError, lora_config
 from .training.models import EncoderArguments
@@ -135,6 +136,7 @@ class UaMixTrainer(TunedEncoder):
         self.begun = False
         self.state = TrainerState()
         self.evaluations: list[TuningEvaluation] = []
+        self.trackers: list[TrainerCallback] = []
         self.hub_url: str | None = None
 
     def train(self, resume_from_checkpoint: str | bool | None = None) -> TrainOutput:
@@ -179,6 +181,7 @@ class UaMixTrainer(TunedEncoder):
         callbacks = [*checks, *self.callbacks]
         trained = train_stages(self.model, args, data.dataset, self.feature_extractor, callbacks, data.groups)
         self.data, self.state, self.clips = data, trained.state, len(trained.train_dataset)  # type: ignore[arg-type]
+        self.trackers = trained.callback_handler.callbacks
         if args.interpolate is not None:
             interpolate(self.encoder, self.base, args.interpolate)
             if trained.guard is not None:
@@ -211,7 +214,8 @@ class UaMixTrainer(TunedEncoder):
         """Measures the encoder before and after tuning, on the same episodes of labelled recordings.
 
         The result is kept in `trainer.evaluations` and goes into the card, which is written anew and, with
-        `args.push_to_hub`, uploaded again.
+        `args.push_to_hub`, uploaded again. TensorBoard, W&B and MLflow get a map of the embeddings before and after, if
+        `args.report_to` names them.
 
         Args:
             labelled: Labelled recordings, best of other sources than those that were tuned on: folder or folders, or a
@@ -244,12 +248,13 @@ class UaMixTrainer(TunedEncoder):
             "after": AudioEmbedder(self.encoder, self.feature_extractor, path),
         }
         try:
-            results = evaluate_encoders(
-                encoders, recordings, label_column, protocols,
-                label_separator=label_separator, group_column=group_column, fold_column=fold_column,
-                on_error=on_error, batch_size=batch_size, progress_bar=not self.args.disable_tqdm,  # type: ignore[arg-type]
-                settings={"data": name},
-            )  # fmt: skip
+            with map_for_trackers(self.trackers if self.writes else (), self.state.global_step) as folder:
+                results = evaluate_encoders(
+                    encoders, recordings, label_column, protocols,
+                    label_separator=label_separator, group_column=group_column, fold_column=fold_column,
+                    on_error=on_error, batch_size=batch_size, progress_bar=not self.args.disable_tqdm,  # type: ignore[arg-type]
+                    settings={"data": name}, output_dir=folder,
+                )  # fmt: skip
         finally:
             self.base.cpu()
         evaluation = TuningEvaluation(name, results)

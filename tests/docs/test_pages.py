@@ -37,6 +37,7 @@ SLOW = {
     "fine_tuning",
     "own_recordings",
     "sentence_transformers",
+    "trackers",
     "README",
 }
 # Of accelerate and hf.

@@ -1,17 +1,16 @@
 """Plots show the original, the visible patches and the reconstruction; plotting changes nothing else."""
 
-import importlib.util
-import types
+import io
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from matplotlib.image import imread
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from toy_sounds import EXTRACTOR
-from transformers.integrations import TensorBoardCallback, WandbCallback, integration_utils
 
-from uamix_hf.pretraining import HeldOutCollator
+from uamix_hf.pretraining import HeldOutCollator, reconstructions
 from uamix_hf.pretraining.reconstructions import ReconstructionCallback, plot_reconstructions, reconstruct, unpatchify
 from uamix_hf.pretraining.trainer import of_model
 
@@ -89,63 +88,27 @@ def test_every_checkpoint_has_a_plot_and_training_goes_on_as_without(make_traine
     np.testing.assert_allclose(first[:, left], second[:, left], atol=0.02)
 
 
-class Writer:
-    """Keeps what a TensorBoard writer is given."""
-
-    def __init__(self, *args, **kwargs):
-        self.images: list[tuple] = []
-
-    def add_image(self, tag, pixels, step, dataformats) -> None:
-        self.images.append((tag, np.asarray(pixels), step, dataformats))
-
-    def add_text(self, *args) -> None: ...
-    def add_scalar(self, *args) -> None: ...
-    def flush(self) -> None: ...
-    def close(self) -> None: ...
-
-
-def test_tensorboard_gets_the_plots_through_the_trainers_own_writer(
-    make_trainer, clips, monkeypatch, tmp_path: Path
-) -> None:
-    if importlib.util.find_spec("tensorboard") is None:
-        monkeypatch.setattr(integration_utils, "is_tensorboard_available", lambda: True)
-        module = types.ModuleType("tensorboardX")
-        module.SummaryWriter = Writer
-        monkeypatch.setitem(__import__("sys").modules, "tensorboardX", module)
-    writer = Writer()
-    trainer = make_trainer(max_steps=2, save_strategy="steps", save_steps=1)
-    trainer.add_callback(TensorBoardCallback(tb_writer=writer))
-    trainer.add_callback(ReconstructionCallback(trainer, [clips[0]]))
-    trainer.train()
-    assert [(tag, step, layout) for tag, _, step, layout in writer.images] == [
-        ("reconstructions", step, "HWC") for step in (1, 2)
-    ]
-    for _, pixels, step, _ in writer.images:
-        saved = imread(tmp_path / "run" / "reconstructions" / f"step-{step}.png")
-        assert np.array_equal(pixels, saved[..., :3])
-
-
-def test_a_real_tensorboard_file_holds_the_plots(make_trainer, clips, tmp_path: Path) -> None:
-    pytest.importorskip("tensorboard")
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-    from torch.utils.tensorboard import SummaryWriter
-
-    trainer = make_trainer(max_steps=2, save_strategy="steps", save_steps=1)
-    trainer.add_callback(TensorBoardCallback(SummaryWriter(str(tmp_path / "board"))))
-    trainer.add_callback(ReconstructionCallback(trainer, [clips[0]]))
-    trainer.train()
-    board = EventAccumulator(str(tmp_path / "board")).Reload()
-    assert [image.step for image in board.Images("reconstructions")] == [1, 2]
-
-
-def test_wandb_gets_the_plots_with_the_step_that_its_other_figures_have(make_trainer, clips, monkeypatch) -> None:
-    """The package is not installed here: a stand-in of what is called of it."""
+def test_each_evaluation_has_a_plot_and_a_step_only_one(make_trainer, clips, tmp_path: Path, monkeypatch) -> None:
+    steps = {"eval_strategy": "steps", "eval_steps": 1, "save_strategy": "steps", "save_steps": 2}
+    trainer = make_trainer(max_steps=3, **steps)
     logged = []
-    module = types.ModuleType("wandb")
-    module.Image, module.log = (lambda path: ("image", path)), logged.append
-    monkeypatch.setitem(__import__("sys").modules, "wandb", module)
-    trainer = make_trainer(max_steps=1, save_strategy="steps", save_steps=1)
-    plot = ReconstructionCallback(trainer, [clips[0]])
-    trainer.callback_handler.callbacks.append(object.__new__(WandbCallback))
-    plot.track(Path("step-7.png"), 7)
-    assert logged == [{"reconstructions": ("image", "step-7.png"), "train/global_step": 7}]
+    monkeypatch.setattr(reconstructions, "log_image", lambda callbacks, *image: logged.append(image))
+    trainer.add_callback(ReconstructionCallback(trainer, [clips[0]]))
+    trainer.train()
+    trainer.evaluate()
+    folder = tmp_path / "run" / "reconstructions"
+    assert logged == [("reconstructions", folder / f"step-{step}.png", step) for step in (1, 2, 3)]
+
+
+def test_tensorboards_file_holds_the_plots(make_trainer, clips, tmp_path: Path) -> None:
+    trainer = make_trainer(max_steps=2, save_strategy="steps", save_steps=1, report_to="tensorboard")
+    trainer.add_callback(ReconstructionCallback(trainer, [clips[0]]))
+    trainer.train()
+    (folder,) = (tmp_path / "run" / "runs").iterdir()
+    images = EventAccumulator(str(folder)).Reload().Images("reconstructions")
+    assert [image.step for image in images] == [1, 2]
+    for image in images:
+        saved = imread(tmp_path / "run" / "reconstructions" / f"step-{image.step}.png")[..., :3]
+        pixels = imread(io.BytesIO(image.encoded_image_string))
+        assert pixels.shape == saved.shape == (image.height, image.width, 3)
+        np.testing.assert_allclose(pixels, saved, atol=1 / 255)

@@ -60,8 +60,7 @@ WORKS: dict[str, str] = {
     "logging_steps": f"{EFFECTS}::test_what_surrounds_the_steps_is_done",
     "logging_first_step": f"{EFFECTS}::test_what_surrounds_the_steps_is_done",
     "disable_tqdm": f"{EFFECTS}::test_what_surrounds_the_steps_is_done",
-    "report_to": "pretraining/test_pretraining_reconstructions.py::"
-    "test_tensorboard_gets_the_plots_through_the_trainers_own_writer",
+    "report_to": "pretraining/test_pretraining_reconstructions.py::test_tensorboards_file_holds_the_plots",
     "eval_strategy": f"{EFFECTS}::test_evaluation_comes_when_it_is_asked_for",
     "eval_steps": f"{EFFECTS}::test_evaluation_comes_when_it_is_asked_for",
     "eval_delay": f"{EFFECTS}::test_evaluation_comes_when_it_is_asked_for",

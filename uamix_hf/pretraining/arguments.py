@@ -21,7 +21,7 @@ class PretrainingArguments(RunArguments):
             and accumulated batches.
         roll: Whether to circularly shift each clip by a random time.
         gain_alpha: Parameter a of the random gain, Beta(a, a) + 0.5; 0 turns it off.
-        reconstructions: Clips whose reconstructions are plotted at each checkpoint; 0 for none.
+        reconstructions: Clips whose reconstructions are plotted at each evaluation and checkpoint; 0 for none.
     """
 
     base_learning_rate: float = field(
@@ -34,7 +34,10 @@ class PretrainingArguments(RunArguments):
     gain_alpha: float = field(default=10.0, metadata={"help": "Random gain of Beta(a, a) + 0.5; 0 turns it off."})
     reconstructions: int = field(
         default=4,
-        metadata={"help": "Clips whose reconstructions are plotted at each checkpoint; 0 for none. Needs matplotlib."},
+        metadata={
+            "help": "Clips whose reconstructions are plotted at each evaluation and checkpoint; 0 for none. Needs "
+            "matplotlib."
+        },
     )
 
     per_device_train_batch_size: int = field(default=32, metadata={"help": "Clips per step and process."})

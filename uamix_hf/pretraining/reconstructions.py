@@ -7,12 +7,11 @@ from typing import Any
 import numpy as np
 import torch
 from matplotlib.figure import Figure
-from matplotlib.image import imread
 from transformers import TrainerCallback
-from transformers.integrations import TensorBoardCallback, WandbCallback
 
 from ..models.audio_mae.modeling_audio_mae import AudioMAEForPreTraining
 from ..models.front_ends import FrontEnd
+from ..training.trackers import log_image
 from .trainer import PretrainingTrainer
 
 # Width and height of a row of three spectrograms in inches, dots per inch, and the colour of masked patches.
@@ -91,10 +90,10 @@ def plot_reconstructions(
 
 
 class ReconstructionCallback(TrainerCallback):
-    """Plots reconstructions of a few clips at each checkpoint, with the same masks each time.
+    """Plots reconstructions of a few clips at each evaluation and each checkpoint, with the same masks each time.
 
-    Writes `output_dir/reconstructions/step-N.png`, and logs the plot to TensorBoard or W&B where the trainer reports to
-    them.
+    Writes `output_dir/reconstructions/step-N.png`, once a step, and logs the plot to TensorBoard, W&B and MLflow where
+    the trainer reports to them.
 
     Args:
         trainer: Trainer that the callback is added to.
@@ -105,8 +104,19 @@ class ReconstructionCallback(TrainerCallback):
         self.trainer = trainer
         self.extractor = trainer.held_out_collator.feature_extractor
         self.batch = trainer.held_out_collator(rows)
+        self.plotted = -1
+
+    def on_evaluate(self, args, state, control, model: Any = None, **kwargs) -> None:
+        self.plot(args, state, model)
 
     def on_save(self, args, state, control, model: Any = None, **kwargs) -> None:
+        self.plot(args, state, model)
+
+    def plot(self, args, state, model: Any) -> None:
+        """Plots the reconstructions of the current step, unless it has been done."""
+        if state.global_step == self.plotted:
+            return
+        self.plotted = state.global_step
         training = model.training
         model.eval()
         # On every process, though one plots: where weights are sharded, a forward pass takes all processes.
@@ -118,17 +128,7 @@ class ReconstructionCallback(TrainerCallback):
         path = Path(args.output_dir) / "reconstructions" / f"step-{state.global_step}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(path, dpi=DPI)
-        self.track(path, state.global_step)
-
-    def track(self, path: Path, step: int) -> None:
-        """Log a plot to TensorBoard and W&B, where the trainer reports to them."""
-        for callback in self.trainer.callback_handler.callbacks:
-            if isinstance(callback, TensorBoardCallback) and callback.tb_writer is not None:
-                callback.tb_writer.add_image("reconstructions", imread(path)[..., :3], step, dataformats="HWC")
-            elif isinstance(callback, WandbCallback):
-                import wandb
-
-                wandb.log({"reconstructions": wandb.Image(str(path)), "train/global_step": step})
+        log_image(self.trainer.callback_handler.callbacks, "reconstructions", path, state.global_step)
 
 
 __all__ = ["ReconstructionCallback", "plot_reconstructions", "reconstruct", "unpatchify"]
