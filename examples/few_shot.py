@@ -2,6 +2,8 @@
 
 python examples/few_shot.py --model_name_or_path audio-mae tuned --data_dir recordings --label_column label \
     --group_column speaker --protocol few_shot low_shot knn linear --output_dir results
+
+`--config examples/benchmarks/esc50.yaml` runs a benchmark of the Hub, with its official splits and metric.
 """
 
 import shlex
@@ -13,7 +15,7 @@ from typing import Literal
 from transformers import HfArgumentParser
 
 from uamix_hf.data import load_recordings, report_skipped
-from uamix_hf.evaluation import ProtocolArguments, evaluate_encoders, score_table
+from uamix_hf.evaluation import ProtocolArguments, evaluate_encoders, score_table, with_config_file
 from uamix_hf.training import EncoderArguments
 
 CHOICES = ("embedding_layer", "pooling", "max_length")
@@ -23,6 +25,9 @@ CHOICES = ("embedding_layer", "pooling", "max_length")
 class EvaluationArguments:
     model_name_or_path: list[str] = field(metadata={"help": "Encoders: folders or Hub repositories."})
     output_dir: str = field(metadata={"help": "Folder for results.json, report.html and plots."})
+    config: str | None = field(
+        default=None, metadata={"help": "YAML file of flags, which those on the command line override."}
+    )
     model_labels: list[str] = field(
         default_factory=list, metadata={"help": "Names of the encoders in tables, one for each."}
     )
@@ -40,7 +45,11 @@ class EvaluationArguments:
     trust_remote_code: bool = field(default=False, metadata={"help": "Whether to run code that comes with the models."})
     data_dir: list[str] = field(default_factory=list, metadata={"help": "Folders of labelled audio."})
     dataset_name: str | None = field(default=None, metadata={"help": "Dataset on the Hub, instead of a folder."})
-    dataset_split: str = field(default="train", metadata={"help": "Split of that dataset."})
+    dataset_config_name: str | None = field(default=None, metadata={"help": "Configuration of that dataset."})
+    dataset_split: str = field(
+        default="train",
+        metadata={"help": "Split of that dataset; several, train+test, have a column `split` of their names."},
+    )
     audio_column: str = field(default="audio", metadata={"help": "Column of that dataset that holds the audio."})
     where: list[str] = field(
         default_factory=list, metadata={"help": "Rows to use: COLUMN=VALUE[,VALUE...].", "action": "extend"}
@@ -93,10 +102,18 @@ class EvaluationArguments:
 
 
 def main() -> None:
-    args, protocols = HfArgumentParser((EvaluationArguments, ProtocolArguments)).parse_args_into_dataclasses()
+    parser = HfArgumentParser((EvaluationArguments, ProtocolArguments))
+    args, protocols = parser.parse_args_into_dataclasses(with_config_file(sys.argv[1:]))
     results = evaluate_encoders(
         args.encoders(),
-        load_recordings(args.data_dir, args.dataset_name, args.dataset_split, args.audio_column, args.where),
+        load_recordings(
+            args.data_dir,
+            args.dataset_name,
+            args.dataset_split,
+            args.audio_column,
+            args.where,
+            config_name=args.dataset_config_name,
+        ),
         args.label_column,
         protocols,
         label_separator=args.label_separator,

@@ -284,3 +284,35 @@ def test_flags_name_several_folders(listed: Path, second: Path) -> None:
     assert args.train_dir == [str(listed), str(second)]
     assert args.source == "listed, second, listed:fold=1, second:split=test"
     assert DataArguments(train_dir=str(listed)).source == "listed"
+
+
+@pytest.fixture
+def with_splits(tmp_path: Path) -> Path:
+    """A dataset with two configurations, one of which has a column `split` of its own."""
+    folder = tmp_path / "made"
+    configs = []
+    for config, columns in (("plain", {}), ("own", {"split": ["a", "b"]})):
+        for split, first in (("train", 0), ("test", 2)):
+            clips = [{"array": np.full(800, 0.01 * (first + row)), "sampling_rate": RATE} for row in range(2)]
+            table = Dataset.from_dict({"sound": clips, "number": [first, first + 1]} | columns)
+            table.to_parquet(folder / config / f"{split}-0.parquet")
+        files = [{"split": split, "path": f"{config}/{split}-*"} for split in ("train", "test")]
+        configs.append({"config_name": config, "data_files": files})
+    (folder / "README.md").write_text(f"---\n{json.dumps({'configs': configs})}\n---\n")
+    return folder
+
+
+def test_several_splits_are_one_table_with_the_names_of_the_splits(with_splits: Path) -> None:
+    name = str(with_splits)
+    both = load_recordings(
+        dataset_name=name, dataset_split="train+test", audio_column="sound", config_name="plain", where=["number=1,2"]
+    )
+    assert both["split"][:] == ["train", "test"] and both["sample_id"][:] == [1, 2]
+    part = load_recordings(dataset_name=name, dataset_split="test[:1]+train", audio_column="sound", config_name="plain")
+    assert list(zip(part["split"][:], part["number"][:], strict=True)) == [("test", 2), ("train", 0), ("train", 1)]
+    one = load_recordings(dataset_name=name, dataset_split="test", audio_column="sound", config_name="own")
+    assert one["split"][:] == ["a", "b"]
+    with pytest.raises(DataError, match="has a column 'split': give one split, not train\\+test"):
+        load_recordings(dataset_name=name, dataset_split="train+test", audio_column="sound", config_name="own")
+    with pytest.raises(DataError, match="config_name go with dataset_name"):
+        load_recordings(name, config_name="plain")

@@ -52,6 +52,20 @@ def test_multi_label_clips_are_split_by_group() -> None:
     check(make_splits(labels, None, n_splits=4), 60)
 
 
+def test_test_folds_are_tested_by_what_is_learnt_from_the_others() -> None:
+    labels, groups = corpus(speakers=10)
+    folds = np.array(["train", "validation", "test"])[groups % 3]
+    ((train, test),) = make_splits(labels, groups, folds, test_folds=["test"])
+    assert set(folds[train]) == {"train", "validation"} and set(folds[test]) == {"test"}
+    assert len(train) + len(test) == len(labels)
+    splits = make_splits(labels, groups, folds, test_folds=["test", "validation"])
+    assert [set(folds[rows]) for rows, _ in splits] == [{"train"}] * 2  # what is tested is never learnt
+    with pytest.raises(SplitError, match="No clip is in the test fold dev; there are test, train, validation"):
+        make_splits(labels, groups, folds, test_folds=["dev"])
+    with pytest.raises(SplitError, match="test_folds=test: there are no official folds"):
+        make_splits(labels, groups, test_folds=["test"])
+
+
 def test_official_folds_are_test_rows_once_each() -> None:
     labels, groups = corpus(speakers=10)
     folds = np.array(["a", "b", "c"])[groups % 3]

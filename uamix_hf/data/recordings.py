@@ -31,6 +31,8 @@ def load_recordings(
     dataset_split: str = "train",
     audio_column: str = "audio",
     where: Sequence[str] = (),
+    *,
+    config_name: str | None = None,
 ) -> Dataset:
     """Loads audio folders or a dataset of the Hub as one table, filtered.
 
@@ -38,10 +40,12 @@ def load_recordings(
         data_dir: One folder or several, see [`audio_folder`]. Of several, the common columns are kept, and a warning
             names the others.
         dataset_name: Name for `datasets.load_dataset`, instead of `data_dir`.
-        dataset_split: Split of that dataset.
+        dataset_split: Split of that dataset, or several, `train+test`, with the column `split` that says which a row
+            is of.
         audio_column: Audio column of that dataset.
         where: Conditions `COLUMN=VALUE[,VALUE...]`, all of which must hold; values are compared as text, see
             [`column_as_text`]. With several folders, `FOLDER:COLUMN=VALUE` restricts the folder of that name.
+        config_name: Configuration of that dataset, where it has several.
 
     Returns:
         Columns `audio` (`Audio(decode=False)`), `sample_id` (int64, row number before filtering, over all folders) and
@@ -55,10 +59,12 @@ def load_recordings(
     if bool(folders) == (dataset_name is not None):
         raise DataError("Give either an audio folder or the name of a dataset.")
     if dataset_name is not None:
-        table = add_sample_ids(hub_dataset(dataset_name, dataset_split, audio_column), 0)
+        table = add_sample_ids(hub_dataset(dataset_name, dataset_split, audio_column, config_name), 0)
         return table.select(rows_where(table, where)) if where else table
-    if (dataset_split, audio_column) != ("train", "audio"):
-        raise DataError("dataset_split and audio_column go with dataset_name, and have no effect on folders.")
+    if (dataset_split, audio_column, config_name) != ("train", "audio", None):
+        raise DataError(
+            "dataset_split, audio_column and config_name go with dataset_name, and have no effect on folders."
+        )
     names = [Path(folder).resolve().name for folder in folders]
     if len(set(names)) < len(names):
         raise DataError(f"Two folders have the same name ({', '.join(names)}), so conditions cannot tell them apart.")
@@ -87,18 +93,28 @@ def concatenate_common_columns(tables: Sequence[Dataset], names: Sequence[str]) 
     return concatenate_datasets([table.select_columns(common) for table in tables])
 
 
-def hub_dataset(name: str, split: str, audio_column: str) -> Dataset:
+def hub_dataset(name: str, split: str, audio_column: str, config_name: str | None = None) -> Dataset:
     """Loads a dataset of the Hub with its audio column undecoded, as `audio`.
 
     Raises:
-        DataError: The dataset cannot be read, has no such column, none with audio, or a file outside the dataset.
+        DataError: The dataset cannot be read, has no such column, none with audio, or a file outside the dataset; or
+            several splits of one that has a column `split` of its own.
     """
+    splits = split.split("+")
     try:
         with without_torchcodec():
-            table = load_dataset(name, split=split)
+            tables = [load_dataset(name, config_name, split=one) for one in splits]
     except DatasetGenerationError as error:
         raise DataError(f"{name} cannot be read: {error.__cause__ or error}") from error
-    table = with_audio(table, audio_column, name)
+    if len(splits) > 1:
+        if "split" in tables[0].column_names:
+            raise DataError(f"{name} has a column 'split': give one split, not {split}.")
+        # Whole splits alone have one name for all their rows: of train[:10] it is train.
+        tables = [
+            table.add_column("split", [one.partition("[")[0]] * len(table))
+            for one, table in zip(splits, tables, strict=True)
+        ]
+    table = with_audio(concatenate_datasets(tables), audio_column, name)
     check_paths(table, "audio", name)
     return table
 

@@ -1,6 +1,7 @@
 from .arguments import ProtocolArguments
 from .classifiers import CLASSIFIERS, logistic_regression, nearest_centroid
 from .comparison import ComparedMeasurement, TuningEvaluation
+from .config_files import with_config_file
 from .embeddings import cached_embeddings, embed_recordings
 from .encoders import evaluate_encoders
 from .few_shot import Episode, EpisodeError, draw_episodes, few_shot_accuracy
@@ -54,6 +55,7 @@ __all__ = [
     "protocol_splits",
     "result_tree",
     "score_table",
+    "with_config_file",
     "write_plots",
     "write_report",
 ]

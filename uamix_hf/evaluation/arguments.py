@@ -11,7 +11,7 @@ USED_BY = {
     ("classifiers",): ("few_shot", "low_shot"),
     ("n_way", "k_shot", "queries", "episodes"): ("few_shot",),
     ("low_shot_k", "low_shot_seeds"): ("low_shot", "fine_tune"),
-    ("n_splits",): ("low_shot", "fine_tune", "linear"),
+    ("n_splits", "test_folds"): ("low_shot", "fine_tune", "linear"),
     ("neighbours",): ("knn",),
 }
 
@@ -30,6 +30,7 @@ class ProtocolArguments:
         low_shot_k: Labelled clips per class for low_shot and fine_tune, one measurement each.
         low_shot_seeds: Random choices of the labelled clips in each split.
         n_splits: Random cross-validation splits, where the data have no folds of their own.
+        test_folds: Official folds that are tested, where the others are for training only; all by default.
         neighbours: Neighbours that vote in knn.
         seed: Random seed of episodes, splits and labelled clips.
 
@@ -63,6 +64,13 @@ class ProtocolArguments:
     )
     n_splits: int = field(
         default=5, metadata={"help": "Random splits, where there is no fold column (low_shot, fine_tune, linear)."}
+    )
+    test_folds: list[str] = field(
+        default_factory=list,
+        metadata={
+            "help": "Values of the fold column that are tested, where the others are for training only, as in an "
+            "official split into train and test; by default each fold is tested once (low_shot, fine_tune, linear)."
+        },
     )
     neighbours: int = field(default=10, metadata={"help": "Neighbours that vote (knn)."})
     seed: int = field(default=0, metadata={"help": "Random seed of episodes, splits and labelled clips."})

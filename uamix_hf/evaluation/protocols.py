@@ -75,7 +75,9 @@ def protocol_splits(clips: LabelledClips, args: ProtocolArguments) -> list[Split
         of_class = np.array([len(np.unique(units[clips.labels == number])) for number in range(len(clips.names))])
         unit = "clips" if clips.groups is None else "groups"
         require("n_splits", args.n_splits, of_class, unit, clips.names)
-    splits = make_splits(clips.labels, clips.groups, clips.folds, args.n_splits, args.seed, clips.group_names)
+    splits = make_splits(
+        clips.labels, clips.groups, clips.folds, args.n_splits, args.seed, clips.group_names, args.test_folds
+    )
     if {"low_shot", "fine_tune"} & set(args.protocol):
         for train, _ in splits:
             of_class = np.bincount(clips.labels[train], minlength=len(clips.names))

@@ -71,8 +71,9 @@ def make_splits(
     n_splits: int = 5,
     seed: int = 0,
     names: Sequence[str] | None = None,
+    test_folds: Sequence[str] = (),
 ) -> list[Split]:
-    """Cross-validation splits; every clip is tested once.
+    """Cross-validation splits; every clip is tested once, or those of some folds.
 
     Args:
         labels: Class numbers (clips,), by which the splits are stratified; or bool (clips, classes), by which they are
@@ -82,15 +83,21 @@ def make_splits(
         n_splits: Number of random folds, where there are no official ones.
         seed: Random seed of the folds, where there are no official ones.
         names: Names of the groups, one for each clip (clips,), for messages.
+        test_folds: Official folds that are test folds; the others are for training only. All if empty.
 
     Returns:
         Training and test rows of each split.
 
     Raises:
-        SplitError: a group in two folds, a single fold, a clip without one, or fewer clips or groups of a class than
-            splits.
+        SplitError: a group in two folds, a single fold, a clip without one, a test fold that there is not, or fewer
+            clips or groups of a class than splits.
     """
-    splits = random_splits(labels, groups, n_splits, seed) if folds is None else official_splits(np.asarray(folds))
+    if folds is None and test_folds:
+        raise SplitError(f"test_folds={', '.join(test_folds)}: there are no official folds.")
+    if folds is None:
+        splits = random_splits(labels, groups, n_splits, seed)
+    else:
+        splits = official_splits(np.asarray(folds), test_folds)
     for train, test in splits:
         if groups is not None:
             check_split(groups, train, test, names)
@@ -98,13 +105,18 @@ def make_splits(
     return splits
 
 
-def official_splits(folds: np.ndarray) -> list[Split]:
-    """Splits in which each fold (clips,) is the test fold once."""
+def official_splits(folds: np.ndarray, test_folds: Sequence[str] = ()) -> list[Split]:
+    """Splits in which each fold (clips,), or each of the test folds, is the test fold once."""
     values = np.unique(folds)
     if "" in values:
         raise SplitError(f"{(folds == '').sum()} clips are in no fold, the first is clip {(folds == '').argmax()}.")
     if len(values) < 2:
         raise SplitError(f"All clips are in fold {values[0]}: at least two folds are needed.")
+    if absent := sorted(set(test_folds) - set(values)):
+        raise SplitError(f"No clip is in the test fold {', '.join(absent)}; there are {', '.join(values)}.")
+    if test_folds:  # what is tested is never learnt
+        training = np.flatnonzero(~np.isin(folds, test_folds))
+        return [(training, np.flatnonzero(folds == value)) for value in values if value in test_folds]
     return [(np.flatnonzero(folds != value), np.flatnonzero(folds == value)) for value in values]
 
 
