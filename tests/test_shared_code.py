@@ -11,7 +11,7 @@ from uamix_hf.embedding.kinds import ADAPTERS
 PACKAGE = Path(__file__).parents[1] / "uamix_hf"
 MODULES = {one.__module__ for one in ADAPTERS.values() if one.__module__.startswith("uamix_hf.")}  # not of other tests
 ADAPTER_FILES = {Path(*module.split(".")[1:]).with_suffix(".py") for module in MODULES}
-ROOMS = ("data", "embedding", "evaluation", "fine_tuning", "hub", "metrics", "training", "tuning")
+ROOMS = ("data", "embedding", "evaluation", "fine_tuning", "hub", "metrics", "search", "training", "tuning")
 FILES = [file.relative_to(PACKAGE) for room in ROOMS for file in sorted((PACKAGE / room).rglob("*.py"))]
 SHARED = [Path("trainer.py"), *(file for file in FILES if file not in ADAPTER_FILES)]
 # What chooses the adapter by the configuration's type, and the default tag of a model card.

@@ -21,6 +21,7 @@ from .models.mae_ast.modeling_mae_ast import MAEASTModel
 from .models.ssamba.configuration_ssamba import SSAMBAConfig
 from .models.ssamba.modeling_ssamba import SSAMBAModel
 from .models.waveform_frames import WaveformFrames
+from .search import AudioIndex, AudioIndexError
 from .trainer import NotTunedError, UaMixTrainer
 from .training.checkpoints import RunCheckpointError
 from .training.interruption import RunStoppedError
@@ -33,6 +34,8 @@ __all__ = [
     "AnotherRunError",
     "AudioDecodeError",
     "AudioEmbedder",
+    "AudioIndex",
+    "AudioIndexError",
     "AudioInputError",
     "AudioMAEConfig",
     "AudioMAEFeatureExtractor",
