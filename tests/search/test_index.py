@@ -129,25 +129,37 @@ def long_index(embedder, tmp_path_factory) -> tuple[AudioIndex, np.ndarray]:
     return index, samples
 
 
+def test_an_end_of_a_query_that_fills_no_window_is_left_out(embedder, folder, tmp_path) -> None:
+    index = AudioIndex(tmp_path / "index", embedder, WINDOW)
+    index.update(folder, progress_bar=False)
+    clip = sound(0, 6.3)[RATE:]
+    for whole, longer in ((1.0, 1.0003), (1.0, 1.45), (2.5, 2.51)):
+        assert summary(index, clip[: int(longer * RATE)]) == summary(index, clip[: int(whole * RATE)])
+    assert summary(index, clip[: int(1.5 * RATE)]) != summary(index, clip[:RATE])
+    assert summary(index, clip[: RATE // 2])  # shorter than a window, it is all there is
+
+
 @pytest.mark.slow
 def test_clips_are_found_in_a_long_recording_of_real_sounds(esc10: Path, tmp_path: Path) -> None:
-    """By the shipped Whisper encoder, in one file of 200 clips: 2 s that are cut out between its windows."""
-    files = sorted(path for path in esc10.rglob("*") if path.suffix in (".wav", ".ogg", ".flac"))[::2]
+    """By the shipped Whisper encoder, in one file of 50 clips: 2 s that are cut out between its windows."""
+    files = sorted(path for path in esc10.rglob("*") if path.suffix in (".wav", ".ogg", ".flac"))[::8]
     pieces = [soundfile.read(file, dtype="float32") for file in files]
     rate = pieces[0][1]
     samples = np.concatenate([piece for piece, _ in pieces])
     write(tmp_path / "recordings", "long.flac", samples, rate)
     index = AudioIndex(tmp_path / "index", AudioEmbedder.from_pretrained(str(CARDS / "uamix-whisper-tiny.en"), "cpu"))
     index.update(tmp_path / "recordings", progress_bar=False)
-    assert index.files["long.flac"].seconds == pytest.approx(len(samples) / rate) and len(samples) / rate > 950
-    overlap, near = [], []
+    assert index.files["long.flac"].seconds == pytest.approx(len(samples) / rate) and len(samples) / rate > 240
+    cut, found = [], []
     for start in np.random.default_rng(0).uniform(0, len(samples) / rate - 2, 60):
         clip = samples[int(start * rate) : int((start + 2) * rate)]
         if np.abs(clip).max() > 1e-3:  # digital silence is everywhere
-            (hit,) = index.search({"array": clip, "sampling_rate": rate}, k=1)
-            overlap.append(hit.start < start + 2 and start < hit.end)
-            near.append(abs(hit.start - start) <= 0.5)
-    assert len(near) > 50 and np.mean(overlap) > 0.85 and np.mean(near) > 0.7
+            cut.append(start)
+            found.append(index.search({"array": clip, "sampling_rate": rate}, k=1)[0].start)
+    distances = np.abs(np.array(found)[:, None] - cut)
+    own = np.eye(len(cut), dtype=bool)
+    assert len(cut) > 40 and (distances[~own] < 2).mean() < 0.1  # chance: places of the other clips
+    assert (distances[own] < 2).mean() > 0.6 and (distances[own] <= 0.5).mean() > 0.45
 
 
 def test_a_grown_index_equals_one_made_anew_and_embeds_the_new_alone(embedder, folder, tmp_path, monkeypatch) -> None:

@@ -154,7 +154,8 @@ class AudioIndex:
 
         Args:
             clip: A source that [`load_audio`] accepts. Of one that is longer than a window, all windows are compared
-                with as many of a recording; the similarity is their mean, to which those beyond its ends add 0.
+                with as many of a recording; the similarity is their mean, to which those beyond its ends add 0. An end
+                of the clip that fills no window is left out.
             k: Largest number of places.
 
         Returns:
@@ -202,15 +203,17 @@ class AudioIndex:
             AudioInputError: A clip that cannot be read, or that is shorter than the encoder's shortest input.
         """
         shortest = self.embedder.feature_extractor.min_samples
+        whole = 2 * round(self.manifest.half_seconds(self.rate) * self.rate)
 
         def windows() -> Iterator[np.ndarray]:
-            for window in half_overlapping(clip, self.rate, self.manifest.window_seconds):
+            for number, window in enumerate(half_overlapping(clip, self.rate, self.manifest.window_seconds)):
                 if len(window) < shortest:
                     raise AudioInputError(
                         f"{source_name(clip)}: {1000 * len(window) / self.rate:.3g} ms; a query has at least "
                         f"{1000 * shortest / self.rate:.3g} ms, the encoder's shortest input."
                     )
-                yield window
+                if number == 0 or len(window) == whole:
+                    yield window
 
         return normalize(self.embedder.encode(windows(), progress_bar=False))
 
