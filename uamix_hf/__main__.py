@@ -6,6 +6,7 @@ import sys
 from collections.abc import Sequence
 
 from .hub.export import export_encoder
+from .hub.graphs import export_onnx, export_program
 from .hub.module_files import export_sentence_transformer
 from .models.checkpoint import CheckpointError
 from .models.conversion import SYSTEMS, convert
@@ -37,14 +38,28 @@ def build_parser() -> argparse.ArgumentParser:
     converter.add_argument("target", help="folder to write, for from_pretrained")
     for name, (kind, text) in CONVERSION_OPTIONS.items():
         converter.add_argument(f"--{name}", type=kind, help=text)
-    exporter = commands.add_parser("export", help="write an encoder alone, in half precision, to publish it")
+    exporter = commands.add_parser(
+        "export", help="write an encoder alone: in half precision to publish it, or for another library or runtime"
+    )
     exporter.add_argument("source", help="folder or repository of a pretrained or tuned encoder")
-    exporter.add_argument("target", help="folder to write, for from_pretrained")
-    exporter.add_argument(
+    exporter.add_argument("target", help="folder to write, for from_pretrained; with --onnx or --pt2 a file")
+    forms = exporter.add_mutually_exclusive_group()
+    forms.add_argument(
         "--sentence_transformers",
         action="store_true",
         help="write an encoder of any kind, in float32, so that SentenceTransformer(target, trust_remote_code=True) "
         "loads it",
+    )
+    forms.add_argument(
+        "--onnx",
+        action="store_true",
+        help="write one .onnx file from waveforms to embeddings, for ONNX Runtime and servers; needs uamix_hf[onnx]",
+    )
+    forms.add_argument(
+        "--pt2", action="store_true", help="write one .pt2 file from waveforms to embeddings, for torch.export.load"
+    )
+    exporter.add_argument(
+        "--int8", action="store_true", help="with --onnx: store the weights of the encoder's layers as int8"
     )
     commands.add_parser("env", help="print versions, for bug reports")
     return parser
@@ -58,6 +73,23 @@ def environment() -> str:
     return "\n".join(lines)
 
 
+def export(args: argparse.Namespace) -> None:
+    """Writes an encoder in the form that is wanted.
+
+    Raises:
+        ValueError: `--int8` without `--onnx`.
+    """
+    if args.int8 and not args.onnx:
+        raise ValueError("--int8 is a form of --onnx: give both.")
+    if args.onnx:
+        export_onnx(args.source, args.target, int8=args.int8)
+    elif args.pt2:
+        export_program(args.source, args.target)
+    else:
+        write = export_sentence_transformer if args.sentence_transformers else export_encoder
+        write(args.source, args.target)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     args = build_parser().parse_args(arguments)
     if args.command == "env":
@@ -65,9 +97,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     if args.command == "export":
         try:
-            export = export_sentence_transformer if args.sentence_transformers else export_encoder
-            export(args.source, args.target)
-        except (OSError, TypeError, ValueError) as error:
+            export(args)
+        except (ImportError, OSError, TypeError, ValueError) as error:
             print(f"uamix-hf: {error}", file=sys.stderr)
             return 1
         print(f"wrote {args.target}")

@@ -31,6 +31,7 @@ SLOW = {
     "quick_start",
     "few_labels",
     "lora",
+    "onnx",
     "own_encoder",
     "pretraining",
     "evaluation",

@@ -120,7 +120,7 @@ class WhisperAdapter(EncoderAdapter):
     ) -> tuple[Any, torch.Tensor | None]:
         base: Any = self.base
         # The last token sees the silence after a clip, two frames of it, whether or not a longer clip is in the batch.
-        frames = min(input_values.shape[1] + 2, self.max_frames)
+        frames = torch.sym_min(input_values.shape[1] + 2, self.max_frames)
         padded = F.pad(input_values, (0, 0, 0, frames - input_values.shape[1]), value=SILENCE)
         features = self.input_features(padded, lengths).to(base.dtype)
         tokens = -(-input_values.shape[1] // 2)
