@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from uamix_hf.tuning.losses import virtual_label_loss
+from uamix_hf.tuning.losses import decorrelation_loss, virtual_label_loss
 
 ROWS, COLUMNS, WIDTH = 8, 24, 10  # a process of three, whose own keys are the middle ones
 OWN = torch.arange(8, 16)
@@ -128,3 +128,45 @@ def test_lambda_zero_and_one_stay_finite_where_a_key_is_impossible(lam):
     loss.backward()
     assert loss.item() == pytest.approx(0, abs=1e-6)
     assert predictions.grad.isfinite().all()
+
+
+def coding_rate(embeddings: np.ndarray, shrinkage: float, size: int) -> float:
+    """log det(I + C / eps) by the eigenvalues of the covariance."""
+    covariance = np.cov(embeddings, rowvar=False)
+    return np.log1p(np.linalg.eigvalsh(covariance) / (shrinkage * np.trace(covariance) / size)).sum()
+
+
+@pytest.mark.parametrize(("clips", "width", "size"), [(20, 50, 16), (50, 8, 8), (12, 12, 128)])
+def test_decorrelation_is_the_coding_rate_as_a_fraction_of_that_of_white_embeddings(clips, width, size):
+    generator = np.random.default_rng(0)
+    embeddings = generator.normal(size=(clips, width)) @ np.diag(generator.uniform(0.01, 3, width)) + 5
+    directions = min(clips - 1, width, size)
+    white = np.zeros((clips, width))  # equal variance in so many directions, and none in others
+    white[:, :directions] = np.linalg.qr(np.c_[np.ones(clips), generator.normal(size=(clips, directions))])[0][:, 1:]
+    expected = 1 - coding_rate(embeddings, 0.3, size) / coding_rate(white, 0.3, size)
+    found = decorrelation_loss(torch.from_numpy(embeddings).float(), 0.3, size)
+    assert found.item() == pytest.approx(expected, abs=1e-5) and 0 < expected < 1
+    assert decorrelation_loss(torch.from_numpy(white).float(), 0.3, size).item() == pytest.approx(0, abs=1e-5)
+
+
+def test_decorrelation_does_not_depend_on_scale_and_its_gradient_is_finite_where_embeddings_collapse():
+    embeddings = torch.randn(16, 40, requires_grad=True)
+    first = decorrelation_loss(embeddings, 0.3, 32)
+    torch.testing.assert_close(decorrelation_loss(1e-3 * embeddings + 7, 0.3, 32), first, atol=1e-4, rtol=0)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        torch.testing.assert_close(decorrelation_loss(embeddings, 0.3, 32), first)
+    collapsed = torch.ones(16, 40, requires_grad=True)
+    loss = decorrelation_loss(collapsed, 0.3, 32)
+    loss.backward()
+    assert loss.item() == 1 and collapsed.grad.isfinite().all()
+
+
+def test_descent_on_decorrelation_levels_the_directions():
+    torch.manual_seed(0)
+    embeddings = (torch.randn(64, 8) * torch.logspace(0, -2, 8)).requires_grad_()
+    for _ in range(300):
+        (gradient,) = torch.autograd.grad(decorrelation_loss(embeddings, 0.3, 8), embeddings)
+        with torch.no_grad():
+            embeddings -= 20 * gradient
+    spread = torch.linalg.eigvalsh(torch.cov(embeddings.detach().T))
+    assert spread.min() > 0.5 * spread.max()

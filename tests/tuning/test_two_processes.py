@@ -37,7 +37,7 @@ def make_model(symmetric: bool = False, **config) -> UaMixForContrastiveTuning:
 
 def run_contrast(rank: int, size: int, symmetric: bool, turn: int | None = None) -> dict[str, torch.Tensor]:
     """A step on rows of a batch of eight, whose partners are in the same half; the encoder has `turn` views at once."""
-    model = make_model(symmetric, token_drop=0, topk=1).train()
+    model = make_model(symmetric, token_drop=0, topk=1, decorrelation_weight=0.5).train()
     model.encoder_batch_size = turn
     torch.manual_seed(1)
     views = torch.randn(2, 8, 96, MEL)
@@ -55,6 +55,7 @@ def run_contrast(rank: int, size: int, symmetric: bool, turn: int | None = None)
     )
     output.loss.backward()
     found = {"loss": output.loss.detach(), "clean": output.loss_clean, "mixed": output.loss_mixed}
+    found["decorrelation"] = output.loss_decorrelation
     found |= {f"grad {name}": value.grad for name, value in model.named_parameters() if value.grad is not None}
     if world()[1] > 1:
         for value in found.values():

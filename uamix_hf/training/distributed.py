@@ -60,6 +60,15 @@ class SumOverProcesses(torch.autograd.Function):
         return total
 
 
+def gather_with_gradient(tensor: torch.Tensor) -> torch.Tensor:
+    """Gathers rows as [`gather`] does; each process's loss depends on all of them, so gradients are summed."""
+    rank, processes = world()
+    if processes == 1:
+        return tensor
+    rows = [tensor if process == rank else torch.zeros_like(tensor) for process in range(processes)]
+    return SumOverProcesses.apply(torch.cat(rows))
+
+
 class SyncBatchNorm(nn.BatchNorm1d):
     """Batch normalisation with the statistics of all processes' rows.
 

@@ -61,6 +61,8 @@ class UaMixConfig(PreTrainedConfig):
         pairing: `"random"` partners, never the clip itself, or the `"reverse"` order of the batch.
         symmetric_mix: Whether view b is mixed too, with keys from view a.
         mix_weight: Weight of the loss on mixtures beside the loss on clean views.
+        decorrelation_weight: Weight of the loss that spreads the variance of embeddings over directions, as whitening
+            does (docs/concepts/method.md, Decorrelation); 0 turns it off.
         projector_hidden_size: Hidden size of the projector.
         projection_size: Dimensions of the projected embeddings, which are compared.
         predictor_hidden_size: Hidden size of the predictor.
@@ -101,6 +103,7 @@ class UaMixConfig(PreTrainedConfig):
     pairing: Literal["random", "reverse"] = "random"
     symmetric_mix: bool = False
     mix_weight: float | int = 1.0
+    decorrelation_weight: float | int = 0.0
     projector_hidden_size: int = 2048
     projection_size: int = 256
     predictor_hidden_size: int = 4096
@@ -126,6 +129,7 @@ class UaMixConfig(PreTrainedConfig):
             ("min_view_frames", 0, 1e6), ("resize_time", 1, 10), ("resize_mel", 1, 10), ("background", 0, 0.99),
             ("gain_alpha", 0, 1e6), ("equalizer_db", 0, 60), ("noise_snr", -100, 100), ("token_drop", 0, 0.99),
             ("mix_alpha", 1e-3, 1e3), ("mix_probability", 0, 1), ("mix_align", 1, 1e4), ("mix_weight", 0, 1e6),
+            ("decorrelation_weight", 0, 1e6),
             ("queue_size", 0, 1e9), ("topk", 1, 1e9), ("temperature", 1e-3, 1e3), ("ema_momentum", 0, 1),
         ):  # fmt: skip
             value = getattr(self, name)

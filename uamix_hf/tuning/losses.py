@@ -1,5 +1,7 @@
 """The contrastive loss with virtual labels (docs/concepts/method.md, Virtual labels)."""
 
+import math
+
 import torch
 from torch.nn import functional as F
 
@@ -37,4 +39,28 @@ def virtual_label_loss(
         return loss.mean()
 
 
-__all__ = ["virtual_label_loss"]
+def decorrelation_loss(embeddings: torch.Tensor, shrinkage: float, size: int) -> torch.Tensor:
+    """One minus the coding rate of a batch of embeddings, as a fraction of that of white ones: 0 if white, towards 1.
+
+    The coding rate, log det(I + C / eps) of their covariance C, weighs directions as whitening does, whose shrinkage is
+    eps: `shrinkage` times the mean variance of `size` directions. It does not depend on the embeddings' scale.
+
+    Args:
+        embeddings: Pooled outputs (clips, width), with gradient; at least two.
+        shrinkage: As in [`whitening_of`].
+        size: As in [`whitening_of`].
+
+    Returns:
+        Scalar float32, also under autocast. Source: the rate of Yu et al., "Learning diverse and discriminative
+        representations via the principle of maximal coding rate reduction", equation 1, with eps relative.
+    """
+    with torch.autocast(embeddings.device.type, enabled=False):
+        centred = embeddings.float() - embeddings.float().mean(dim=0)
+        gram = centred @ centred.T  # has the covariance's own eigenvalues, in a smaller matrix where clips are few
+        gram = gram * (size / (shrinkage * gram.diagonal().sum().clamp_min(1e-12)))
+        directions = min(len(centred) - 1, centred.shape[1], size)
+        rate = torch.linalg.slogdet(torch.eye(len(gram), device=gram.device) + gram)[1]
+        return 1 - rate / (directions * math.log1p(size / (directions * shrinkage)))
+
+
+__all__ = ["decorrelation_loss", "virtual_label_loss"]

@@ -21,14 +21,15 @@ from transformers.utils import ModelOutput
 from ..data.checks import refuse_idle
 from ..embedding.encoders import base_of
 from ..embedding.kinds import encoder_from_config, make_adapter, settings_of
+from ..embedding.whitening import SHRINKAGE, SIZE
 from ..training.augmentations import two_views
-from ..training.distributed import gather, world
+from ..training.distributed import gather, gather_with_gradient, world
 from ..training.encoders import EncoderError
 from . import mixing
 from .configuration_uamix import MIXING_FIELDS, UaMixConfig
 from .defaults import resolve_for_encoder
 from .heads import ContrastiveHeads
-from .losses import virtual_label_loss
+from .losses import decorrelation_loss, virtual_label_loss
 from .neighbour_queue import NeighbourQueue
 
 logger = logging.getLogger(__name__)
@@ -41,9 +42,10 @@ class UaMixOutput(ModelOutput):
     """Loss and its parts: float32 scalars, all but `loss` detached.
 
     Args:
-        loss: `loss_clean + mix_weight * loss_mixed`.
+        loss: `loss_clean + mix_weight * loss_mixed + decorrelation_weight * loss_decorrelation`.
         loss_clean: Contrastive loss of the clean views.
         loss_mixed: Contrastive loss of the mixtures; None without mixtures.
+        loss_decorrelation: [`decorrelation_loss`] of the clips; None if its weight is 0, or the encoder is frozen.
         mix_lambda: Mean fraction of the clip itself in its mixture, over the tokens that the encoder saw.
         neighbour_purity: Fraction of the neighbours that have the clip's label, where labels are known.
         embedding_std: Mean standard deviation per dimension of the normalised embeddings, times the square root of the
@@ -53,6 +55,7 @@ class UaMixOutput(ModelOutput):
     loss: torch.Tensor | None = None
     loss_clean: torch.Tensor | None = None
     loss_mixed: torch.Tensor | None = None
+    loss_decorrelation: torch.Tensor | None = None
     mix_lambda: torch.Tensor | None = None
     neighbour_purity: torch.Tensor | None = None
     embedding_std: torch.Tensor | None = None
@@ -363,10 +366,16 @@ class UaMixForContrastiveTuning(PreTrainedModel):
             classes = None if labels is None else gather(labels)
             self.neighbour_queue.enqueue(gather(targets[0]), gather(sample_id), classes)
         loss_mixed = torch.stack(losses).mean() if losses else None
+        loss = loss_clean if loss_mixed is None else loss_clean + config.mix_weight * loss_mixed
+        loss_decorrelation = None
+        if config.decorrelation_weight and self.stage == "tune":
+            loss_decorrelation = decorrelation_loss(gather_with_gradient(pooled[:2].mean(dim=0)), SHRINKAGE, SIZE)
+            loss = loss + config.decorrelation_weight * loss_decorrelation
         return UaMixOutput(
-            loss=loss_clean if loss_mixed is None else loss_clean + config.mix_weight * loss_mixed,
+            loss=loss,
             loss_clean=loss_clean.detach(),
             loss_mixed=None if loss_mixed is None else loss_mixed.detach(),
+            loss_decorrelation=None if loss_decorrelation is None else loss_decorrelation.detach(),
             mix_lambda=torch.cat(lambdas).mean() if lambdas else None,
             neighbour_purity=purity,
             embedding_std=self.spread(pooled[0].detach()),

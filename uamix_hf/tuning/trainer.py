@@ -52,7 +52,7 @@ class StageTrainer(LengthBucketTrainer):
 
     args: UaMixTrainingArguments
     model: UaMixForContrastiveTuning
-    logged = ("loss_clean", "loss_mixed", "mix_lambda", "neighbour_purity", "embedding_std")
+    logged = ("loss_clean", "loss_mixed", "loss_decorrelation", "mix_lambda", "neighbour_purity", "embedding_std")
 
     def __init__(
         self,
