@@ -30,10 +30,11 @@ def read(name: str) -> str:
 
 def flags_given() -> dict[str, set[str]]:
     """Flags by the example that they are given to."""
-    recipe, whisper, poolings, fine_tuning, shell = (
+    recipe, whisper, poolings, defaults, fine_tuning, shell = (
         json.loads(read("recipe.json")),
         json.loads(read("whisper.json")),
         json.loads(read("poolings.json")),
+        json.loads(read("defaults.json")),
         json.loads(read("fine_tuning.json")),
         read("checkpoints.sh"),
     )
@@ -51,7 +52,7 @@ def flags_given() -> dict[str, set[str]]:
         + " ".join([command, recipe["common"], recipe["uamix"], *variants])
         + " ".join(
             text
-            for settings in (whisper, poolings)
+            for settings in (whisper, poolings, defaults)
             for text in (
                 settings["common"],
                 settings["uamix"],
