@@ -1,6 +1,7 @@
 from .arguments import FineTuningArguments
 from .configuration_classifier import EncoderClassifierConfig
 from .data import FineTuningData, fine_tuning_data, unlabelled_clips
+from .few_clips import FewClipsClassifier, Prediction
 from .fixmatch import FixMatchArguments, FixMatchCollator, FixMatchTrainer
 from .labels import LabelArguments, Targets, check_training_labels, draw_shots, read_targets, with_labels
 from .metrics import make_compute_metrics, write_confusion_matrix
@@ -15,6 +16,7 @@ from .trainer import FineTuningTrainer
 __all__ = [
     "EncoderClassifierConfig",
     "EncoderForAudioClassification",
+    "FewClipsClassifier",
     "FineTuningArguments",
     "FineTuningData",
     "FineTuningTrainer",
@@ -23,6 +25,7 @@ __all__ = [
     "FixMatchTrainer",
     "LabelArguments",
     "PSEUDO_LABELS_IGNORE",
+    "Prediction",
     "PseudoLabelTrainer",
     "Targets",
     "check_training_labels",
