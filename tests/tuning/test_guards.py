@@ -227,6 +227,13 @@ def test_guards_without_their_callback_are_refused_or_named(
         assert ("guards are left out. guard=stop: add a GuardCallback" in caplog.text) == named
 
 
+@pytest.mark.parametrize(("rate", "named"), [(1e-9, True), (3e-3, False)])
+def test_tuning_that_changes_next_to_nothing_is_named(run, caplog, rate: float, named: bool) -> None:
+    with caplog.at_level(logging.WARNING):
+        run(learning_rate=rate, guard="stop", max_steps=6)
+    assert ("hardly changed the encoder, which keeps 100.0 % of its nearest neighbours" in caplog.text) == named
+
+
 def test_interpolated_weights_at_which_guards_fail_are_named(make_model, run, caplog) -> None:
     """Between two encoders that pass there may be one that does not: here all of its embeddings are the same."""
     model = make_model()

@@ -30,8 +30,8 @@ logger = logging.getLogger(__name__)
 
 FILE = "guard.safetensors"  # in each checkpoint
 CHECKS = 5  # in a run, beside the start
-# A guard fails below these: fractions of the untuned encoder's value, and of its neighbours.
-LEAST_STD, LEAST_RANK, LEAST_AGREEMENT = 0.5, 0.5, 0.5
+# A guard fails below these fractions of the untuned encoder's; above the last one, tuning did next to nothing.
+LEAST_STD, LEAST_RANK, LEAST_AGREEMENT, UNCHANGED = 0.5, 0.5, 0.5, 0.99
 
 
 @dataclass
@@ -179,9 +179,9 @@ class GuardCallback(TrainerCallback):
         every = self.steps or max(1, state.max_steps // CHECKS)
         if model.stage == "head" or (state.global_step % every and state.global_step != state.max_steps):
             return  # in stage 1 the encoder is frozen
-        step_is_logged = control.should_log
+        step_is_logged = control.should_log  # a log of ours must not stand in for the step's own
         passed = self.check(model, state)
-        control.should_log = step_is_logged  # a log of ours must not stand in for the step's own
+        control.should_log = step_is_logged
         if not passed and self.stop:
             self.stopped = control.should_training_stop = True
 
@@ -202,6 +202,10 @@ class GuardCallback(TrainerCallback):
             )
             model.encoder.load_state_dict(self.kept_weights, strict=False)
         assert self.kept is not None
+        if self.kept_step and self.kept.neighbours > UNCHANGED:
+            logger.warning("Tuning has hardly changed the encoder, which keeps %.1f %% of its nearest neighbours: weak "
+                           "ones take --recipe plastic, others a larger learning_rate.",
+                           100 * self.kept.neighbours)  # fmt: skip
         state.log_history.append({**self.kept.logged(), "guard_step": self.kept_step, "step": state.global_step})
 
     def measure_interpolated(self, model: Any, state: TrainerState) -> None:
