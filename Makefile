@@ -2,7 +2,8 @@
 # make test          sets up, runs the tests but the slow ones (7 minutes on 2 cores), as many at once as there are cores
 # make test-all      all tests
 # make test-minimum  all tests, with the oldest versions of dependencies that setup.cfg allows, in .venv-minimum
-# make bench         sets up, measures speed and memory against others (15 minutes), writes the tables of docs/performance.md
+# make bench         sets up, measures speed and memory against others (30 minutes), writes the tables of docs/performance.md
+# make peers         installs what some benchmarks, and their tests, compare with
 # make docs          sets up, builds the documentation's site in site/, and stops at broken links
 # make check         sets up, runs ruff, mypy and import-linter, which holds the layers of pyproject.toml, and make docs
 
@@ -21,9 +22,11 @@ LABEL ?= label
 GROUP ?=
 OUTPUT ?= demo_output
 
+# PEERS compare with libraries that `make peers` installs.
 BENCHMARKS = encoder pretraining tuning features pipeline utilisation neighbour_queue scaling memory modes import_time
+PEERS = audio_mae lightly_nnclr embed_files
 
-.PHONY: setup demo test test-all test-minimum bench docs check code clean
+.PHONY: setup peers demo test test-all test-minimum bench docs check code clean
 
 $(VENV)/.installed: setup.cfg pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -32,6 +35,14 @@ $(VENV)/.installed: setup.cfg pyproject.toml constraints.txt
 	touch $@
 
 setup: $(VENV)/.installed
+
+# Beside the environment, without dependencies: see the file.
+.peers/.installed: benchmarks/peers.txt $(VENV)/.installed
+	rm -rf .peers
+	$(VENV)/bin/pip install --quiet --no-deps --target .peers --requirement benchmarks/peers.txt
+	touch $@
+
+peers: .peers/.installed
 
 demo: setup
 	$(VENV)/bin/python examples/demo/demo.py --output_dir "$(OUTPUT)" $(if $(DATA),--data_dir "$(DATA)") \
@@ -45,7 +56,7 @@ RUN_TESTS = OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(1)/bin/python -m pytest -n auto
 test: setup
 	$(call RUN_TESTS,$(VENV)) -m "not slow"
 
-test-all: setup
+test-all: setup peers
 	$(call RUN_TESTS,$(VENV))
 
 test-minimum:
@@ -54,8 +65,8 @@ test-minimum:
 	.venv-minimum/bin/pip install --quiet --constraint constraints-minimum.txt --editable ".[test]"
 	$(call RUN_TESTS,.venv-minimum)
 
-bench: setup
-	for name in $(BENCHMARKS); do $(VENV)/bin/python benchmarks/$$name.py || exit 1; done
+bench: setup peers
+	for name in $(BENCHMARKS) $(PEERS) profile_jobs; do $(VENV)/bin/python benchmarks/$$name.py || exit 1; done
 	$(VENV)/bin/python benchmarks/table.py
 
 docs: setup
@@ -74,4 +85,4 @@ code:
 	for file in model_cards/*/modeling_audio_mae.py; do cp $(TRAVELLING) $$(dirname $$file); done
 
 clean:
-	rm -rf $(VENV) .venv-all .venv-minimum demo_output build dist site .cache *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) .venv-all .venv-minimum .peers demo_output build dist site .cache *.egg-info .pytest_cache .mypy_cache .ruff_cache

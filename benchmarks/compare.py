@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import HfArgumentParser
@@ -127,6 +128,24 @@ def processor() -> str:
     return platform.processor() or platform.machine()
 
 
+def conditions(args: BenchmarkArguments) -> dict[str, Any]:
+    """What was measured on, and how."""
+    return {
+        "processor": processor(),
+        "cores": os.cpu_count(),
+        "versions": {name: version for name, version in package_versions().items() if name in SPEED_DEPENDS_ON},
+        "arguments": {key: value for key, value in asdict(args).items() if key != "output_dir"},
+    }
+
+
+def write_record(record: Mapping[str, Any], args: BenchmarkArguments) -> None:
+    """Writes what a benchmark found into the folder of results, to a file of its name."""
+    folder = Path(args.output_dir)
+    folder.mkdir(parents=True, exist_ok=True)
+    text = json.dumps(record, indent=1, ensure_ascii=False) + "\n"
+    (folder / f"{record['benchmark']}.json").write_text(text, encoding="utf-8")
+
+
 def report(name: str, against: str, rows: Sequence[Row], args: BenchmarkArguments) -> None:
     """Prints the rows and writes them to `name.json`, with what they were measured on.
 
@@ -140,12 +159,7 @@ def report(name: str, against: str, rows: Sequence[Row], args: BenchmarkArgument
     record = {
         "benchmark": name,
         "against": against,
-        "processor": processor(),
-        "cores": os.cpu_count(),
-        "versions": {name: version for name, version in package_versions().items() if name in SPEED_DEPENDS_ON},
-        "arguments": {key: value for key, value in asdict(args).items() if key != "output_dir"},
+        **conditions(args),
         "rows": [asdict(row) | {"reached": row.reached} for row in rows],
     }
-    folder = Path(args.output_dir)
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / f"{name}.json").write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    write_record(record, args)

@@ -12,21 +12,15 @@ varies.
 python benchmarks/memory.py
 """
 
-import multiprocessing
-import os
 import statistics
-from concurrent.futures import ProcessPoolExecutor
 
 import torch
-from compare import BenchmarkArguments, Row, parse, report
-from peak_memory import added_peak
+from compare import Row, parse, report
+from peak_memory import MOST_ROUNDS, added_peak, in_own_process
 from training_steps import describe, given_views, make_clips, make_model, plain_copy, training_step
 
 LAYERS, CLIPS, SECONDS = 2, 8, 10
-MOST_ROUNDS = 3
 SIDES = ("ours", "plain")
-# glibc would keep freed tensors for later ones, and how many depends on the order of their sizes.
-GIVE_BACK = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
 
 
 def step_memory(side: str, small: bool, threads: int) -> int:
@@ -46,19 +40,12 @@ def step_memory(side: str, small: bool, threads: int) -> int:
     return added_peak(lambda: step(**batch))
 
 
-def in_own_process(side: str, args: BenchmarkArguments) -> int:
-    """`step_memory` in a process forked from one that has imported everything and computed nothing."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["uamix_hf.tuning"])
-    with ProcessPoolExecutor(1, context) as process:
-        return process.submit(step_memory, side, args.small, args.threads).result()
-
-
 def main() -> None:
     args = parse()
     rounds = min(args.repeats, MOST_ROUNDS)
-    os.environ.update(GIVE_BACK)
-    measured = [[in_own_process(side, args) / CLIPS for side in SIDES] for _ in range(rounds)]
+    measured = [
+        [in_own_process(step_memory, side, args.small, args.threads) / CLIPS for side in SIDES] for _ in range(rounds)
+    ]
     ours, peer = zip(*measured, strict=True)
     shares = [own / theirs for own, theirs in zip(ours, peer, strict=True)]
     words = [f"{statistics.median(side) / 2**20:,.4g} MiB/clip" for side in (ours, peer)]

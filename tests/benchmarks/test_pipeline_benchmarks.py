@@ -25,7 +25,7 @@ import pipeline  # noqa: E402
 import scaling  # noqa: E402
 import table  # noqa: E402
 from compare import Row  # noqa: E402
-from table import NAMES, TableError, read, replace_between  # noqa: E402
+from table import NAMES, PEERS, TableError, read, replace_between  # noqa: E402
 from training_steps import make_model, training_step  # noqa: E402
 
 # Start of the case: bar, whether more is better.
@@ -47,6 +47,10 @@ ROWS = {
         "wall time, against the base classes": (None, False),
         "CPU time, against torch": (None, False),
         "wall time, against torch": (None, False),
+        "first use, CPU time, against the base classes": (1.15, False),
+        "first use, wall time, against the base classes": (1.15, False),
+        "first use, CPU time, against torch": (None, False),
+        "first use, wall time, against torch": (None, False),
     },
     "gpu": {
         "encoder forward, fraction": (None, True),
@@ -297,13 +301,28 @@ def test_results_that_make_no_table_are_named(results: Path, content: str | None
         read(results)
 
 
+def test_peers_have_a_table_where_they_have_a_result(
+    results: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    measured, *absent = PEERS
+    (results / f"{measured}.json").write_text(json.dumps(record(measured)), encoding="utf-8")
+    page = tmp_path / "page.md"
+    page.write_text("<!-- benchmarks --> <!-- /benchmarks -->", encoding="utf-8")
+    monkeypatch.setattr(sys, "argv", ["table.py", "--results", str(results), "--page", str(page)])
+    table.main()
+    assert re.findall(r"^### (\w+)$", page.read_text(), flags=re.MULTILINE) == [*NAMES, measured]
+    assert re.findall(r"^No table of (\w+)", capsys.readouterr().out, flags=re.MULTILINE) == absent
+
+
 def test_every_place_knows_the_same_benchmarks() -> None:
     """The tables, `make bench`, the folder, and the page on performance, which has the results that are there."""
     made = re.search(r"^BENCHMARKS = (.*)$", (ROOT / "Makefile").read_text(), flags=re.MULTILINE)
     assert made and made.group(1).split() == list(NAMES)
+    peers = re.search(r"^PEERS = (.*)$", (ROOT / "Makefile").read_text(), flags=re.MULTILINE)
+    assert peers and peers.group(1).split() == list(PEERS)
     path = ROOT / "docs" / "performance.md"
     page = path.read_text(encoding="utf-8")
     listed = re.findall(r"^\| `benchmarks/(\w+)\.py` \|", page, flags=re.MULTILINE)
-    assert listed == [*NAMES, "gpu"]
+    assert listed == [*NAMES, *PEERS, "profile_jobs", "gpu"]
     assert all((BENCHMARKS / f"{name}.py").is_file() for name in listed)
     assert replace_between(page, table.tables(read(BENCHMARKS / "results")), path) == page
