@@ -11,7 +11,8 @@ VENV ?= .venv
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 UAMIX_SHARED ?= ../shared
 export UAMIX_SHARED
-# test,docs,torchcodec,ray,wandb also tests m4a and aac, which takes FFmpeg's libraries, and what uses Ray and W&B.
+# test,docs,torchcodec,ray,wandb,app,browser also tests m4a and aac, which takes FFmpeg's libraries, what uses Ray and
+# W&B, and the page of examples/few_shot_app, in Debian's chromium.
 EXTRAS ?= test,docs
 
 # make demo DATA=folder TRAIN="fold=1,2,3" TEST="fold=4,5" LABEL=label GROUP=src_file

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+ALL = "test-all VENV=.venv-all EXTRAS=test,docs,torchcodec,ray,wandb,app,browser"
 SCRIPT = Path(__file__).parents[1] / ".ci" / "run"
 MAKE = """#!/bin/sh
 echo "make $*; ffmpeg $(command -v ffmpeg > /dev/null && echo found || echo absent);\
@@ -24,13 +25,14 @@ def write_command(path: Path, text: str = "#!/bin/sh\n") -> None:
 
 @pytest.fixture
 def ci(tmp_path: Path):
-    """`ci(fail="make's arguments")`: exit status, and what was called; ffmpeg is in each of two folders of PATH."""
+    """`ci(fail="make's arguments")`: exit status, and what was called; of two folders of PATH each has all commands."""
     (tmp_path / ".ci").mkdir()
     shutil.copy(SCRIPT, tmp_path / ".ci")
     commands = [tmp_path / "commands", tmp_path / "more commands"]
     for folder in commands:
         write_command(folder / "ffmpeg")
         write_command(folder / "ffprobe")
+        write_command(folder / "chromium")
     write_command(commands[1] / "make", MAKE)  # before the system's
 
     def ci(fail: str = "") -> tuple[int, list[str]]:
@@ -49,12 +51,12 @@ def test_the_users_command_comes_first_and_sees_no_ffmpeg_and_then_nothing_may_s
     assert code == 0
     assert calls == [
         f"make test; ffmpeg absent; shared 1; all ; {python}",
-        f"make test-all VENV=.venv-all EXTRAS=test,docs,torchcodec,ray,wandb; ffmpeg found; shared 1; all 1; {python}",
+        f"make {ALL}; ffmpeg found; shared 1; all 1; {python}",
         f"make check; ffmpeg found; shared 1; all ; {python}",
     ]
 
 
-STEPS = ["test", "test-all VENV=.venv-all EXTRAS=test,docs,torchcodec,ray,wandb", "check"]
+STEPS = ["test", ALL, "check"]
 
 
 @pytest.mark.parametrize("number, step", list(enumerate(STEPS)))
