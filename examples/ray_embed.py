@@ -32,9 +32,9 @@ class Embed:
 
 
 def main() -> None:
-    import ray
-
     (args,) = HfArgumentParser(RayArguments).parse_args_into_dataclasses()
+    import ray  # after --help, which needs none
+
     files = ray.data.read_binary_files(args.data_dir, include_paths=True)
     vectors = files.map_batches(
         Embed,

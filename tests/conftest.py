@@ -17,19 +17,7 @@ from uamix_hf.tuning import UaMixTrainingArguments  # noqa: E402
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "tests"))
-SHARED = Path(os.environ.get("UAMIX_SHARED", ROOT / ".." / "shared"))
-if not SHARED.is_absolute():
-    SHARED = ROOT / SHARED
-
-
-def shared_path(name: str) -> Path:
-    path = SHARED / name
-    if not path.exists():
-        message = f"{name} is not under {SHARED}: set UAMIX_SHARED to the folder that holds fixtures/ and data/"
-        if os.environ.get("UAMIX_REQUIRE_SHARED"):
-            pytest.fail(message)
-        pytest.skip(message)
-    return path
+from shared_data import shared_path  # noqa: E402
 
 
 @pytest.hookimpl(wrapper=True)

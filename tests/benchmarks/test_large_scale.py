@@ -21,7 +21,8 @@ def test_counted_operations_of_an_embedding_are_those_of_the_closed_form() -> No
     assert found["embedding"] == pytest.approx(encoder_operations(config, 513), rel=1e-3)
     # Three views, and the backward pass takes two products for each of the forward pass; heads are small.
     assert found["tuning, all tokens"] == pytest.approx(9 * found["embedding"], rel=0.03)
-    assert 4 * found["embedding"] < found["tuning, half of the tokens"] < found["tuning, all tokens"] / 2 * 1.02
+    half = found["tuning, half of the tokens"] / found["tuning, all tokens"]  # attention takes a quarter
+    assert 0.25 < half < 0.52
 
 
 @pytest.mark.parametrize(("step_clips", "oldest"), [(10, 9), (30, 3), (100, 0), (250, 0)])

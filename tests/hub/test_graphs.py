@@ -13,7 +13,7 @@ import onnxruntime
 import pytest
 import torch
 from all_encoders import ALL_WAVEFORMS, CONVERTED, short_encoder, slow_but, write_encoder
-from conftest import shared_path
+from shared_data import shared_path
 from toy_sounds import CONFIG
 
 from uamix_hf import AudioEmbedder, AudioMAEFeatureExtractor, AudioMAEModel, front_end, load_audio

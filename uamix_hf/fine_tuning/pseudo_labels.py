@@ -30,8 +30,8 @@ from .models import adapter_of, encoder_of, freeze, longest_window, make_classif
 # Fields of UaMixConfig and of UaMixTrainingArguments without effect here.
 UNUSED_FIELDS = (
     "layers_path", "mix", "mix_alpha", "mix_probability", "mix_per_sample", "mix_dominant", "mix_align", "mix_position",
-    "pairing", "symmetric_mix", "mix_weight", "projector_hidden_size", "projection_size", "predictor_hidden_size",
-    "queue_size", "topk", "temperature", "ema_momentum",
+    "pairing", "symmetric_mix", "mix_weight", "decorrelation_weight", "projector_hidden_size", "projection_size",
+    "predictor_hidden_size", "queue_size", "topk", "temperature", "ema_momentum",
 )  # fmt: skip
 UNUSED_ARGUMENTS = (
     "head_steps", "head_epochs", "head_learning_rate", "head_weight_decay", "layer_decay", "encoder_batch_size",
