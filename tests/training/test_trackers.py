@@ -93,8 +93,9 @@ def test_other_callbacks_are_no_trackers_of_images(picture: Path) -> None:
 
 
 WANDB = """
-import sys
+import os, sys
 from pathlib import Path
+os.environ.update(WANDB_MODE="offline", WANDB_DIR=sys.argv[3])  # the server of processes has an older environment
 import numpy as np, wandb
 from transformers import TrainerControl, TrainerState, TrainingArguments
 from transformers.integrations import WandbCallback
@@ -112,11 +113,10 @@ wandb.finish()
 
 
 @pytest.mark.slow
-def test_wandbs_folder_of_an_offline_run_has_the_images(picture: Path, tmp_path: Path, monkeypatch) -> None:
+def test_wandbs_folder_of_an_offline_run_has_the_images(picture: Path, tmp_path: Path) -> None:
     pytest.importorskip("wandb", reason="wandb is not installed: pip install 'uamix_hf[wandb]'")
-    monkeypatch.setenv("WANDB_MODE", "offline")
-    monkeypatch.setenv("WANDB_DIR", str(tmp_path))
-    step, folder = run_code(WANDB, tmp_path, tmp_path / "run", picture).well().split("STEP")[-1].split("\n")[0].split()
+    ended = run_code(WANDB, tmp_path, tmp_path / "run", picture, tmp_path)
+    step, folder = ended.well().split("STEP")[-1].split("\n")[0].split()
     assert step == "5"
     images = sorted(Path(folder).rglob("*.png"))
     assert len(images) == 2
