@@ -71,6 +71,9 @@ def load(source: str | os.PathLike) -> tuple[WaveformEncoder, dict[str, str]]:
     """The encoder of a folder or Hub repository in float32 on a CPU, as a module, and the metadata of its graph."""
     embedder = AudioEmbedder.from_pretrained(os.fspath(source), device="cpu", dtype=torch.float32)
     encoder = WaveformEncoder(embedder).eval()
+    if encoder.equal_lengths and encoder.encoder.config._attn_implementation == "sdpa":
+        # The exporter cannot take SDPA apart where the number of tokens is a formula of the samples (conformer).
+        encoder.encoder.set_attn_implementation("eager")
     return encoder, graph_metadata(encoder, embedder)
 
 
