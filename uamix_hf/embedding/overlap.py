@@ -1,8 +1,11 @@
 """Windows of a recording that overlap."""
 
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 import numpy as np
+
+from ..audio.loading import stream_audio
 
 
 def overlapping(
@@ -29,4 +32,25 @@ def overlapping(
         yield start, kept
 
 
-__all__ = ["overlapping"]
+def half_overlapping(source: Any, sampling_rate: int, window_seconds: float) -> Iterator[np.ndarray]:
+    """Yields windows of a recording, each of which begins half a window after the one before it.
+
+    Every sample is in a window. The last window may be shorter than the others, as that of a short recording is.
+
+    Args:
+        source: A source that [`load_audio`] accepts.
+        sampling_rate: In Hz.
+        window_seconds: Length of a window in s.
+
+    Yields:
+        Samples (samples,) float32.
+
+    Raises:
+        AudioInputError: The recording cannot be read; the message names it.
+    """
+    half = round(window_seconds / 2 * sampling_rate)
+    blocks = stream_audio(source, sampling_rate, window_seconds / 2)
+    yield from (samples for _, samples in overlapping(blocks, 2 * half, half, min_samples=1))
+
+
+__all__ = ["half_overlapping", "overlapping"]

@@ -10,7 +10,7 @@ from sklearn.preprocessing import normalize
 
 from ..audio.loading import load_audio
 from ..embedding.embedder import AudioEmbedder
-from ..search.windows import half_overlapping
+from ..embedding.overlap import half_overlapping
 from .head_init import linear_head, set_head
 from .models import make_classifier
 

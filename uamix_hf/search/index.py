@@ -11,11 +11,11 @@ from tqdm.auto import tqdm
 
 from ..audio.errors import AudioInputError, source_name
 from ..embedding.embedder import AudioEmbedder
+from ..embedding.overlap import half_overlapping
 from .pairs import file_pairs
 from .reading import compare_folder, embed_pending
 from .results import Changes, Duplicate, Hit
 from .store import AudioIndexError, IndexedFile, Manifest, new_vectors, read_index, without_rows, write_index
-from .windows import half_overlapping
 
 WINDOW_SECONDS = 2.0
 # Windows after which an update writes the index, so that an interrupted one loses no more: three hours of sound.

@@ -12,8 +12,8 @@ from tqdm.auto import tqdm
 from ..audio.errors import AudioInputError
 from ..data.folders import audio_folder
 from ..embedding.embedder import AudioEmbedder
+from ..embedding.overlap import half_overlapping
 from .store import IndexedFile
-from .windows import half_overlapping
 
 
 @dataclass

@@ -61,7 +61,7 @@ class SumOverProcesses(torch.autograd.Function):
 
 
 def gather_with_gradient(tensor: torch.Tensor) -> torch.Tensor:
-    """Gathers rows as [`gather`] does; each process's loss depends on all of them, so gradients are summed."""
+    """Gathers rows (batch, width) as [`gather`] does; the gradients that all processes have of a row are summed."""
     rank, processes = world()
     if processes == 1:
         return tensor
@@ -98,4 +98,6 @@ class SyncBatchNorm(nn.BatchNorm1d):
         return centred * torch.rsqrt(variance + self.eps) * self.weight + self.bias
 
 
-__all__ = ["SyncBatchNorm", "gather", "broadcast_from_first", "launched_process", "world"]
+__all__ = [
+    "SyncBatchNorm", "broadcast_from_first", "gather", "gather_with_gradient", "launched_process", "world",
+]  # fmt: skip

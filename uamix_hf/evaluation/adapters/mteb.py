@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader
 from tqdm.auto import trange
 
 from ...embedding import AudioEmbedder, EncoderError
+from ...embedding.weights import weights_digest
 from ...version import __version__
 
 try:
@@ -159,16 +160,9 @@ def described(name_or_path: str, model: MtebEncoder) -> dict[str, Any]:
 def fingerprint(model: MtebEncoder) -> str:
     """Hash of all that an embedding depends on: weights, configuration, front end, settings and this package."""
     embedder = model.embedder
-    settings = embedder.adapter.settings
-    digest = hashlib.sha256(__version__.encode())
-    for text in (embedder.model.config.to_json_string(), embedder.feature_extractor.to_json_string()):
-        digest.update(text.encode())
-    digest.update(repr((settings.layer, settings.pooling)).encode())
-    tensors = dict(embedder.model.state_dict()) | dict(enumerate(settings.whitening or ()))
-    for name, tensor in tensors.items():
-        digest.update(str(name).encode())
-        digest.update(tensor.detach().cpu().float().numpy().tobytes())
-    return digest.hexdigest()[:40]
+    texts = (embedder.model.config.to_json_string(), embedder.feature_extractor.to_json_string())
+    whole = "\n".join((__version__, weights_digest(embedder), *texts))
+    return hashlib.sha256(whole.encode()).hexdigest()[:40]
 
 
 __all__ = ["MtebEncoder"]
