@@ -1,7 +1,8 @@
 """Embeddings of audio in any form: windows of long recordings, batches by length, a progress bar."""
 
 import os
-from collections.abc import Iterable, Iterator, Sized
+from collections.abc import Generator, Iterable, Sized
+from contextlib import closing
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,8 @@ from .encoders import EncoderAdapter
 from .frames import FrameEmbeddings, Place, clip_frames, in_order, numbered
 from .kinds import front_end_of, load_encoder, load_feature_extractor, make_adapter
 from .peft_folders import load_config
-from .recordings import as_recordings
+from .read_ahead import read_ahead
+from .recordings import as_recordings, in_memory
 from .saving import save_encoder
 from .whitening import refit
 from .windows import average_windows, batches_of_windows
@@ -119,7 +121,7 @@ class AudioEmbedder:
         first, second = self.adapter.token_positions(2)
         return float(second - first) * self.feature_extractor.frame_shift / self.feature_extractor.sampling_rate
 
-    def windows(self, inputs: Iterable[Any]) -> Iterator[tuple[int, np.ndarray]]:
+    def windows(self, inputs: Iterable[Any]) -> Generator[tuple[int, np.ndarray]]:
         """Yields the number of the input and the samples of each window of at most `max_length` frames."""
         extractor = self.feature_extractor
         seconds = self.window_samples / extractor.sampling_rate
@@ -129,17 +131,22 @@ class AudioEmbedder:
                 if number == 0 or len(block) >= extractor.min_samples:
                     yield index, block
 
-    def batches(self, inputs: Iterable[Any], batch_size: int) -> Iterator[list[tuple[int, np.ndarray]]]:
-        """Yields windows in batches of similar length, see [`batches_of_windows`]."""
-        return batches_of_windows(self.windows(inputs), batch_size, self.window_samples)
+    def windows_ahead(self, inputs: Iterable[Any], ahead: int) -> Generator[tuple[int, np.ndarray]]:
+        """Yields the same windows, of which the next ones are decoded by a thread meanwhile, see [`read_ahead`]."""
+        windows = self.windows(inputs)
+        return windows if in_memory(inputs) else read_ahead(windows, ahead)
+
+    def batches(self, inputs: Iterable[Any], batch_size: int) -> Generator[list[tuple[int, np.ndarray]]]:
+        """Yields windows in batches of similar length, see [`batches_of_windows`]; reads a batch ahead."""
+        return batches_of_windows(self.windows_ahead(inputs, batch_size), batch_size, self.window_samples)
 
     def encode(self, inputs: Any, batch_size: int = 16, progress_bar: bool = True) -> np.ndarray:
         """Computes embeddings of one recording or several.
 
         Args:
             inputs: A source that [`load_audio`] accepts, or several: a list, a column of a dataset or of pandas, an
-                array (clips, samples) or of paths, or a generator, which is read lazily. Arrays must have the model's
-                sampling rate.
+                array (clips, samples) or of paths, or a generator, which is read lazily, by another thread that is at
+                most `batch_size` windows ahead. Arrays must have the model's sampling rate.
             batch_size: Windows in a batch.
             progress_bar: Whether to show a progress bar, which counts recordings.
 
@@ -156,8 +163,8 @@ class AudioEmbedder:
         recordings = [inputs] if several is None else several
         count = len(recordings) if isinstance(recordings, Sized) else None
         with tqdm(total=count, desc="Embedding", unit="clip", disable=not progress_bar or several is None) as bar:
-            batches = self.batches(recordings, batch_size)
-            means = average_windows(batches, self.embed, self.embedding_size, bar)
+            with closing(self.batches(recordings, batch_size)) as batches:
+                means = average_windows(batches, self.embed, self.embedding_size, bar)
         if not (finite := np.isfinite(means).all(axis=1)).all():
             raise ValueError(
                 f"Embeddings of {(~finite).sum()} of {len(means)} recordings are not finite, the first of number "
@@ -197,11 +204,12 @@ class AudioEmbedder:
         count = len(recordings) if isinstance(recordings, Sized) else None
         found: dict[Place, FrameEmbeddings] = {}
         with tqdm(total=count, desc="Embedding", unit="clip", disable=not progress_bar or several is None) as bar:
-            windows = numbered(self.windows(recordings))
-            for batch in batches_of_windows(windows, batch_size, self.window_samples):
-                frames = self.embed_frames([wave for _, wave in batch])
-                found |= {place: one for (place, _), one in zip(batch, frames, strict=True)}
-                bar.update(len({recording for recording, _ in found}) - bar.n)
+            windows = numbered(self.windows_ahead(recordings, batch_size))
+            with closing(batches_of_windows(windows, batch_size, self.window_samples)) as batches:
+                for batch in batches:
+                    frames = self.embed_frames([wave for _, wave in batch])
+                    found |= {place: one for (place, _), one in zip(batch, frames, strict=True)}
+                    bar.update(len({recording for recording, _ in found}) - bar.n)
         frames = in_order(found, self.window_samples / self.feature_extractor.sampling_rate)
         return frames if several is not None else frames[0]
 

@@ -1,6 +1,6 @@
 """One vector for each time token of an encoder, and the time that the token is of."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
@@ -147,7 +147,7 @@ def clip_frames(
     return [FrameEmbeddings(row[: len(clip)], clip) for row, clip in zip(vectors.cpu().numpy(), times, strict=True)]
 
 
-def numbered(windows: Iterable[tuple[int, np.ndarray]]) -> Iterator[tuple[Place, np.ndarray]]:
+def numbered(windows: Iterable[tuple[int, np.ndarray]]) -> Generator[tuple[Place, np.ndarray]]:
     """Numbers the windows of each recording, which come one after the other."""
     last, number = -1, 0
     for recording, window in windows:

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -13,6 +14,7 @@ from ..data.streaming import with_bytes
 from ..models.audio_mae.feature_extraction_audio_mae import AudioInputError
 from .embedder import AudioEmbedder
 from .overlap import overlapping
+from .read_ahead import read_ahead
 from .windows import batches_of_windows
 
 logger = logging.getLogger(__name__)
@@ -98,16 +100,26 @@ class PartOfShard:
             AudioInputError: A recording that cannot be read, or fetched.
             ValueError: Embeddings that are not finite.
         """
-        for batch in batches_of_windows(self.windows(recordings), batch_size, self.window.samples):
-            vectors = self.embedder.embed([samples for _, samples in batch])[0].astype(np.float32)
-            for ((number, start), samples), vector in zip(batch, vectors, strict=True):
-                if not np.isfinite(vector).all():
-                    raise ValueError(
-                        f"The embedding of {self.names[number]} is not finite: check the encoder's weights, or compute "
-                        "in float32."
-                    )
-                self.rows.append((number, start, start + len(samples), vector))
+        windows = read_ahead(self.windows(recordings), batch_size)
+        with closing(batches_of_windows(windows, batch_size, self.window.samples)) as batches:
+            for batch in batches:
+                self.add_rows(batch)
         self.rows = sorted((row for row in self.rows if row[0] not in self.failed), key=lambda row: row[:2])
+
+    def add_rows(self, batch: list[tuple[tuple[int, int], np.ndarray]]) -> None:
+        """Embeds a batch of windows.
+
+        Raises:
+            ValueError: Embeddings that are not finite.
+        """
+        vectors = self.embedder.embed([samples for _, samples in batch])[0].astype(np.float32)
+        for ((number, start), samples), vector in zip(batch, vectors, strict=True):
+            if not np.isfinite(vector).all():
+                raise ValueError(
+                    f"The embedding of {self.names[number]} is not finite: check the encoder's weights, or compute in "
+                    "float32."
+                )
+            self.rows.append((number, start, start + len(samples), vector))
 
     def windows(self, recordings: Iterator[tuple[str, Any]]) -> Iterator[tuple[tuple[int, int], np.ndarray]]:
         """Yields the number of the recording and of the first sample, and the samples, of each window."""

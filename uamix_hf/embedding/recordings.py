@@ -38,4 +38,11 @@ def as_recordings(inputs: Any) -> Iterable[Any] | None:
     return inputs if isinstance(inputs, Iterable) else None
 
 
-__all__ = ["as_recordings"]
+def in_memory(recordings: Iterable[Any]) -> bool:
+    """Whether all recordings are arrays of samples, so that nothing is decoded. An iterator is not looked into."""
+    return isinstance(recordings, (list, tuple)) and all(
+        isinstance(one, (np.ndarray, torch.Tensor)) for one in recordings
+    )
+
+
+__all__ = ["as_recordings", "in_memory"]

@@ -1,6 +1,7 @@
 """Windows of recordings longer than the model's input: their batches, and the mean over those of each recording."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import closing
 from typing import TypeVar
 
 import numpy as np
@@ -44,31 +45,36 @@ def average_windows(
 
 
 def batches_of_windows(
-    windows: Iterable[tuple[Place, np.ndarray]], batch_size: int, whole_samples: int
-) -> Iterator[list[tuple[Place, np.ndarray]]]:
+    windows: Generator[tuple[Place, np.ndarray]], batch_size: int, whole_samples: int
+) -> Generator[list[tuple[Place, np.ndarray]]]:
     """Yields windows in batches of similar length.
 
     Windows of full length, of which long recordings consist, are batched at once: at most one batch of them is in
-    memory.
+    memory. Shorter ones wait until there are 16 batches, which are sorted by length; these are yielded one by one while
+    the next 16 come in, so that reading spreads evenly over the batches.
 
     Args:
-        windows: Windows (samples,), each with what names it.
+        windows: Windows (samples,), each with what names it; closed at the end.
         batch_size: Windows in a batch.
         whole_samples: Samples of a window of full length.
     """
     whole: list[tuple[Place, np.ndarray]] = []
     shorter: list[tuple[Place, np.ndarray]] = []
-    for item in windows:
-        if len(item[1]) == whole_samples:
-            whole.append(item)
-        else:
+    ready: list[list[tuple[Place, np.ndarray]]] = []
+    with closing(windows):
+        for item in windows:
+            if len(item[1]) == whole_samples:
+                whole.append(item)
+                if len(whole) == batch_size:
+                    yield whole
+                    whole = []
+                continue
             shorter.append(item)
-        if len(whole) == batch_size:
-            yield whole
-            whole = []
-        if len(shorter) == BATCHES_SORTED_TOGETHER * batch_size:
-            yield from by_length(shorter, batch_size)
-            shorter = []
+            if len(shorter) == BATCHES_SORTED_TOGETHER * batch_size:
+                ready, shorter = list(by_length(shorter, batch_size)), []
+            if ready and len(shorter) % batch_size == 0:
+                yield ready.pop(0)
+    yield from ready
     yield from by_length(shorter + whole, batch_size)
 
 
