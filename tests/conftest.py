@@ -1,8 +1,9 @@
 """What every test may use: the shared fixtures and data, and tiny models."""
 
+import math
 import os
 import sys
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +52,14 @@ def fsdd() -> Path:
 def whisper() -> Path:
     """Folder of the real encoder of Whisper tiny.en, float16, with its feature extractor."""
     return shared_path("weights/whisper-tiny.en-encoder")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def padded_windows() -> Iterator[None]:
+    """Windows of any lengths share a batch, so that tests of embeddings embed padding as well."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("uamix_hf.embedding.windows.MOST_PADDING", math.inf)
+        yield
 
 
 @pytest.fixture(scope="session", autouse=True)

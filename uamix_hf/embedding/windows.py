@@ -11,6 +11,9 @@ Window = TypeVar("Window")
 Place = TypeVar("Place")
 # Number of batches of short clips that are sorted by length together: bounds memory, leaves little padding.
 BATCHES_SORTED_TOGETHER = 16
+# The longest window of a batch is at most this fraction longer than the shortest: of few recordings of mixed lengths,
+# smaller batches take less time than padding.
+MOST_PADDING = 0.25
 
 
 def average_windows(
@@ -71,6 +74,7 @@ def batches_of_windows(
                 continue
             shorter.append(item)
             if len(shorter) == BATCHES_SORTED_TOGETHER * batch_size:
+                yield from ready  # by_length may make more than 16
                 ready, shorter = list(by_length(shorter, batch_size)), []
             if ready and len(shorter) % batch_size == 0:
                 yield ready.pop(0)
@@ -80,9 +84,14 @@ def batches_of_windows(
 
 def by_length(items: list[tuple[Place, np.ndarray]], batch_size: int) -> Iterator[list[tuple[Place, np.ndarray]]]:
     """Yields batches of windows, the shortest first."""
-    items = sorted(items, key=lambda item: len(item[1]))
-    for start in range(0, len(items), batch_size):
-        yield items[start : start + batch_size]
+    batch: list[tuple[Place, np.ndarray]] = []
+    for item in sorted(items, key=lambda item: len(item[1])):
+        if batch and (len(batch) == batch_size or len(item[1]) > (1 + MOST_PADDING) * len(batch[0][1])):
+            yield batch
+            batch = []
+        batch.append(item)
+    if batch:
+        yield batch
 
 
 __all__ = ["average_windows", "batches_of_windows"]
