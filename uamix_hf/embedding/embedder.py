@@ -10,7 +10,6 @@ import torch
 from tqdm.auto import tqdm
 
 from ..audio.loading import stream_audio
-from ..data import load_recordings
 from ..data.checks import checked_batch_size
 from .checks import check_config, check_encoder
 from .encoders import EncoderAdapter
@@ -20,7 +19,6 @@ from .peft_folders import load_config
 from .read_ahead import read_ahead
 from .recordings import as_recordings, in_memory
 from .saving import save_encoder
-from .whitening import refit
 from .windows import average_windows, batches_of_windows
 
 # Arguments of from_pretrained that the feature extractor needs as well as the model.
@@ -244,6 +242,9 @@ class AudioEmbedder:
             TypeError: A single recording, or an encoder that cannot be whitened.
             ValueError: Too few recordings, or all embeddings are equal.
         """
+        from ..data import load_recordings  # these two import datasets, which takes as long as a first embedding
+        from .whitening import refit
+
         if isinstance(inputs, (str, os.PathLike)) and os.path.isdir(inputs):
             inputs = load_recordings(os.fspath(inputs))["audio"][:]
         if as_recordings(inputs) is None:
