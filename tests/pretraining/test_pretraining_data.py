@@ -9,7 +9,7 @@ from datasets import Audio, Dataset
 from toy_sounds import EXTRACTOR, tones
 
 from uamix_hf import DataError
-from uamix_hf.data import DataArguments, HeldOutArguments, compute_norm_stats
+from uamix_hf.data import DataArguments, HeldOutArguments, compute_norm_stats, features
 from uamix_hf.data.streaming import AudioStream, StreamingArguments
 from uamix_hf.pretraining import PretrainingTrainer, pretraining_data
 
@@ -52,6 +52,20 @@ def test_a_stream_holds_out_the_clips_that_the_cache_would(load, held_out: dict)
     assert sounds(streamed.train.one_pass(0)) == sounds(cached.train)
     assert len(sounds(cached.train) | sounds(cached.held_out)) == 12
     assert not sounds(cached.train) & sounds(cached.held_out)
+
+
+def test_processes_that_preprocess_do_so_for_what_a_stream_holds_out(load, folder, tmp_path, monkeypatch) -> None:
+    processes, loader = [], features.ReadRecordings.loader
+    monkeypatch.setattr(
+        features.ReadRecordings, "loader", lambda self, count: (processes.append(count), loader(self, count))[1]
+    )
+    data = DataArguments([str(folder)], cache_dir=str(tmp_path / "cache"), preprocessing_num_workers=2)
+    streamed = load(STREAM, HeldOutArguments(eval_where=["speaker=b"]), data=data)
+    assert processes == [2] and len(streamed.held_out) == 4
+    assert sounds(load(held_out=HeldOutArguments(eval_where=["speaker=b"]), data=data).held_out) == sounds(
+        streamed.held_out
+    )
+    assert processes == [2, 2]
 
 
 def test_statistics_of_a_stream_are_those_of_its_first_clips(load) -> None:
@@ -116,6 +130,11 @@ def test_a_model_that_could_learn_from_nothing_is_not_trained(load, make_model, 
         ({"streaming": STREAM, "save_strategy": "epoch"}, ValueError, "--save_strategy steps"),
         ({"streaming": STREAM, "eval_strategy": "epoch"}, ValueError, "--eval_strategy steps"),
         ({"streaming": StreamingArguments(shuffle_buffer=4)}, ValueError, "shuffle_buffer: without effect"),
+        (
+            {"data": DataArguments(["a"], preprocessing_num_workers=2), "streaming": STREAM},
+            ValueError,
+            "preprocessing_num_workers=2: of a stream nothing is cached.*--dataloader_num_workers",
+        ),
         ({"ignore_data_skip": True}, ValueError, "ignore_data_skip is for streams"),
         ({"streaming": StreamingArguments(eval_split="test")}, ValueError, "eval_split is for streamed"),
         ({"streaming": dataclasses.replace(STREAM, eval_split="test")}, ValueError, "eval_split is for streamed"),

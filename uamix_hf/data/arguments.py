@@ -8,6 +8,7 @@ import numpy as np
 from datasets import Dataset
 
 from ..models.front_ends import FrontEnd
+from .checks import checked_count
 from .features import cached_features
 from .groups import read_groups
 from .metadata import DataError
@@ -51,10 +52,14 @@ class DataArguments:
     cache_dir: str | None = field(
         default=None, metadata={"help": "Folder of the log-mel cache; datasets' cache if unset."}
     )
+    preprocessing_num_workers: int = field(
+        default=1, metadata={"help": "Processes that decode recordings into that cache, with the same result."}
+    )
 
     def __post_init__(self) -> None:
         if isinstance(self.train_dir, str):
             self.train_dir = [self.train_dir]
+        checked_count("preprocessing_num_workers", self.preprocessing_num_workers)
 
     @property
     def source(self) -> str:
@@ -101,7 +106,13 @@ def prepare(args: DataArguments, feature_extractor: FrontEnd) -> PreparedData:
     check_extractor(feature_extractor)
     recordings = load_recordings(args.train_dir, args.dataset_name, args.dataset_split, args.audio_column, args.where)
     return prepare_recordings(
-        recordings, feature_extractor, args.label_column, args.group_column, args.on_error, args.cache_dir
+        recordings,
+        feature_extractor,
+        args.label_column,
+        args.group_column,
+        args.on_error,
+        args.cache_dir,
+        args.preprocessing_num_workers,
     )
 
 
@@ -126,6 +137,7 @@ def prepare_recordings(
     group_column: str | None = None,
     on_error: str = "raise",
     cache_dir: str | None = None,
+    preprocessing_num_workers: int = 1,
 ) -> PreparedData:
     """A table of recordings as cached log-mels.
 
@@ -136,6 +148,7 @@ def prepare_recordings(
         group_column: Column of the speaker or source, if any.
         on_error: `"raise"`, or `"skip"` to leave unreadable recordings out.
         cache_dir: Where log-mels are cached; `datasets`' cache by default.
+        preprocessing_num_workers: Processes that decode, with the same result.
 
     Raises:
         DataError: a missing column, no label at all, or another kind of feature extractor.
@@ -144,7 +157,7 @@ def prepare_recordings(
     check_extractor(feature_extractor)
     labels = column_as_text(recordings, label_column) if label_column else None
     groups = read_groups(recordings, group_column)
-    log_mels = cached_features(recordings, feature_extractor, on_error, cache_dir)
+    log_mels = cached_features(recordings, feature_extractor, on_error, cache_dir, preprocessing_num_workers)
     dataset = log_mels.dataset
     row_of = {sample: row for row, sample in enumerate(recordings["sample_id"])}
     rows = [row_of[int(sample)] for sample in dataset["sample_id"]]

@@ -12,9 +12,18 @@ def checked_batch_size(size: Any) -> int:
     Raises:
         ValueError: Not an integer of at least 1.
     """
-    if not isinstance(size, Integral) or isinstance(size, bool) or size < 1:
-        raise ValueError(f"batch_size={size!r}: an integer of at least 1 is needed.")
-    return int(size)
+    return checked_count("batch_size", size)
+
+
+def checked_count(name: str, value: Any) -> int:
+    """Checks a number of things of which there is at least one.
+
+    Raises:
+        ValueError: Not an integer of at least 1; the message has the name.
+    """
+    if not isinstance(value, Integral) or isinstance(value, bool) or value < 1:
+        raise ValueError(f"{name}={value!r}: an integer of at least 1 is needed.")
+    return int(value)
 
 
 def refuse_idle(arguments: Any, names: Iterable[str], effect: str) -> None:
@@ -39,4 +48,4 @@ def refuse_idle(arguments: Any, names: Iterable[str], effect: str) -> None:
         raise ValueError(f"{', '.join(given)}: without effect here, {verb} with {effect}.")
 
 
-__all__ = ["checked_batch_size", "refuse_idle"]
+__all__ = ["checked_batch_size", "checked_count", "refuse_idle"]

@@ -5,21 +5,26 @@ import json
 import logging
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from datasets import Array2D, Dataset, Features, Value, concatenate_datasets, config
 from datasets.exceptions import DatasetGenerationError
 from datasets.fingerprint import Hasher
 from datasets.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
+from torch.utils.data import DataLoader
+from torch.utils.data import Dataset as TorchDataset
 from tqdm.auto import tqdm
 
 from ..audio.errors import DamagedAudioWarning, TruncatedAudioWarning, source_name
 from ..audio.loading import load_audio
 from ..models.audio_mae.feature_extraction_audio_mae import AudioInputError
 from ..models.front_ends import FrontEnd
+from .checks import checked_count
 from .domains import LOG_MEL
 from .metadata import DataError
 
@@ -76,8 +81,56 @@ def read_with_warnings(value: Any, feature_extractor: FrontEnd) -> tuple[np.ndar
     return log_mel, json.dumps(said)
 
 
+class ReadRecordings(TorchDataset):
+    """Rows of a table as log-mels with warnings, or the error of an unreadable one, for the processes of a loader.
+
+    Args:
+        recordings: The table.
+        feature_extractor: Makes the log-mels.
+    """
+
+    def __init__(self, recordings: Dataset, feature_extractor: FrontEnd):
+        self.recordings = recordings
+        self.feature_extractor = feature_extractor
+
+    def __len__(self) -> int:
+        return len(self.recordings)
+
+    def __getitem__(self, number: int) -> tuple[np.ndarray, str] | AudioInputError:
+        try:
+            return read_with_warnings(self.recordings[number]["audio"], self.feature_extractor)
+        except AudioInputError as error:
+            return error
+
+    def loader(self, processes: int) -> DataLoader:
+        """Loads all rows in order, by processes if there are several; they are two rows ahead each."""
+        return DataLoader(
+            self,
+            batch_size=None,
+            num_workers=0 if processes == 1 else processes,
+            collate_fn=as_it_is,
+            generator=torch.Generator(),  # the run's own draws are those of a run that finds the log-mels in the cache
+        )
+
+
+def as_it_is(row: Any) -> Any:
+    """What a loader returns: no tensors."""
+    return row
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """One PyTorch thread, as the processes of a loader have: with more, some log-mels are rounded otherwise."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
 def cached_part(
-    recordings: Dataset, feature_extractor: FrontEnd, on_error: str, folder: str
+    recordings: Dataset, feature_extractor: FrontEnd, on_error: str, folder: str, processes: int
 ) -> tuple[Dataset | None, dict[int, str]]:
     """Reads the rows of a table from the cache, or decodes them into it.
 
@@ -98,16 +151,17 @@ def cached_part(
     failed: dict[int, str] = {}
 
     def rows() -> Iterator[dict[str, Any]]:
-        for number, row in enumerate(tqdm(recordings, desc="Decoding", unit="clip")):
-            try:
-                made, said = read_with_warnings(row["audio"], feature_extractor)
-            except AudioInputError as problem:
-                failed[number] = str(problem)
+        loader = ReadRecordings(recordings, feature_extractor).loader(min(processes, len(recordings)))
+        # tqdm begins twice with what is no iterator.
+        for number, read in enumerate(tqdm(iter(loader), "Decoding", total=len(recordings), unit="clip")):
+            if isinstance(read, AudioInputError):
+                failed[number] = str(read)
                 if on_error == "raise" or len(failed) == len(recordings):
-                    raise
+                    raise read
                 continue
+            made, said = read
             yield {
-                "features": made, "length": len(made), "sample_id": row["sample_id"], "row": number,
+                "features": made, "length": len(made), "sample_id": recordings[number]["sample_id"], "row": number,
                 "warnings": said,
             }  # fmt: skip
 
@@ -116,7 +170,8 @@ def cached_part(
     shown = not are_progress_bars_disabled()
     disable_progress_bars()  # the bar above knows the number of rows
     try:
-        return Dataset.from_generator(rows, features=features, cache_dir=folder, fingerprint=fingerprint), failed
+        with one_thread():
+            return Dataset.from_generator(rows, features=features, cache_dir=folder, fingerprint=fingerprint), failed
     except DatasetGenerationError as wrapped:
         if not isinstance(wrapped.__cause__, AudioInputError):
             raise
@@ -133,6 +188,7 @@ def cached_features(
     feature_extractor: FrontEnd,
     on_error: str = "raise",
     cache_dir: str | Path | None = None,
+    preprocessing_num_workers: int = 1,
 ) -> CachedFeatures:
     """Computes the log-mels of recordings, or reads them from the cache.
 
@@ -144,19 +200,21 @@ def cached_features(
         feature_extractor: Makes the log-mels.
         on_error: `"raise"`, or `"skip"` to leave unreadable recordings out.
         cache_dir: Folder of the cache; `datasets`' own by default.
+        preprocessing_num_workers: Processes that decode, with the same result; 1 is this process.
 
     Raises:
         AudioInputError: The first unreadable recording, by name (`on_error="raise"`), or all are unreadable.
-        ValueError: An unknown `on_error`.
+        ValueError: An unknown `on_error`, or fewer than one process.
     """
     if on_error not in ("raise", "skip"):
         raise ValueError(f"on_error={on_error!r}: there are 'raise' and 'skip'.")
+    processes = checked_count("preprocessing_num_workers", preprocessing_num_workers)
     folder = str(cache_dir or config.HF_DATASETS_CACHE)
     parts, places = [], []
     failed: dict[int, str] = {}
     left = np.arange(len(recordings))
     while len(left) and not failed:  # rows that a cached part lacks are tried again
-        part, failed = cached_part(recordings.select(left), feature_extractor, on_error, folder)
+        part, failed = cached_part(recordings.select(left), feature_extractor, on_error, folder, processes)
         if part is not None:
             parts.append(part)
             places.append(left[part["row"][:]])

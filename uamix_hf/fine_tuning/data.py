@@ -115,7 +115,7 @@ def unlabelled_clips(
 
     Args:
         args: Settings of FixMatch.
-        data_args: How to treat unreadable recordings, and where to cache log-mels.
+        data_args: How to treat unreadable recordings, and where and by how many processes to cache log-mels.
         feature_extractor: Computes the log-mels.
         train: All training rows.
         labelled: Those whose labels are used.
@@ -125,7 +125,12 @@ def unlabelled_clips(
         AudioInputError: an unreadable recording, unless they are skipped.
     """
     if args.unlabelled_dir:
-        folders = DataArguments(args.unlabelled_dir, on_error=data_args.on_error, cache_dir=data_args.cache_dir)
+        folders = DataArguments(
+            args.unlabelled_dir,
+            on_error=data_args.on_error,
+            cache_dir=data_args.cache_dir,
+            preprocessing_num_workers=data_args.preprocessing_num_workers,
+        )
         return prepare(folders, feature_extractor).dataset
     rest = ~np.isin(train.dataset["sample_id"][:], labelled.dataset["sample_id"][:])
     if not rest.any():

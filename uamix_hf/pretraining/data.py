@@ -111,6 +111,11 @@ def streamed(
     seed = args.seed if args.data_seed is None else args.data_seed
     on_error, held_out = data_args.on_error, None
     holds_out = bool(held_out_args.eval_where or held_out_args.eval_fraction)
+    if data_args.preprocessing_num_workers > 1 and not (holds_out or streaming_args.eval_split):
+        raise ValueError(
+            f"preprocessing_num_workers={data_args.preprocessing_num_workers}: of a stream nothing is cached, unless "
+            "rows are held out. --dataloader_num_workers are the processes that decode it."
+        )
     conditions = StreamConditions(data_args.where if data_args.dataset_name else ())
     if data_args.dataset_name:
         if holds_out:
@@ -137,7 +142,13 @@ def streamed(
         rows, source = folder_rows(train.recordings, seed), files_identity(train.recordings)
         if held:
             with args.main_process_first(desc="log-mels"):
-                held_out = cached_features(held.recordings, feature_extractor, on_error, data_args.cache_dir).dataset
+                held_out = cached_features(
+                    held.recordings,
+                    feature_extractor,
+                    on_error,
+                    data_args.cache_dir,
+                    data_args.preprocessing_num_workers,
+                ).dataset
 
     def stream(rank: int, world_size: int) -> AudioStream:
         return AudioStream(
