@@ -24,7 +24,7 @@ GROUP ?=
 OUTPUT ?= demo_output
 
 # PEERS compare with libraries that `make peers` installs.
-BENCHMARKS = encoder pretraining tuning features pipeline utilisation neighbour_queue scaling memory modes import_time
+BENCHMARKS = encoder pretraining tuning features pipeline utilisation neighbour_queue scaling memory modes levers import_time
 PEERS = audio_mae lightly_nnclr embed_files
 
 .PHONY: setup peers demo test test-all test-minimum bench docs check code clean

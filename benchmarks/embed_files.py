@@ -4,8 +4,9 @@ Both peers run transformers' ASTForAudioClassification or its encoder, of the hi
 Audio-MAE encoder, with random weights; they are given what soundfile reads, since that takes neither FFmpeg nor
 torchcodec, and read it within the time that is taken. AST takes 1024 frames of any clip: shorter ones are padded, and
 of longer ones the peers embed the beginning alone, so that for long files seconds of audio embedded are compared;
-AudioEmbedder embeds all of it, in windows. Besides, AudioEmbedder on that AST itself, where only front-end, reading
-and batches differ. Batches of 8; 3 layers.
+AudioEmbedder embeds all of it, in windows. Patches do not overlap, as Audio-MAE's; the released AST's do, with strides
+of 10, which one more peer has. Besides, AudioEmbedder on the AST itself, where only front-end, reading and batches
+differ. Batches of 8; 3 layers.
 
 python benchmarks/embed_files.py
 """
@@ -29,7 +30,7 @@ from uamix_hf import AudioEmbedder, AudioMAEConfig, AudioMAEFeatureExtractor, Au
 
 RATE, BATCH = 16_000, 8
 MIXED = (1.0, 10.0)  # seconds of the shortest and the longest file
-CLIPS, LONG_FILES, LONG_SECONDS = 16, 2, 60
+CLIPS, LONG_FILES, LONG_SECONDS = 32, 2, 60
 AST_SECONDS = 0.01 * 1023 + 0.025  # 1024 frames
 BAR = 2.0
 
@@ -44,15 +45,16 @@ def write_files(folder: Path, seconds: np.ndarray) -> list[str]:
     return files
 
 
-def save_models(folder: Path, size: dict[str, Any]) -> tuple[str, str]:
-    """Folders of an Audio-MAE encoder and of an AST classifier."""
+def save_models(folder: Path, size: dict[str, Any]) -> tuple[str, str, str]:
+    """Folders of an Audio-MAE encoder, and of AST classifiers with patches that do not overlap and that do."""
     torch.manual_seed(0)
-    ours, peer = str(folder / "audio_mae"), str(folder / "ast")
+    ours, peer, released = (str(folder / name) for name in ("audio_mae", "ast", "ast_as_released"))
     AudioMAEModel(AudioMAEConfig(**size)).save_pretrained(ours)
     AudioMAEFeatureExtractor().save_pretrained(ours)
-    ASTForAudioClassification(ASTConfig(**size, frequency_stride=16, time_stride=16)).save_pretrained(peer)
-    ASTFeatureExtractor().save_pretrained(peer)
-    return ours, peer
+    for name, strides in ((peer, {"frequency_stride": 16, "time_stride": 16}), (released, {})):
+        ASTForAudioClassification(ASTConfig(**size, **strides)).save_pretrained(name)
+        ASTFeatureExtractor().save_pretrained(name)
+    return ours, peer, released
 
 
 def read(files: list[str]) -> list[np.ndarray]:
@@ -60,21 +62,22 @@ def read(files: list[str]) -> list[np.ndarray]:
     return [soundfile.read(file, dtype="float32")[0] for file in files]
 
 
-def embedders(ours: str, peer: str) -> dict[str, Callable[[list[str]], Any]]:
+def embedders(ours: str, peer: str, released: str) -> dict[str, Callable[[list[str]], Any]]:
     """Functions of a list of files, by name."""
-    sentences = SentenceTransformer(peer, device="cpu")
+    sentences, overlapping = (SentenceTransformer(model, device="cpu") for model in (peer, released))
     classify = pipeline("audio-classification", model=peer, device="cpu", batch_size=BATCH)
     own, own_ast = (AudioEmbedder.from_pretrained(model, "cpu") for model in (ours, peer))
     options = {"batch_size": BATCH, "progress_bar": False}
 
-    def encode(files: list[str]) -> np.ndarray:
+    def encode(model: SentenceTransformer, files: list[str]) -> np.ndarray:
         values = [{"array": wave, "sampling_rate": RATE} for wave in read(files)]
-        return sentences.encode(values, batch_size=BATCH, show_progress_bar=False)
+        return model.encode(values, batch_size=BATCH, show_progress_bar=False)
 
     return {
         "ours": partial(own.encode, **options),
         "ours, AST": partial(own_ast.encode, **options),
-        "sentence-transformers": encode,
+        "sentence-transformers": partial(encode, sentences),
+        "AST as released": partial(encode, overlapping),
         "pipeline": lambda files: classify(read(files)),
     }
 
@@ -101,6 +104,7 @@ def main() -> None:
         for case, own, peer, bar in (
             (f"Audio-MAE against AST in sentence-transformers, {files}", "ours", "sentence-transformers", BAR),
             (f"Audio-MAE against AST in transformers' pipeline, {files}", "ours", "pipeline", BAR),
+            (f"Audio-MAE against AST as released in sentence-transformers, {files}", "ours", "AST as released", BAR),
             (f"the same AST as in sentence-transformers, {files}", *sides, None),
             (f"the same AST as in transformers' pipeline, {files}", "ours, AST", "pipeline", None),
         )

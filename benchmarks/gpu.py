@@ -22,7 +22,7 @@ from compare import BenchmarkArguments, Row, interleaved, parse, processor, repo
 from pipeline import make_trainer, read_recordings, run_epoch, write_recordings
 from table import HEADS, markdown_row, row_cells
 from torch import nn
-from training_steps import SMALL_ENCODER, make_clips, make_encoder, make_model, training_step
+from training_steps import SMALL_ENCODER, make_clips, make_encoder, make_model, trainers_optimizer, training_step
 from utilisation import operations
 
 from uamix_hf import AudioMAEConfig, AudioMAEFeatureExtractor, AudioMAEForPreTraining
@@ -74,7 +74,7 @@ def works(sizes: Sizes, small: bool, device: torch.device) -> list[Work]:
     narrow = SMALL_ENCODER | SMALL_DECODER if small else {}
     config = AudioMAEConfig.preset("base", num_hidden_layers=sizes.layers, **narrow)
     painter = AudioMAEForPreTraining(config).to(device).train()
-    optimizer = torch.optim.AdamW(painter.parameters(), lr=1.5e-4)
+    optimizer = trainers_optimizer(painter.parameters(), lr=1.5e-4)
     uamix = make_model(small, sizes.layers, min_crop=1).to(device)
 
     def encode(batch: Batch, forward: Callable = encoder) -> None:

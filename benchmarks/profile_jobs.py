@@ -24,6 +24,7 @@ from pipeline import loader_of, make_trainer, read_recordings, write_recordings
 from table import markdown_row
 from torch import nn
 from torch.profiler import ProfilerActivity, profile, record_function
+from training_steps import trainers_optimizer
 
 from uamix_hf import (
     AudioEmbedder,
@@ -105,7 +106,7 @@ def fetched(batches: Any) -> Iterator[Any]:
 
 def train(model: nn.Module, batches: Any, epochs: int, loss: Callable[[dict], torch.Tensor]) -> Callable[[], int]:
     """A function that takes a step on each batch of some epochs and returns how many it took."""
-    optimizer = torch.optim.AdamW(weight for weight in model.train().parameters() if weight.requires_grad)
+    optimizer = trainers_optimizer(weight for weight in model.train().parameters() if weight.requires_grad)
     finish = model.update_target if isinstance(model, UaMixForContrastiveTuning) else nullcontext
 
     def run() -> int:

@@ -23,6 +23,7 @@ NAMES = (
     "scaling",
     "memory",
     "modes",
+    "levers",
     "import_time",
 )
 PEERS = ("audio_mae", "lightly_nnclr", "embed_files")  # with libraries of their own: a table where there is a result

@@ -1,11 +1,12 @@
 """Bare training steps on synthetic clips, ours and the plain one, at sizes that several benchmarks share."""
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
 from plain_step import PlainStep
+from torch import nn
 from torch.nn import functional as F
 from transformers import Trainer
 
@@ -89,15 +90,19 @@ def loss_of_given(
     return model.contrast(view_a, view_b, lengths, sample_id, partner, [kept.float()[..., None]]).loss
 
 
+def trainers_optimizer(parameters: Iterable[nn.Parameter], **options: Any) -> torch.optim.Optimizer:
+    """The optimizer that our Trainer makes by default; options replace those of the plastic recipe."""
+    args = UaMixTrainingArguments(use_cpu=True, recipe="plastic")
+    kind, given = Trainer.get_optimizer_cls_and_kwargs(args)
+    return kind(parameters, **({"weight_decay": args.weight_decay} | given | options))
+
+
 def training_step(
     model: UaMixForContrastiveTuning | PlainStep, loss: Callable[..., torch.Tensor]
 ) -> Callable[..., float]:
     """A function that does one step on its arguments and returns their loss: forward, backward, AdamW with the defaults
     of the plastic recipe, target. Gradients are freed at its end."""
-    args = UaMixTrainingArguments(use_cpu=True, recipe="plastic")
-    kind, options = Trainer.get_optimizer_cls_and_kwargs(args)
-    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    optimizer = kind(parameters, weight_decay=args.weight_decay, **options)
+    optimizer = trainers_optimizer(parameter for parameter in model.parameters() if parameter.requires_grad)
 
     def step(*inputs: Any, **named: Any) -> float:
         value = loss(*inputs, **named)

@@ -99,12 +99,16 @@ def table(folder: Path, settings: dict[str, Any], name: str, most: int | None) -
         if not folders or not all((one / "results.json").exists() for one in folders):
             continue
         found[variant] = read(folders)
-        peer, gain = entry.get("against", ""), ""
-        if peer in found:
-            difference = paired_difference(found[peer], found[variant])
-            mean, low, high = (100 * value for value in (difference.mean, difference.low, difference.high))
-            gain = f"{mean:+.1f} [{low:+.1f}, {high:+.1f}]"
-        print(f"| {variant} | {len(folders)} | {found[variant]} | {peer} | {gain} | {entry['why']} |")
+        for peer in [peer for peer in entry.get("against", []) if peer in found] or [""]:
+            gain = gain_over(found[peer], found[variant]) if peer else ""
+            print(f"| {variant} | {len(folders)} | {found[variant]} | {peer} | {gain} | {entry['why']} |")
+
+
+def gain_over(peer: Scores, scores: Scores) -> str:
+    """The difference in points, with its interval."""
+    difference = paired_difference(peer, scores)
+    mean, low, high = (100 * value for value in (difference.mean, difference.low, difference.high))
+    return f"{mean:+.1f} [{low:+.1f}, {high:+.1f}]"
 
 
 def main() -> None:

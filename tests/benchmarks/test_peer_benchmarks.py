@@ -25,8 +25,10 @@ ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
 ROWS = {
     "audio_mae": {
         "pretraining, 2 clips of 10 s": (1.2, True),
-        "pretraining, 4 clips of 1 to 10 s": (2.0, True),
+        "pretraining, 5 of 50 batches of 2 clips of 1 to 10 s": (2.0, True),
+        "pretraining, 5 of 50 batches of 2 clips of 1 to 5 s": (2.0, True),
         "fine-tuning, 2 clips of 1024 frames": (None, True),
+        "operations of pretraining, 2 clips of 10 s": (None, True),
     },
     "lightly_nnclr": {
         "default recipe for an hour of audio, 6 clips of 10 s": (1.5, True),
@@ -36,6 +38,7 @@ ROWS = {
     "embed_files": {
         "Audio-MAE against AST in sentence-transformers": (2.0, True),
         "Audio-MAE against AST in transformers' pipeline": (2.0, True),
+        "Audio-MAE against AST as released in sentence-transformers": (2.0, True),
         "the same AST as in sentence-transformers, 4 files of 1 to 10 s": (None, True),
         "the same AST as in transformers' pipeline, 4 files of 1 to 10 s": (None, True),
         "the same AST as in sentence-transformers, 2 files of 12 s": (None, True),
@@ -79,12 +82,15 @@ def test_the_peers_fine_tuning_is_ours_given_equal_weights(values: dict[str, dic
 def test_each_side_encodes_as_many_tokens_as_said(values: dict[str, dict]) -> None:
     """A fifth, rounded down; in fine-tuning 51 columns x 6 bands. Each work is called twice."""
     tokens = values["tokens_of_steps"]
-    assert tokens["names"] == ["10 s", "mixed", "fine-tuning"]
+    assert tokens["names"] == ["10 s", "1 to 10 s", "1 to 5 s", "fine-tuning"]
     left, kept = 51 * 6, int(512 * (1 - 0.8))
-    assert tokens["peer"] == [[2, 1 + kept]] * 6 + [[2, 1 + left]] * 2
-    columns = [63, 63, 25, 63, 25, 63]  # of 16 frames: 998, and the longest, 398 and 998, of two mixed batches
+    assert tokens["peer"] == [[2, 1 + kept]] * 22 + [[2, 1 + left]] * 2
+    # Columns of 16 frames of the longest clip: of 998, and of what is 0.11, 0.31, ... 0.91 of the way along 100 clips.
+    mixed = [[-(-round(98 + 11 / 99 * 900 + 20 / 99 * 900 * batch) // 16) for batch in range(5)]]
+    mixed += [[-(-round(98 + 11 / 99 * 400 + 20 / 99 * 400 * batch) // 16) for batch in range(5)]]
+    columns = [63] * 2 + mixed[0] * 2 + mixed[1] * 2
     assert tokens["ours"] == [[2, 1 + int(8 * count * (1 - 0.8))] for count in columns] + [[2, 1 + left]] * 2
-    assert tokens["fell"] == [[True, True]] * 3
+    assert tokens["fell"] == [[True, True]] * 4
 
 
 @pytest.mark.slow
@@ -221,5 +227,6 @@ def test_embedders_read_what_is_said_of_them(tmp_path: Path, monkeypatch: pytest
         seen[name] = sorted(read)
     full = 2 + 8 * 64
     assert seen["sentence-transformers"] == seen["pipeline"] == [(2, full)]
+    assert seen["AST as released"] == [(2, 2 + 12 * 101)]
     assert seen["ours, AST"] == [(3, full)]
     assert sum(clips for clips, _ in seen["ours"]) == 3 and max(tokens for _, tokens in seen["ours"]) == full - 1
