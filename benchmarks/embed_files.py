@@ -1,18 +1,18 @@
-"""Embeddings of FLAC files of mixed length, and of long ones, against sentence-transformers and transformers' pipeline.
+"""Embeddings of FLAC files of mixed length, and of an hour, against sentence-transformers and transformers' pipeline.
 
 Both peers run transformers' ASTForAudioClassification or its encoder, of the hidden size, layers and heads of our
 Audio-MAE encoder, with random weights; they are given what soundfile reads, since that takes neither FFmpeg nor
 torchcodec, and read it within the time that is taken. AST takes 1024 frames of any clip: shorter ones are padded, and
-of longer ones the peers embed the beginning alone, so that for long files seconds of audio embedded are compared;
-AudioEmbedder embeds all of it, in windows. Patches do not overlap, as Audio-MAE's; the released AST's do, with strides
-of 10, which one more peer has. Besides, AudioEmbedder on the AST itself, where only front-end, reading and batches
-differ. Batches of 8; 3 layers.
+of longer ones the peers would embed the beginning alone; so an hour is cut for them into the windows that AudioEmbedder
+takes. Patches do not overlap, as Audio-MAE's; the released AST's do, with strides of 10, which one more peer has.
+Besides, AudioEmbedder on the AST itself, where only front-end, reading and batches differ. Batches of 8; 3 layers. The
+500 files and the hour are embedded once, after the rounds of the few.
 
 python benchmarks/embed_files.py
 """
 
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -30,8 +30,8 @@ from uamix_hf import AudioEmbedder, AudioMAEConfig, AudioMAEFeatureExtractor, Au
 
 RATE, BATCH = 16_000, 8
 MIXED = (1.0, 10.0)  # seconds of the shortest and the longest file
-CLIPS, LONG_FILES, LONG_SECONDS = 32, 2, 60
-AST_SECONDS = 0.01 * 1023 + 0.025  # 1024 frames
+FEW, MANY, LONG = 32, 500, 3600  # files, files, seconds of one file
+SMALL_SIZES = (4, 6, 12)
 BAR = 2.0
 
 
@@ -69,8 +69,11 @@ def embedders(ours: str, peer: str, released: str) -> dict[str, Callable[[list[s
     own, own_ast = (AudioEmbedder.from_pretrained(model, "cpu") for model in (ours, peer))
     options = {"batch_size": BATCH, "progress_bar": False}
 
-    def encode(model: SentenceTransformer, files: list[str]) -> np.ndarray:
-        values = [{"array": wave, "sampling_rate": RATE} for wave in read(files)]
+    def encode(model: SentenceTransformer, files: list[str], window: int | None = None) -> np.ndarray:
+        waves = read(files)
+        if window:
+            waves = [wave[start : start + window] for wave in waves for start in range(0, len(wave), window)]
+        values = [{"array": wave, "sampling_rate": RATE} for wave in waves]
         return model.encode(values, batch_size=BATCH, show_progress_bar=False)
 
     return {
@@ -78,6 +81,7 @@ def embedders(ours: str, peer: str, released: str) -> dict[str, Callable[[list[s
         "ours, AST": partial(own_ast.encode, **options),
         "sentence-transformers": partial(encode, sentences),
         "AST as released": partial(encode, overlapping),
+        "cut into windows": partial(encode, sentences, window=own_ast.window_samples),
         "pipeline": lambda files: classify(read(files)),
     }
 
@@ -85,32 +89,38 @@ def embedders(ours: str, peer: str, released: str) -> dict[str, Callable[[list[s
 def main() -> None:
     args = parse()
     size = SMALL if args.small else BASE
-    clips, long_seconds = (4, 12) if args.small else (CLIPS, LONG_SECONDS)
+    few, many, seconds = SMALL_SIZES if args.small else (FEW, MANY, LONG)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        mixed = write_files(folder / "mixed", np.linspace(*MIXED, clips))
-        long = write_files(folder / "long", np.full(LONG_FILES, float(long_seconds)))
         embed = embedders(*save_models(folder, size))
-        seconds = interleaved({side: partial(work, mixed) for side, work in embed.items()}, args.repeats)
-        sides = ("ours, AST", "sentence-transformers")
-        of_long = interleaved({side: partial(embed[side], long) for side in sides}, args.repeats)
-    # Of a second of audio: the peer embeds the beginning alone.
-    embedded = {sides[0]: LONG_FILES * long_seconds, sides[1]: LONG_FILES * min(AST_SECONDS, long_seconds)}
-    per_second = {side: [one / embedded[side] for one in of_long[side]] for side in sides}
+        hour = write_files(folder / "hour", np.full(1, float(seconds)))
+
+        def times(count: int, sides: Sequence[str], **rounds: int) -> dict[str, list[float]]:
+            files = write_files(folder / str(count), np.linspace(*MIXED, count))
+            return interleaved({side: partial(embed[side], files) for side in sides}, **rounds)
+
+        of_few = times(few, [side for side in embed if side != "cut into windows"], repeats=args.repeats)
+        of_many = times(many, ("ours", "sentence-transformers", "pipeline"), repeats=1, untimed_rounds=0)
+        sides = ("ours, AST", "cut into windows")
+        of_hour = interleaved({side: partial(embed[side], hour) for side in sides}, repeats=1, untimed_rounds=0)
     shape = f"hidden size {size['hidden_size']}, {size['num_hidden_layers']} layers"
-    files = f"{clips} files of {MIXED[0]:g} to {MIXED[1]:g} s, {shape}"
+    lengths = f"files of {MIXED[0]:g} to {MIXED[1]:g} s, {shape}"
+    audio_mae, same = "Audio-MAE against AST", "the same AST as in"
     rows = [
-        ratio_row(case, {side: seconds[side] for side in (own, peer)}, clips, "files", bar)
-        for case, own, peer, bar in (
-            (f"Audio-MAE against AST in sentence-transformers, {files}", "ours", "sentence-transformers", BAR),
-            (f"Audio-MAE against AST in transformers' pipeline, {files}", "ours", "pipeline", BAR),
-            (f"Audio-MAE against AST as released in sentence-transformers, {files}", "ours", "AST as released", BAR),
-            (f"the same AST as in sentence-transformers, {files}", *sides, None),
-            (f"the same AST as in transformers' pipeline, {files}", "ours, AST", "pipeline", None),
+        ratio_row(f"{case}, {count} {lengths}", {side: found[side] for side in (own, peer)}, count, "files", bar)
+        for count, found, case, own, peer, bar in (
+            (many, of_many, f"{audio_mae} in sentence-transformers", "ours", "sentence-transformers", BAR),
+            (many, of_many, f"{audio_mae} in transformers' pipeline", "ours", "pipeline", BAR),
+            (few, of_few, f"{audio_mae} in sentence-transformers", "ours", "sentence-transformers", BAR),
+            (few, of_few, f"{audio_mae} in transformers' pipeline", "ours", "pipeline", BAR),
+            (few, of_few, f"{audio_mae} as released in sentence-transformers", "ours", "AST as released", BAR),
+            (few, of_few, f"{same} sentence-transformers", "ours, AST", "sentence-transformers", None),
+            (few, of_few, f"{same} transformers' pipeline", "ours, AST", "pipeline", None),
         )
     ]
-    case = f"the same AST as in sentence-transformers, {LONG_FILES} files of {long_seconds} s, {shape}"
-    rows.append(ratio_row(case, per_second, 1, "s of audio embedded"))
+    rows.append(
+        ratio_row(f"{same} sentence-transformers, a file of {seconds} s, {shape}", of_hour, seconds, "s of audio")
+    )
     peers = f"sentence-transformers {version('sentence-transformers')} and transformers' pipeline on AST"
     report("embed_files", peers, rows, args)
 
