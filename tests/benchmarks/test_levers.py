@@ -90,4 +90,4 @@ def test_batches_of_an_epoch_are_hardly_padded() -> None:
     lengths = torch.linspace(98, 998, EPOCH * 8).round().long()
     rows = torch.tensor([int(row) for row in LengthBucketSampler(lengths.tolist(), 8)]).view(EPOCH, 8)
     padded = 8 * (lengths[rows].amax(dim=1) / 16).ceil().sum() * 16
-    assert 1 - lengths.sum() / padded == pytest.approx(0.024, abs=0.002)
+    assert 1 - lengths.sum() / padded == pytest.approx(0.028, abs=0.001)
