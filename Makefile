@@ -1,6 +1,7 @@
 # make demo          sets up, runs the main job on an embedded corpus (or DATA=folder), ends with a table and a picture
 # make test          sets up, runs the tests but the slow ones (7 minutes on 2 cores), as many at once as there are cores
 # make test-all      all tests
+# make test-rest     the slow tests, and those marked `extra`, which need what `make setup` does not install
 # make test-minimum  all tests, with the oldest versions of dependencies that setup.cfg allows, in .venv-minimum
 # make bench         sets up, measures speed and memory against others (30 minutes), writes the tables of docs/performance.md
 # make peers         installs what some benchmarks, and their tests, compare with
@@ -27,7 +28,7 @@ OUTPUT ?= demo_output
 BENCHMARKS = encoder pretraining tuning features pipeline utilisation neighbour_queue scaling memory modes levers import_time
 PEERS = audio_mae lightly_nnclr embed_files
 
-.PHONY: setup peers demo test test-all test-minimum bench docs check code clean
+.PHONY: setup peers demo test test-all test-rest test-minimum bench docs check code clean
 
 $(VENV)/.installed: setup.cfg pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -59,6 +60,9 @@ test: setup
 
 test-all: setup peers
 	$(call RUN_TESTS,$(VENV))
+
+test-rest: setup peers
+	$(call RUN_TESTS,$(VENV)) -m "slow or extra"
 
 test-minimum:
 	$(PYTHON) -m venv .venv-minimum

@@ -22,11 +22,17 @@ from shared_data import shared_path  # noqa: E402
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """With UAMIX_REQUIRE_ALL, where all is installed that any test needs, a test that skips has failed."""
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """A test that skips has failed with UAMIX_REQUIRE_ALL, where all is installed that any test needs.
+
+    With UAMIX_REQUIRE_SHARED too, unless it is marked `extra`, by which `make test-rest` finds it.
+    """
     report = yield
-    if report.skipped and os.environ.get("UAMIX_REQUIRE_ALL"):
-        report.outcome, report.longrepr = "failed", f"Skipped, though UAMIX_REQUIRE_ALL is set: {report.longrepr[2]}"
+    if report.skipped:
+        names = ["UAMIX_REQUIRE_ALL"] + ([] if item.get_closest_marker("extra") else ["UAMIX_REQUIRE_SHARED"])
+        for name in filter(os.environ.get, names):
+            report.outcome, report.longrepr = "failed", f"Skipped, though {name} is set: {report.longrepr[2]}"
+            break
     return report
 
 

@@ -5,10 +5,11 @@ import shutil
 import stat
 import subprocess
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-ALL = "test-all VENV=.venv-all EXTRAS=test,docs,torchcodec,ray,wandb,app,browser"
+ALL = "test-rest VENV=.venv-all EXTRAS=test,docs,torchcodec,ray,wandb,app,browser"
 SCRIPT = Path(__file__).parents[1] / ".ci" / "run"
 MAKE = """#!/bin/sh
 echo "make $*; ffmpeg $(command -v ffmpeg > /dev/null && echo found || echo absent);\
@@ -79,12 +80,20 @@ def test_readme_tells_to_run_what_it_runs_first() -> None:
 # --- what may skip
 
 
-@pytest.mark.parametrize("required", [False, True])
-def test_where_nothing_may_skip_a_test_that_skips_fails(request, monkeypatch, required: bool) -> None:
+@pytest.mark.parametrize(
+    ("name", "extra", "required"),
+    [("", False, False), ("ALL", False, True), ("ALL", True, True), ("SHARED", False, True), ("SHARED", True, False)],
+)
+def test_where_nothing_may_skip_a_test_that_skips_fails(
+    request, monkeypatch, name: str, extra: bool, required: bool
+) -> None:
+    """In the user's environment one that is marked may, since the second one runs it."""
     conftest = request.config.pluginmanager.get_plugin(str(Path(__file__).with_name("conftest.py")))
-    monkeypatch.setenv("UAMIX_REQUIRE_ALL", "1" if required else "")
+    for one in ("ALL", "SHARED"):
+        monkeypatch.setenv(f"UAMIX_REQUIRE_{one}", "1" if one == name else "")
     report = pytest.TestReport("a", ("a.py", 1, "a"), {}, "skipped", ("a.py", 1, "Skipped: no such codec"), "call")
-    wrapper = conftest.pytest_runtest_makereport()
+    item = SimpleNamespace(get_closest_marker={"extra": extra}.get)
+    wrapper = conftest.pytest_runtest_makereport(item)
     next(wrapper)
     with pytest.raises(StopIteration) as end:
         wrapper.send(report)

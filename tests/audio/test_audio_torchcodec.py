@@ -15,6 +15,8 @@ from uamix_hf import AudioDecodeError, load_audio, stream_audio
 from uamix_hf.audio.errors import TruncatedAudioWarning
 from uamix_hf.data import load_recordings
 
+pytestmark = pytest.mark.extra
+
 RATE = 44_100
 SECONDS = 30
 

@@ -145,6 +145,7 @@ def url(embedder, no_network: list[Any], tmp_path: Path, monkeypatch: pytest.Mon
     page.close()
 
 
+@pytest.mark.extra
 def test_the_page_adds_trains_classifies_and_exports(url: str, clips: Path, tmp_path: Path) -> None:
     gradio_client = pytest.importorskip("gradio_client", reason=NO_GRADIO)
     client = gradio_client.Client(url, verbose=False, analytics_enabled=False, download_files=str(tmp_path / "got"))

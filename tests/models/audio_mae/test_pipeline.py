@@ -104,6 +104,7 @@ def test_what_is_no_clip_is_refused(classify) -> None:
         classify({"array": WAVES[0]})
 
 
+@pytest.mark.extra
 @needs_ffmpeg
 @pytest.mark.parametrize("ending", ["wav", "flac", "mp3"])
 def test_files_give_what_their_samples_give(classify, tmp_path: Path, ending: str) -> None:
@@ -118,6 +119,7 @@ def test_files_give_what_their_samples_give(classify, tmp_path: Path, ending: st
     assert scores_of(answers[0]) == pytest.approx(padded, abs=1e-3 if extra == 0 else 0.05)
 
 
+@pytest.mark.extra
 @needs_ffmpeg
 def test_a_file_of_another_rate_is_resampled(classify, tmp_path: Path) -> None:
     """ffmpeg's low-pass is not soxr's, which shows just below 4 kHz; at the wrong speed all would be another."""
@@ -128,6 +130,7 @@ def test_a_file_of_another_rate_is_resampled(classify, tmp_path: Path) -> None:
     assert scores_of(classify(wrong)) != pytest.approx(expected, abs=0.1)
 
 
+@pytest.mark.extra
 @needs_ffmpeg
 def test_a_file_that_is_no_sound_is_refused(classify, tmp_path: Path) -> None:
     (tmp_path / "notes.wav").write_text("not a sound")
@@ -224,6 +227,7 @@ def test_half_precision_runs_and_is_close(folder: Path, classify) -> None:
         assert {one["label"]: one["score"] for one in answer} == pytest.approx(scores_of(expected), abs=0.03)
 
 
+@pytest.mark.extra
 @needs_ffmpeg
 def test_the_lines_on_the_card_work(folder: Path, classify, tmp_path: Path, monkeypatch) -> None:
     card = fine_tuned_card("you/base", "tones", 6, "single_label_classification", NAMES, {}, {}, repo_id=str(folder))
