@@ -3,7 +3,7 @@
 # make test-all      all tests
 # make test-rest     the slow tests, and those marked `extra`, which need what `make setup` does not install
 # make test-minimum  all tests, with the oldest versions of dependencies that setup.cfg allows, in .venv-minimum
-# make bench         sets up, measures speed and memory against others (30 minutes), writes the tables of docs/performance.md
+# make bench         sets up, measures speed and memory against others (45 minutes), writes the tables of docs/performance.md
 # make peers         installs what some benchmarks, and their tests, compare with
 # make docs          sets up, builds the documentation's site in site/, and stops at broken links
 # make check         sets up, runs ruff, mypy and import-linter, which holds the layers of pyproject.toml, and make docs
