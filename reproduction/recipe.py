@@ -4,8 +4,10 @@ python reproduction/recipe.py --model_name_or_path model_cards/audio-mae-tiny --
     --output_dir recipe --variants t-cutmix no-mixing --seeds 0 1 2
 
 Variants are lists of flags for examples/tune.py, or for a baseline's script, in recipe.json or another file of
---settings. A variant's `training` names a list of folders, `folder` or `folder:condition`, in `training` of that file,
-on which it is tuned and its whitening fitted. A run that is already in the output folder is not repeated.
+--settings. `of` another variant is its encoder without the whitening; with `projector`, the embeddings pass through the
+projector that its checkpoint holds, and are whitened after it. A variant's `training` names a list of folders, `folder`
+or `folder:condition`, in `training` of that file, on which it is tuned and its whitening fitted. A run that is already
+in the output folder is not repeated.
 """
 
 import json
@@ -18,8 +20,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from datasets import Dataset
+from safetensors.torch import load_file, save_file
 from speakers import speakers
+from torch import nn
 from transformers import HfArgumentParser, set_seed
 
 from uamix_hf import fit_whitening
@@ -29,11 +34,14 @@ from uamix_hf.embedding.kinds import adapter_class
 from uamix_hf.embedding.whitening import whitening_of
 from uamix_hf.evaluation import Scores, cached_embeddings, few_shot_accuracy, knn_probe, linear_probe, make_splits
 from uamix_hf.training.models import with_random_weights
+from uamix_hf.tuning import UaMixConfig
+from uamix_hf.tuning.heads import make_projector
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 TRAINING_ROWS = ("esc10:fold=1,2,3", "fsdd:speaker=george,jackson", "speech_commands_sub:split=train")
 GROUPS = {"esc10": "src_file", "fsdd": None, "speech_commands_sub": "speaker", "urbansound8k_sub": "fs_id"}
 SHOTS = (1, 5)
+PROJECTOR = "projector.safetensors"
 N_SPLITS = 2  # parts that the linear probe is tested on in turn; some classes have two sources only
 
 
@@ -114,6 +122,8 @@ def make(args: RecipeArguments, variant: str, seed: int, folder: Path) -> None:
             encoder = with_random_weights(encoder)
         if entry.get("whiten", "of" not in entry):
             fit_whitening(encoder, extractor, training_clips(args, entry, extractor))
+        if entry.get("projector"):
+            save_file(projector_weights(folder.with_name(f"{entry['of']}-{seed}")), folder / PROJECTOR)
         save_encoder(encoder, folder, extractor)
         return
     with open(folder / "log.txt", "w", encoding="utf-8") as log:
@@ -125,11 +135,47 @@ def log_mel_means(dataset: Dataset) -> np.ndarray:
     return np.stack([clip["features"].mean(dim=0).numpy() for clip in dataset])
 
 
+def projector_weights(folder: Path) -> dict[str, torch.Tensor]:
+    """Weights of the projector in the checkpoint that tuning has left in `folder`."""
+    (file,) = folder.glob("checkpoint-*/model.safetensors")
+    prefix = "heads.projector."
+    return {name.removeprefix(prefix): value for name, value in load_file(file).items() if name.startswith(prefix)}
+
+
+def load_projector(file: Path) -> nn.Sequential:
+    """The projector of these weights, for inference."""
+    weights = load_file(file)
+    (inner, width), out = weights["0.weight"].shape, len(weights["6.weight"])
+    projector = make_projector(width, UaMixConfig(projector_hidden_size=inner, projection_size=out))
+    projector.load_state_dict(weights)
+    return projector.eval()
+
+
+def projected(
+    args: RecipeArguments, variant: str, model: str, embed: Callable[[Dataset], np.ndarray]
+) -> Callable[[Dataset], np.ndarray]:
+    """Embeddings after the projector, whitened on the training rows."""
+    projector = load_projector(Path(model) / PROJECTOR)
+
+    @torch.no_grad()
+    def project(recordings: Dataset) -> np.ndarray:
+        return projector(torch.from_numpy(embed(recordings))).numpy()
+
+    data = training_data(args, args.read_settings()["variants"][variant])
+    clips = project(load_recordings(data.train_dir, where=data.where))
+    mean, matrix = whitening_of(clips, clips.shape[1])
+    return lambda recordings: (project(recordings) - mean) @ matrix
+
+
 def embedding(args: RecipeArguments, variant: str, model: str) -> Callable[[Dataset], np.ndarray]:
     """What turns recordings into vectors: the encoder in the folder `model`, or no encoder at all."""
     if variant != "log-mel":
         cache = Path(args.output_dir) / "embeddings"
-        return lambda recordings: cached_embeddings(model, recordings, cache, progress_bar=False)
+
+        def embed(recordings: Dataset) -> np.ndarray:
+            return cached_embeddings(model, recordings, cache, progress_bar=False)
+
+        return projected(args, variant, model, embed) if (Path(model) / PROJECTOR).exists() else embed
     extractor = load_feature_extractor(args.model_name_or_path)
     clips = log_mel_means(training_clips(args, {}, extractor))
     mean, matrix = whitening_of(clips, clips.shape[1])

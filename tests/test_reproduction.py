@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from safetensors.torch import load_file
 from transformers import WhisperConfig, WhisperFeatureExtractor
 from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
@@ -304,6 +305,41 @@ def test_whisper_is_tuned_at_a_layer(recipe: Any, tmp_path: Path, monkeypatch: p
         assert torch.equal(tuned.get_parameter(name), raw.get_parameter(name))
         changed += not torch.equal(tuned.get_parameter(name), weight)
     assert changed > 10
+
+
+@pytest.mark.slow
+def test_the_projector_of_a_tuned_encoder_is_measured_after_a_whitening(
+    recipe: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Against the layers as they are written in docs/concepts/method.md, by matrix products."""
+    save = {"pooling": "mean", "flags": "--save_strategy steps --save_steps 1 --save_only_model true"}
+    monkeypatch.setitem(VARIANTS, "saved", save)
+    monkeypatch.setitem(VARIANTS, "projector", {"of": "saved", "projector": True, "flags": ""})
+    output = run_recipe(recipe, monkeypatch, tmp_path, audio_mae_folder(tmp_path / "source"), ["saved", "projector"])
+    data, folder = tmp_path / "data", output / "projector-0"
+    assert not load_encoder(folder).config.whitening_size
+
+    weights = {name: value.double().numpy() for name, value in load_file(folder / "projector.safetensors").items()}
+    (checkpoint,) = (output / "saved-0").glob("checkpoint-*")
+    saved = load_file(checkpoint / "model.safetensors")
+    assert all(np.array_equal(saved[f"heads.projector.{name}"], value) for name, value in weights.items())
+    embedder = AudioEmbedder.from_pretrained(str(folder), device="cpu")
+    rows = [str(data / row.partition(":")[0]) for row in recipe.TRAINING_ROWS]
+    recordings = recipe.load_recordings(rows, where=recipe.TRAINING_ROWS)
+    vectors = embedder.encode(recordings["audio"][:], progress_bar=False).astype(np.float64)
+    for linear, norm in ((0, 1), (3, 4), (6, 7)):
+        vectors = vectors @ weights[f"{linear}.weight"].T
+        scale = np.sqrt(weights[f"{norm}.running_var"] + 1e-5)
+        vectors = (vectors - weights[f"{norm}.running_mean"]) / scale * weights[f"{norm}.weight"]
+        vectors += weights[f"{norm}.bias"]
+        vectors = vectors if norm == 7 else np.maximum(vectors, 0)
+    settings = str(tmp_path / "settings.json")
+    arguments = recipe.RecipeArguments(str(tmp_path / "source"), str(output), str(data), settings)
+    found = recipe.embedding(arguments, "projector", str(folder))(recordings)
+    assert np.allclose(found.mean(axis=0), 0, atol=1e-4)
+    variances, directions = np.linalg.eigh(np.cov(vectors, rowvar=False))
+    expected = (vectors - vectors.mean(axis=0)) @ directions / np.sqrt(variances + 0.3 * variances.mean())
+    np.testing.assert_allclose(abs(found[:, ::-1]), abs(expected), atol=1e-2)
 
 
 def opened(linearity: Any, folder: Path) -> Any:
