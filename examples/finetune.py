@@ -31,8 +31,8 @@ class ClassifierArguments(EncoderArguments):
         default=None,
         metadata={
             "help": "Another pooling than the encoder's own, without its whitening. Audio-MAE has mean, cls, "
-            "mean_time, mean_std_time, attention_time, which learns weights of the tokens, and mean_fc_norm, which "
-            "has a new norm after the mean."
+            "mean_time, mean_std_time, std_time, attention_time, which learns weights of the tokens, and mean_fc_norm, "
+            "which has a new norm after the mean."
         },
     )
     test_where: list[str] = field(

@@ -81,7 +81,9 @@ def command(args: RecipeArguments, entry: dict[str, Any], seed: int, folder: Pat
     words += ["--mixed_precision", "no", "--dynamo_backend", "no", str(EXAMPLES / script)]
     words += ["--model_name_or_path", args.model_name_or_path, "--output_dir", str(folder), "--seed", str(seed)]
     data = training_data(args, entry)
-    words += ["--train_dir", *data.train_dir, "--where", *data.where]
+    words += ["--train_dir", *data.train_dir]
+    if data.where:
+        words += ["--where", *data.where]
     words += ["--save_strategy", "no", "--report_to", "none", "--disable_tqdm", "true"]
     words += settings["common"].split()
     if "layer" in entry:

@@ -281,6 +281,11 @@ def test_a_variant_has_training_folders_of_its_own(recipe: Any, tmp_path: Path) 
     arguments = recipe.RecipeArguments(str(source), str(tmp_path), str(data), str(settings))
     words = " ".join(recipe.command(arguments, variants["tuned"], 0, tmp_path / "tuned-0"))
     assert f" --train_dir {data}/open/esc10 {data}/urbansound8k_sub --where esc10:fold=1 --save_strategy" in words
+    whole = {"all": ["urbansound8k_sub"]}
+    settings.write_text(json.dumps({"common": COMMON, "uamix": UAMIX, "training": whole, "variants": variants}))
+    words = " ".join(recipe.command(arguments, {"training": "all", "flags": ""}, 0, tmp_path / "tuned-0"))
+    assert f" --train_dir {data}/urbansound8k_sub --save_strategy" in words
+    settings.write_text(json.dumps({"common": COMMON, "uamix": UAMIX, "training": more, "variants": variants}))
 
     extractor = recipe.load_feature_extractor(source)
     recipe.save_encoder(load_encoder(source), tmp_path / "tuned-0", extractor)
@@ -352,7 +357,7 @@ NOISE = torch.Generator().manual_seed(0)
 @pytest.mark.parametrize(
     ("make", "names"),
     [
-        (audio_mae_folder, {"cls": "cls", "mean": "mean", "mean_time": "mean_time", "mean_std_time": "mean_std_time"}),
+        (audio_mae_folder, {name: name for name in ("cls", "mean", "mean_time", "mean_std_time", "std_time")}),
         (whisper_folder, {"mean": "mean", "mean_std_time": "mean_std"}),
     ],
 )

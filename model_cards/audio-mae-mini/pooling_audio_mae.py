@@ -56,7 +56,10 @@ def pool_tokens(
         if config.pooling in ("attention", "attention_time"):
             pooled = attended_means(patches, weight, attention(patches))  # type: ignore[misc]
         else:
-            pooled = group_statistics(patches, weight, config.pooling in ("mean_std", "mean_std_time"))
+            deviations = config.pooling in ("mean_std", "mean_std_time", "std_time")
+            pooled = group_statistics(patches, weight, deviations)
+            if config.pooling == "std_time":
+                pooled = pooled.chunk(2, dim=1)[1]
     return pooled.flatten(1).to(hidden_states.dtype)
 
 

@@ -62,6 +62,7 @@ class AudioMAEConfig(PreTrainedConfig):
             the embedding keeps the frequency and has as many times the dimensions as there are bands. Tokens are
             weighted by their frames of audio; with `"mean_time_tokens"` all have the same weight, as in MATPAC.
             `"mean_std"` and `"mean_std_time"`: those means, all of them, followed by the standard deviations.
+            `"std_time"`: the standard deviations of each band alone, which of a clip of one token in time are 0.
             `"attention"` and `"attention_time"`: means with learnt weights of the tokens, other ones for the channels
             of each head; before training they are `"mean"` and `"mean_time"`.
         whitening_size: Output dimensions of the fixed affine map after the pooling, which `uamix_hf.fit_whitening` fits
@@ -125,7 +126,7 @@ class AudioMAEConfig(PreTrainedConfig):
     num_prefix_tokens: int = 1
     pooling: Literal[
         "mean", "cls", "mean_prefix", "mean_fc_norm", "mean_two_norms", "mean_time", "mean_time_tokens",
-        "mean_std", "mean_std_time", "attention", "attention_time"
+        "mean_std", "mean_std_time", "std_time", "attention", "attention_time"
     ] = "mean"  # fmt: skip
     whitening_size: int = 0
     position_layout: Literal["audiomae", "time_freq"] = "audiomae"
@@ -203,7 +204,7 @@ class AudioMAEConfig(PreTrainedConfig):
     @property
     def pools_bands(self) -> bool:
         """Whether the tokens of each frequency band are pooled by themselves."""
-        return self.pooling in ("mean_time", "mean_time_tokens", "mean_std_time", "attention_time")
+        return self.pooling in ("mean_time", "mean_time_tokens", "mean_std_time", "std_time", "attention_time")
 
     @property
     def pooled_size(self) -> int:

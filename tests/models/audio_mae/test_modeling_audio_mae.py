@@ -80,7 +80,18 @@ def model(tiny_config: AudioMAEConfig) -> AudioMAEModel:
 
 @pytest.mark.parametrize("implementation", ["sdpa", "eager"])
 @pytest.mark.parametrize(
-    "pooling", ["mean", "cls", "mean_fc_norm", "mean_time", "mean_std", "mean_std_time", "attention", "attention_time"]
+    "pooling",
+    [
+        "mean",
+        "cls",
+        "mean_fc_norm",
+        "mean_time",
+        "mean_std",
+        "mean_std_time",
+        "std_time",
+        "attention",
+        "attention_time",
+    ],
 )
 def test_a_clips_embedding_does_not_depend_on_its_batch(tiny_config, implementation: str, pooling: str) -> None:
     tiny_config.pooling = pooling

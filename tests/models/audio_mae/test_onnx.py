@@ -36,7 +36,13 @@ def batch(clips: int, frames: int) -> tuple[torch.Tensor, torch.Tensor]:
 @pytest.mark.filterwarnings("ignore")  # of the exporter, about itself
 @pytest.mark.parametrize(
     "pooling",
-    ["mean", *(pytest.param(name, marks=pytest.mark.slow) for name in ("mean_time", "mean_std_time", "attention"))],
+    [
+        "mean",
+        *(
+            pytest.param(name, marks=pytest.mark.slow)
+            for name in ("mean_time", "mean_std_time", "std_time", "attention")
+        ),
+    ],
 )
 def test_onnx_runtime_gives_the_same_embeddings(pooling: str, tmp_path: Path) -> None:
     torch.manual_seed(0)

@@ -21,7 +21,7 @@ from uamix_hf.models.audio_mae.pooling_audio_mae import AudioMAEAttentionPooling
 
 BANDS, WIDTH, HEADS = 8, 48, 3
 LENGTHS = [64, 30, 3]  # frames of each clip, of which a token has 16
-BY_BAND = ("mean_std_time", "attention_time")
+BY_BAND = ("mean_std_time", "std_time", "attention_time")
 
 
 def log_mels(batch: int, frames: int) -> torch.Tensor:
@@ -65,10 +65,10 @@ def expected(tokens: np.ndarray, weights: np.ndarray, bands: np.ndarray, model: 
         means.append(np.average(tokens[group], axis=0, weights=weights[group]))
         squares = (tokens[group] - means[-1]) ** 2
         deviations.append(np.average(squares, axis=0, weights=weights[group]) ** 0.5)
-    return np.concatenate(means + deviations)
+    return np.concatenate(deviations if pooling == "std_time" else means + deviations)
 
 
-@pytest.mark.parametrize("pooling", ["mean_std", "mean_std_time", "attention", "attention_time"])
+@pytest.mark.parametrize("pooling", ["mean_std", "mean_std_time", "std_time", "attention", "attention_time"])
 def test_pooling_is_what_its_name_says(tiny_config: AudioMAEConfig, pooling: str) -> None:
     model = make(tiny_config, pooling)
     with torch.no_grad():
@@ -85,7 +85,7 @@ def test_pooling_is_what_its_name_says(tiny_config: AudioMAEConfig, pooling: str
             np.testing.assert_allclose(found.pooler_output[row].numpy(), correct, atol=2e-5)
 
 
-@pytest.mark.parametrize("pooling", ["mean_std_time", "attention_time"])
+@pytest.mark.parametrize("pooling", ["mean_std_time", "std_time", "attention_time"])
 def test_a_band_whose_tokens_were_dropped_has_those_of_all_bands(tiny_config: AudioMAEConfig, pooling: str) -> None:
     model = make(tiny_config, pooling)
     noise = torch.rand(1, 32, generator=torch.Generator().manual_seed(3))
@@ -98,11 +98,13 @@ def test_a_band_whose_tokens_were_dropped_has_those_of_all_bands(tiny_config: Au
     kept = [band for band in range(BANDS) if band != 2]
     for band in kept:
         own = tokens[bands == band]
-        if pooling == "mean_std_time":
-            np.testing.assert_allclose(pooled[:, band], [own.mean(0), own.std(0)], atol=2e-5)
-    if pooling == "mean_std_time":
+        if pooling != "attention_time":
+            np.testing.assert_allclose(pooled[:, band], [own.mean(0), own.std(0)][-len(pooled) :], atol=2e-5)
+    if pooling != "attention_time":
         centred = np.concatenate([tokens[bands == band] - tokens[bands == band].mean(0) for band in kept])
-        np.testing.assert_allclose(pooled[:, 2], [tokens.mean(0), (centred**2).mean(0) ** 0.5], atol=2e-5)
+        np.testing.assert_allclose(
+            pooled[:, 2], [tokens.mean(0), (centred**2).mean(0) ** 0.5][-len(pooled) :], atol=2e-5
+        )
     else:
         together = model.config.to_dict() | {"pooling": "attention"}
         model.config = AudioMAEConfig(**together)
@@ -112,13 +114,13 @@ def test_a_band_whose_tokens_were_dropped_has_those_of_all_bands(tiny_config: Au
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-@pytest.mark.parametrize("pooling", ["mean_std", "mean_std_time"])
+@pytest.mark.parametrize("pooling", ["mean_std", "mean_std_time", "std_time"])
 def test_the_deviation_of_one_token_is_0_with_a_finite_gradient(tiny_config, pooling: str, dtype: torch.dtype) -> None:
     tiny_config.num_mel_bins = 16 if pooling == "mean_std" else 128  # one band: a clip of one token
     model = make(tiny_config, pooling).to(dtype)
     values = torch.randn(2, 32, tiny_config.num_mel_bins).to(dtype).requires_grad_()
     pooled = model(values, (torch.arange(32) < torch.tensor([[32], [11]])).long()).pooler_output
-    deviations = pooled[:, pooled.shape[1] // 2 :]
+    deviations = pooled if pooling == "std_time" else pooled[:, pooled.shape[1] // 2 :]
     assert (deviations[0] > 0).all()
     torch.testing.assert_close(deviations[1], torch.zeros_like(deviations[1]), atol=1e-5, rtol=0)
     pooled.float().sum().backward()
@@ -165,7 +167,7 @@ def test_attention_is_tuned_above_the_layers(tiny_config: AudioMAEConfig) -> Non
         assert (weight.grad is not None and bool(weight.grad.any())) == trained
 
 
-@pytest.mark.parametrize("pooling", ["mean_std_time", "attention_time"])
+@pytest.mark.parametrize("pooling", ["mean_std_time", "std_time", "attention_time"])
 def test_half_precision_is_that_of_float32(tiny_config: AudioMAEConfig, pooling: str) -> None:
     """Of tokens whose squares are beyond float16."""
     model = make(tiny_config, pooling)
