@@ -4,10 +4,10 @@ python reproduction/recipe.py --model_name_or_path model_cards/audio-mae-tiny --
     --output_dir recipe --variants t-cutmix no-mixing --seeds 0 1 2
 
 Variants are lists of flags for examples/tune.py, or for a baseline's script, in recipe.json or another file of
---settings. `of` another variant is its encoder without the whitening; with `projector`, the embeddings pass through the
-projector that its checkpoint holds, and are whitened after it. A variant's `training` names a list of folders, `folder`
-or `folder:condition`, in `training` of that file, on which it is tuned and its whitening fitted. A run that is already
-in the output folder is not repeated.
+--settings. `of` another variant is its encoder without the whitening, or with `whiten` whitened anew; with `projector`,
+the embeddings pass through the projector that its checkpoint holds, and are whitened after it. A variant's `training`
+names a list of folders, `folder` or `folder:condition`, in `training` of that file, on which it is tuned and its
+whitening fitted. A run that is already in the output folder is not repeated.
 """
 
 import json
@@ -139,9 +139,11 @@ def log_mel_means(dataset: Dataset) -> np.ndarray:
 
 def projector_weights(folder: Path) -> dict[str, torch.Tensor]:
     """Weights of the projector in the checkpoint that tuning has left in `folder`."""
-    (file,) = folder.glob("checkpoint-*/model.safetensors")
+    files = list(folder.glob("checkpoint-*/model.safetensors"))
+    if len(files) != 1:
+        raise FileNotFoundError(f"{folder} has {len(files)} checkpoints: tune it with --save_strategy steps, for one.")
     prefix = "heads.projector."
-    return {name.removeprefix(prefix): value for name, value in load_file(file).items() if name.startswith(prefix)}
+    return {name.removeprefix(prefix): value for name, value in load_file(files[0]).items() if name.startswith(prefix)}
 
 
 def load_projector(file: Path) -> nn.Sequential:

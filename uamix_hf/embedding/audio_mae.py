@@ -1,6 +1,7 @@
 """Adapters of Audio-MAE and its siblings, whose configurations choose layer and pooling."""
 
 import copy
+import warnings
 from dataclasses import replace
 from typing import Any
 
@@ -12,6 +13,11 @@ from ..models.audio_mae.pooling_audio_mae import AudioMAEAttentionPooling, Audio
 from ..models.beats.modeling_beats import BeatsForAudioClassification
 from .encoders import EncoderAdapter
 from .settings import EmbeddingConfigError, EmbeddingSettings
+
+ONE_TOKEN = (
+    "pooling='std_time': the standard deviations of a clip or view with one token in time are 0, so that its embedding "
+    "says nothing. Leave such clips out, or take mean_std_time."
+)
 
 
 class SiblingAdapter(EncoderAdapter):
@@ -59,6 +65,15 @@ class AudioMAEAdapter(SiblingAdapter):
     def learnt_pooling(self) -> list[str]:
         learnt = isinstance(getattr(self.base, "attention_pooling", None), AudioMAEAttentionPooling)
         return ["attention_pooling"] if learnt else []
+
+    def encode(
+        self, input_values: torch.Tensor, lengths: torch.Tensor, token_drop: float, padding_value: float
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        pooled, visible = super().encode(input_values, lengths, token_drop, padding_value)
+        deviations_alone = self.base.config.pooling == "std_time"
+        if deviations_alone and visible is not None and (visible.sum(dim=1).amax(dim=1) < 2).any():
+            warnings.warn(ONE_TOKEN, stacklevel=2)
+        return pooled, visible
 
     @classmethod
     def chosen_fields(cls, config: Any, layer: int | None, pooling: str | None) -> dict[str, Any]:

@@ -128,6 +128,16 @@ def test_the_deviation_of_one_token_is_0_with_a_finite_gradient(tiny_config, poo
         assert gradient is not None and gradient.isfinite().all()
 
 
+@pytest.mark.parametrize(("pooling", "warns"), [("std_time", True), ("mean_std_time", False)])
+def test_a_clip_whose_embedding_would_say_nothing_is_named(tiny_config, recwarn, pooling: str, warns: bool) -> None:
+    """One token in time, of which the third clip is; two have a deviation."""
+    adapter = make_adapter(make(tiny_config, pooling))
+    for lengths, named in (([64, 30], False), (LENGTHS, warns)):
+        with torch.no_grad():
+            adapter.encode(log_mels(len(lengths), 64), torch.tensor(lengths), 0.0, 0.0)
+        assert any("one token in time" in str(warning.message) for warning in recwarn) == named
+
+
 @pytest.mark.parametrize(("pooling", "mean"), [("attention", "mean"), ("attention_time", "mean_time")])
 def test_attention_begins_as_the_mean_of_a_checkpoint_without_it_and_is_saved(
     tiny_config: AudioMAEConfig, tmp_path: Path, pooling: str, mean: str
